@@ -1,0 +1,57 @@
+package api
+
+import "time"
+
+// Event is one thing that happened in the environment. Events are ordered by ID,
+// which only grows, and are kept in the store.
+type Event struct {
+	ID         int64     `json:"id"`
+	Time       time.Time `json:"time"`
+	Type       EventType `json:"type"`
+	Service    string    `json:"service,omitempty"`
+	Version    string    `json:"version,omitempty"`
+	Generation int64     `json:"generation,omitempty"`
+	Actor      string    `json:"actor,omitempty" doc:"Who caused it, where a person did"`
+	Step       Step      `json:"step,omitempty" doc:"Of deploy.step: which"`
+	Took       Duration  `json:"took,omitzero" doc:"Of deploy.step and deploy.done: how long"`
+	Message    string    `json:"message" doc:"What happened, for people"`
+	LogTail    []string  `json:"log_tail,omitempty" doc:"Of deploy.failed: last lines of the instance"`
+}
+
+// EventType names what happened.
+type EventType string
+
+// The types of events.
+const (
+	EventDeployStarted    EventType = "deploy.started"
+	EventDeployStep       EventType = "deploy.step"
+	EventDeployDone       EventType = "deploy.done"
+	EventDeployFailed     EventType = "deploy.failed"
+	EventDeploySuperseded EventType = "deploy.superseded" // a later deploy, stop or removal of the same version won
+	EventVersionStopped   EventType = "version.stopped"
+	EventVersionRemoved   EventType = "version.removed"
+	EventInstanceExited   EventType = "instance.exited"
+	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
+	EventInstanceAdopted  EventType = "instance.adopted"
+	EventOrphanEnded      EventType = "orphan.ended" // an instance without a record was ended
+	EventServiceChanged   EventType = "service.changed"
+	EventServiceRemoved   EventType = "service.removed"
+	EventRouteChanged     EventType = "route.changed"
+	EventRouteRemoved     EventType = "route.removed"
+)
+
+// Step is one step of a deployment.
+type Step string
+
+// The steps of a deployment, in their order.
+const (
+	StepPull    Step = "pull"    // the image was fetched (docker only, where missing)
+	StepStart   Step = "start"   // the instance runs
+	StepHealthy Step = "healthy" // its health check passed
+	StepRouted  Step = "routed"  // the proxy sends requests to it
+)
+
+// Ends says whether an event of this type ends a deployment.
+func (t EventType) Ends() bool {
+	return t == EventDeployDone || t == EventDeployFailed || t == EventDeploySuperseded
+}

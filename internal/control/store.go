@@ -1,0 +1,95 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+)
+
+// Store keeps the desired state of one environment, and its events, durably.
+// Each method is one transaction. Implementations pass storetest.Run.
+type Store interface {
+	// Services, ordered by name. PutService inserts or replaces.
+	// DeleteService returns ErrNotStored for an unknown one, and deletes its versions with it.
+	Services(ctx context.Context) ([]api.Service, error)
+	PutService(ctx context.Context, s api.Service) error
+	DeleteService(ctx context.Context, name string) error
+
+	// Versions, ordered by service and name. UpdateVersion reads one record
+	// (nil where there is none), lets edit change or make it, and writes what
+	// edit returns, all in one transaction; an error of edit is returned and nothing is written; a nil
+	// record from edit deletes it (with its generations).
+	Versions(ctx context.Context) ([]VersionRecord, error)
+	UpdateVersion(ctx context.Context, key Key, edit func(*VersionRecord) (*VersionRecord, error)) error
+
+	// Routes, ordered by name. DeleteRoute returns ErrNotStored for an unknown one.
+	Routes(ctx context.Context) ([]api.NamedRoute, error)
+	PutRoute(ctx context.Context, r api.NamedRoute) error
+	DeleteRoute(ctx context.Context, name string) error
+
+	// AppendEvent stores e under the next ID, which it returns. Events returns at most limit
+	// events with an ID above after, oldest first; LastEvent the highest ID in use, 0 where there is none.
+	AppendEvent(ctx context.Context, e api.Event) (int64, error)
+	Events(ctx context.Context, after int64, limit int) ([]api.Event, error)
+	LastEvent(ctx context.Context) (int64, error)
+
+	// NextRevision adds one to the revision of the table and returns it. It never
+	// returns the same number twice, not even after a crash.
+	NextRevision(ctx context.Context) (uint64, error)
+}
+
+// ErrNotStored is returned where the thing to delete is not there.
+var ErrNotStored = errors.New("not stored")
+
+// Key names a version of a service.
+type Key struct {
+	Service string
+	Version string
+}
+
+// String returns service@version.
+func (k Key) String() string { return k.Service + "@" + k.Version }
+
+// VersionRecord is what is wanted of a version, and what is known of its generations.
+type VersionRecord struct {
+	Key
+	Desired     Desired      // running or stopped
+	Branch      string       // Git branch it was named after
+	Owner       string       // of the newest generation
+	Source      string       // of the newest generation
+	CreatedAt   time.Time    // first deployment
+	Generations []Generation // oldest first; bounded by control
+}
+
+// Desired is what a person wants of a version.
+type Desired string
+
+// What can be wanted.
+const (
+	DesiredRunning Desired = "running"
+	DesiredStopped Desired = "stopped"
+	DesiredRemoved Desired = "removed" // to be stopped, then deleted
+)
+
+// Generation is one deployment of a version.
+type Generation struct {
+	Number     int64           `json:"number"`
+	Deployment api.Deployment  `json:"deployment"`
+	State      GenerationState `json:"state"`
+	Reason     string          `json:"reason,omitempty"`   // why it failed
+	LogTail    []string        `json:"log_tail,omitempty"` // its last lines, where it failed
+	At         time.Time       `json:"at"`
+}
+
+// GenerationState says how far a generation came.
+type GenerationState string
+
+// The states of a generation.
+const (
+	GenerationPending    GenerationState = "pending"    // wanted, not yet healthy
+	GenerationServing    GenerationState = "serving"    // became healthy; the one that answers
+	GenerationFailed     GenerationState = "failed"     // did not become healthy
+	GenerationSuperseded GenerationState = "superseded" // a later one took over
+)

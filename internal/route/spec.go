@@ -1,0 +1,87 @@
+// Package route decides which version of a service answers a request.
+//
+// It is pure: no I/O, no clock, no goroutine. A [Spec] says what an environment
+// holds, [Compile] checks it and makes an immutable [Table], and [Table.Resolve]
+// gives the [Decision] for one request. The same code answers `layover explain`
+// through [Table.Explain].
+//
+// The rules (R1 to R8) are those of docs/design.md.
+package route
+
+import "time"
+
+// Defaults of an environment.
+const (
+	DefaultVersion    = "main"          // answers when a route names none
+	DefaultBaggageKey = "dynamic_route" // the baggage member that carries the route
+	DefaultDomain     = "localhost"     // <service>.<domain> is the default host of a service
+	DefaultHold       = 30 * time.Second
+	CookieName        = "layover_route" // the cookie that carries the route (R2.4)
+)
+
+// Spec is everything the data plane needs to decide, as plain data. It is what
+// servers send and proxies read; [Compile] turns it into a [Table].
+type Spec struct {
+	Revision    uint64        `json:"revision"`
+	Environment string        `json:"environment"`
+	Domain      string        `json:"domain"`                 // preview hosts end in it; empty means DefaultDomain
+	BaggageKey  string        `json:"baggage_key"`            // empty means DefaultBaggageKey
+	RouteHeader string        `json:"route_header,omitempty"` // alternative header (R2.3); empty means none
+	Hold        time.Duration `json:"hold_ns"`                // how long a request waits for a version that starts (R5); 0 means DefaultHold
+	Services    []Service     `json:"services"`
+	Routes      []NamedRoute  `json:"routes,omitempty"`
+}
+
+// Service is one application with its versions.
+type Service struct {
+	Name     string    `json:"name"`
+	Hosts    []string  `json:"hosts"`              // exact hosts or "*.suffix"; empty means <name>.<domain>
+	Default  string    `json:"default,omitempty"`  // the default version; empty means DefaultVersion
+	Protocol Protocol  `json:"protocol,omitempty"` // how instances are spoken to; empty means HTTP1
+	Versions []Version `json:"versions"`
+}
+
+// Protocol is what an instance speaks.
+type Protocol string
+
+// The protocols of instances.
+const (
+	HTTP1 Protocol = "http1" // HTTP/1.1, the default
+	H2C   Protocol = "h2c"   // HTTP/2 without TLS, by prior knowledge: gRPC
+)
+
+// Version is one version of a service.
+type Version struct {
+	Name      string     `json:"name"`
+	State     State      `json:"state"`
+	Reason    string     `json:"reason,omitempty"` // why it is not ready, for people
+	Instances []Instance `json:"instances,omitempty"`
+}
+
+// State says whether a version can answer (R5).
+type State string
+
+// The states of a version in a table. A stopped version is not in the table.
+const (
+	Ready    State = "ready"    // has at least one healthy instance
+	Starting State = "starting" // will have one: requests are held
+	Asleep   State = "asleep"   // starts when asked: requests are held
+	Failed   State = "failed"   // will not answer: 503 at once
+)
+
+// Instance is one healthy running copy of a version.
+type Instance struct {
+	ID         string `json:"id"`
+	Address    string `json:"address"`               // host:port
+	TLS        bool   `json:"tls,omitempty"`         // speak TLS to it
+	ServerName string `json:"server_name,omitempty"` // name its certificate must carry; empty means the host of Address
+	Host       string `json:"host,omitempty"`        // sent as Host instead of the client's; empty keeps the client's
+}
+
+// NamedRoute is a route stored under a name: explicit picks and an optional
+// parent, whose picks hold where this route has none.
+type NamedRoute struct {
+	Name   string            `json:"name"`
+	Parent string            `json:"parent,omitempty"`
+	Picks  map[string]string `json:"picks"` // service -> version
+}
