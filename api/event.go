@@ -5,14 +5,14 @@ import "time"
 // Event is one thing that happened in the environment. Events are ordered by ID,
 // which only grows, and are kept in the store.
 type Event struct {
-	ID         int64     `json:"id"`
+	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
 	Actor      string    `json:"actor,omitempty" doc:"Who caused it, where a person did"`
-	Step       Step      `json:"step,omitempty" doc:"Of deploy.step: which"`
+	Step       Step      `json:"step,omitempty" enum:"pull,start,healthy,routed" doc:"Of deploy.step: which"`
 	Took       Duration  `json:"took,omitzero" doc:"Of deploy.step and deploy.done: how long"`
 	Message    string    `json:"message" doc:"What happened, for people"`
 	LogTail    []string  `json:"log_tail,omitempty" doc:"Of deploy.failed: last lines of the instance"`

@@ -5,10 +5,10 @@ import "fmt"
 // Problem is an error as the API sends it: RFC 9457 problem details
 // (application/problem+json), with a code to branch on and a hint for people.
 type Problem struct {
-	Status int      `json:"status"`
-	Title  string   `json:"title"`
-	Detail string   `json:"detail"`
-	Code   Code     `json:"code"`
+	Status int      `json:"status" doc:"HTTP status" example:"404"`
+	Title  string   `json:"title" doc:"The status in words" example:"Not Found"`
+	Detail string   `json:"detail" doc:"What happened, to which thing" example:"there is no version cart@pr-88"`
+	Code   Code     `json:"code" enum:"invalid,not_found,conflict,forbidden,unavailable,internal" doc:"What kind of error it is, to branch on"`
 	Hint   string   `json:"hint,omitempty" doc:"What to do next"`
 	Errors []string `json:"problems,omitempty" doc:"Every single problem, where there are several"`
 }

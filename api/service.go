@@ -3,7 +3,7 @@ package api
 // Service is one named application of the environment, with the template its
 // versions run from.
 type Service struct {
-	Name     string            `json:"name" yaml:"-" doc:"Name of the service" example:"cart"`
+	Name     string            `json:"name" yaml:"-" required:"false" doc:"Name of the service. In a request it may be left out: the path has it" example:"cart"`
 	Hosts    []string          `json:"hosts,omitempty" yaml:"hosts,omitempty" doc:"Hosts it is reached at: exact, or *.suffix. Default: <name>.<domain>"`
 	Default  string            `json:"default,omitempty" yaml:"default,omitempty" doc:"The version that answers when a route names none. Default: main"`
 	Protocol string            `json:"protocol,omitempty" yaml:"protocol,omitempty" enum:"http1,h2c" doc:"What instances speak: http1 (default), or h2c for gRPC"`

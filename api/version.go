@@ -27,7 +27,7 @@ const (
 type Version struct {
 	Service    string     `json:"service"`
 	Name       string     `json:"name"`
-	State      State      `json:"state"`
+	State      State      `json:"state" enum:"starting,running,stopping,stopped,failed" doc:"What it does"`
 	Reason     string     `json:"reason,omitempty" doc:"Why it is not running, or why its newest generation is not"`
 	LogTail    []string   `json:"log_tail,omitempty" doc:"Last lines of the instance that failed"`
 	Default    bool       `json:"default,omitempty" doc:"It is the default version of its service"`

@@ -45,8 +45,8 @@ var ErrNotStored = errors.New("not stored")
 
 // Key names a version of a service.
 type Key struct {
-	Service string
-	Version string
+	Service string `json:"service"`
+	Version string `json:"version"`
 }
 
 // String returns service@version.
@@ -55,12 +55,12 @@ func (k Key) String() string { return k.Service + "@" + k.Version }
 // VersionRecord is what is wanted of a version, and what is known of its generations.
 type VersionRecord struct {
 	Key
-	Desired     Desired      // running or stopped
-	Branch      string       // Git branch it was named after
-	Owner       string       // of the newest generation
-	Source      string       // of the newest generation
-	CreatedAt   time.Time    // first deployment
-	Generations []Generation // oldest first; bounded by control
+	Desired     Desired      `json:"desired"`               // running or stopped
+	Branch      string       `json:"branch,omitempty"`      // Git branch it was named after
+	Owner       string       `json:"owner,omitempty"`       // of the newest generation
+	Source      string       `json:"source,omitempty"`      // of the newest generation
+	CreatedAt   time.Time    `json:"created_at"`            // first deployment
+	Generations []Generation `json:"generations,omitempty"` // oldest first; bounded by control
 }
 
 // Desired is what a person wants of a version.
@@ -75,12 +75,14 @@ const (
 
 // Generation is one deployment of a version.
 type Generation struct {
-	Number     int64           `json:"number"`
-	Deployment api.Deployment  `json:"deployment"`
-	State      GenerationState `json:"state"`
-	Reason     string          `json:"reason,omitempty"`   // why it failed
-	LogTail    []string        `json:"log_tail,omitempty"` // its last lines, where it failed
-	At         time.Time       `json:"at"`
+	Number     int64             `json:"number"`
+	Deployment api.Deployment    `json:"deployment"`
+	Run        api.Run           `json:"run"`           // template and overrides taken together, when it was deployed
+	Env        map[string]string `json:"env,omitempty"` // likewise
+	State      GenerationState   `json:"state"`
+	Reason     string            `json:"reason,omitempty"`   // why it failed
+	LogTail    []string          `json:"log_tail,omitempty"` // its last lines, where it failed
+	At         time.Time         `json:"at"`
 }
 
 // GenerationState says how far a generation came.

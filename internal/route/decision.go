@@ -1,5 +1,10 @@
 package route
 
+import (
+	"strconv"
+	"strings"
+)
+
 // Request is the part of a request that decides its route.
 type Request struct {
 	Host    string   // the authority: ":authority", else Host; port, case and a trailing dot do not matter
@@ -81,3 +86,70 @@ const (
 	FallbackDefault          // the service lacks the version, others have it: the normal case
 	FallbackUnknown          // the route, or its pick for this service, names nothing that exists
 )
+
+// ServedBy is the value of Layover-Served-By (R7): which version answers, which
+// route asked for it, where that came from, and why it is the default version if
+// it is so in spite of the route. It is empty where no version answers. The route
+// stands there as it came, with all that could harm a header percent-encoded,
+// and cut where it is long.
+func (d Decision) ServedBy() string {
+	if d.Version == nil {
+		return ""
+	}
+	text := d.Version.ID
+	if d.Route != "" {
+		text += "; route=" + headerSafe(d.Route)
+	}
+	text += "; by=" + d.By.String()
+	if d.Fallback != FallbackNone {
+		text += "; fallback=" + d.Fallback.String()
+	}
+	return text
+}
+
+// headerSafe is route as a header parameter can hold it.
+func headerSafe(route string) string {
+	const most = 200
+	plain := func(c byte) bool { return isBaggageOctet(c) && c != '=' }
+	end := ""
+	if len(route) > most {
+		route, end = route[:most], "..."
+		if at := strings.LastIndexByte(route, '%'); at >= most-2 {
+			route = route[:at]
+		}
+	}
+	return escape(route, len(route), plain) + end
+}
+
+// String is the outcome as the API writes it.
+func (o Outcome) String() string {
+	return word(int(o), "found", "unknown-host", "unknown-route", "no-version")
+}
+
+// String is the way as the API writes it.
+func (h HostBy) String() string {
+	return word(int(h), "none", "exact", "suffix", "preview")
+}
+
+// String is the source as Layover-Served-By writes it.
+func (b By) String() string {
+	return word(int(b), "default", "preview", "baggage", "header", "cookie", "healed-origin", "healed-trace")
+}
+
+// String is the way as the API writes it.
+func (m Match) String() string {
+	return word(int(m), "none", "scoped", "named", "name")
+}
+
+// String is the reason as Layover-Served-By writes it; empty for FallbackNone.
+func (f Fallback) String() string {
+	return word(int(f), "", "default", "unknown")
+}
+
+// word is the i-th of words, and tells a value that has none by its number.
+func word(i int, words ...string) string {
+	if i < len(words) {
+		return words[i]
+	}
+	return "invalid(" + strconv.Itoa(i) + ")"
+}

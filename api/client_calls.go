@@ -1,0 +1,203 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Services returns all services, ordered by name.
+func (c *Client) Services(ctx context.Context) ([]Service, error) {
+	var out List[Service]
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"services"}}, &out)
+	return out.Items, err
+}
+
+// Service returns one service.
+func (c *Client) Service(ctx context.Context, name string) (Service, error) {
+	var out Service
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"services", name}}, &out)
+	return out, err
+}
+
+// PutService adds s, or replaces the service of that name, and returns it as it is kept.
+func (c *Client) PutService(ctx context.Context, s Service) (Service, error) {
+	var out Service
+	err := c.do(ctx, call{method: http.MethodPut, path: []string{"services", s.Name}, body: s}, &out)
+	return out, err
+}
+
+// RemoveService removes a service with its versions.
+func (c *Client) RemoveService(ctx context.Context, name string) error {
+	return c.do(ctx, call{method: http.MethodDelete, path: []string{"services", name}}, nil)
+}
+
+// VersionFilter selects versions. An empty field selects all.
+type VersionFilter struct {
+	Service string
+	Version string
+}
+
+// Versions returns the versions that the filter selects, ordered by service and name.
+func (c *Client) Versions(ctx context.Context, f VersionFilter) ([]Version, error) {
+	var out List[Version]
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"versions"}, query: f.query()}, &out)
+	return out.Items, err
+}
+
+// Version returns one version.
+func (c *Client) Version(ctx context.Context, service, version string) (Version, error) {
+	var out Version
+	err := c.do(ctx, call{method: http.MethodGet, path: versionPath(service, version)}, &out)
+	return out, err
+}
+
+// Deploy asks for a version to run, and returns as soon as the server has
+// recorded that. The version's Generation names this deployment; see [Client.WaitDeploy].
+func (c *Client) Deploy(ctx context.Context, service, version string, d Deployment) (Version, error) {
+	var out Version
+	err := c.do(ctx, call{method: http.MethodPut, path: versionPath(service, version), body: d}, &out)
+	return out, err
+}
+
+// Start starts a version that was stopped, or that failed, as it was last
+// deployed. It is a deployment of its own, with a new generation.
+func (c *Client) Start(ctx context.Context, service, version string) (Version, error) {
+	return c.act(ctx, service, version, "start")
+}
+
+// Stop takes the version's route away, drains its instances and ends them. It
+// returns as soon as the server has recorded that.
+func (c *Client) Stop(ctx context.Context, service, version string) (Version, error) {
+	return c.act(ctx, service, version, "stop")
+}
+
+// Restart deploys a version again as it was last deployed.
+func (c *Client) Restart(ctx context.Context, service, version string) (Version, error) {
+	return c.act(ctx, service, version, "restart")
+}
+
+// Remove stops a version and forgets it.
+func (c *Client) Remove(ctx context.Context, service, version string) (Version, error) {
+	var out Version
+	err := c.do(ctx, call{method: http.MethodDelete, path: versionPath(service, version)}, &out)
+	return out, err
+}
+
+// Routes returns all named routes, ordered by name.
+func (c *Client) Routes(ctx context.Context) ([]NamedRoute, error) {
+	var out List[NamedRoute]
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"routes"}}, &out)
+	return out.Items, err
+}
+
+// Route returns one named route.
+func (c *Client) Route(ctx context.Context, name string) (NamedRoute, error) {
+	var out NamedRoute
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"routes", name}}, &out)
+	return out, err
+}
+
+// PutRoute adds r, or replaces the named route of that name.
+func (c *Client) PutRoute(ctx context.Context, r NamedRoute) (NamedRoute, error) {
+	var out NamedRoute
+	if r.Picks == nil {
+		r.Picks = map[string]string{} // null is not an object
+	}
+	err := c.do(ctx, call{method: http.MethodPut, path: []string{"routes", r.Name}, body: r}, &out)
+	return out, err
+}
+
+// RemoveRoute removes a named route.
+func (c *Client) RemoveRoute(ctx context.Context, name string) error {
+	return c.do(ctx, call{method: http.MethodDelete, path: []string{"routes", name}}, nil)
+}
+
+// Explain says how a request would be routed, and by which rules.
+func (c *Client) Explain(ctx context.Context, r ExplainRequest) (Explanation, error) {
+	var out Explanation
+	err := c.do(ctx, call{method: http.MethodPost, path: []string{"explain"}, body: r}, &out)
+	return out, err
+}
+
+// Table returns the routing table in force.
+func (c *Client) Table(ctx context.Context) (*Table, error) {
+	out := &Table{}
+	if err := c.do(ctx, call{method: http.MethodGet, path: []string{"table"}, limit: maxTable}, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// EventFilter selects a part of the event log. An empty Service or Version selects all.
+type EventFilter struct {
+	After   int64 // only events with an ID above it; see also [FromNow]
+	Limit   int   // at most so many: 1 to 1000; 0 means 100. FollowEvents has no limit
+	Service string
+	Version string
+}
+
+// maxPage is the most events that one answer has.
+const maxPage = 1000
+
+// FromNow as EventFilter.After follows only what happens from now on.
+const FromNow = -1
+
+// Events returns a part of the event log, oldest first.
+func (c *Client) Events(ctx context.Context, f EventFilter) (EventList, error) {
+	var out EventList
+	q := f.query()
+	if f.Limit != 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
+	}
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"events"}, query: q}, &out)
+	return out, err
+}
+
+// LastEvent returns the ID of the newest event, 0 where there is none.
+func (c *Client) LastEvent(ctx context.Context) (int64, error) {
+	var out EventList
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"events"}, query: url.Values{"limit": {"0"}}}, &out)
+	return out.Last, err
+}
+
+// ServerBuild says what the server was built from.
+func (c *Client) ServerBuild(ctx context.Context) (Build, error) {
+	var out Build
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"version"}}, &out)
+	return out, err
+}
+
+func (c *Client) act(ctx context.Context, service, version, action string) (Version, error) {
+	var out Version
+	err := c.do(ctx, call{method: http.MethodPost, path: append(versionPath(service, version), action)}, &out)
+	return out, err
+}
+
+func versionPath(service, version string) []string {
+	return []string{"services", service, "versions", version}
+}
+
+func (f VersionFilter) query() url.Values {
+	q := url.Values{}
+	setIf(q, "service", f.Service)
+	setIf(q, "version", f.Version)
+	return q
+}
+
+func (f EventFilter) query() url.Values {
+	q := url.Values{}
+	setIf(q, "service", f.Service)
+	setIf(q, "version", f.Version)
+	if f.After != 0 {
+		q.Set("after", strconv.FormatInt(f.After, 10))
+	}
+	return q
+}
+
+func setIf(q url.Values, key, value string) {
+	if value != "" {
+		q.Set(key, value)
+	}
+}

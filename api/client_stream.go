@@ -1,0 +1,308 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+const (
+	silence    = time.Minute // the server says something at least every 15 s
+	maxBackoff = 5 * time.Second
+)
+
+// FollowEvents gives the events that the filter selects, from the log first and
+// then as they happen, until ctx ends or the caller stops. A connection that breaks is
+// taken up again where it broke; nothing is lost or given twice. The last pair
+// has the error, if there is one; the end of ctx is one.
+func (c *Client) FollowEvents(ctx context.Context, f EventFilter) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		q := f.query()
+		err := c.follow(ctx, call{method: http.MethodGet, path: []string{"events", "stream"}, query: q}, maxAnswer, func(m message) (bool, error) {
+			if m.event != "event" {
+				return true, nil
+			}
+			var e Event
+			if err := json.Unmarshal(m.data, &e); err != nil {
+				return false, fmt.Errorf("read an event: %w", err)
+			}
+			return yield(e, nil), nil
+		})
+		if err != nil {
+			yield(Event{}, err)
+		}
+	}
+}
+
+// WatchTable gives the routing table each time its revision is above after, and
+// above that of the one before, until ctx ends or the caller stops. Revisions that were
+// overtaken are left out. A connection that breaks is taken up again.
+func (c *Client) WatchTable(ctx context.Context, after uint64) iter.Seq2[*Table, error] {
+	return func(yield func(*Table, error) bool) {
+		q := url.Values{"after": {strconv.FormatUint(after, 10)}}
+		err := c.follow(ctx, call{method: http.MethodGet, path: []string{"table", "watch"}, query: q}, maxTable, func(m message) (bool, error) {
+			if m.event != "table" {
+				return true, nil
+			}
+			t := &Table{}
+			if err := json.Unmarshal(m.data, t); err != nil {
+				return false, fmt.Errorf("read a table: %w", err)
+			}
+			return yield(t, nil), nil
+		})
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// LogOptions says which part of a log is wanted.
+type LogOptions struct {
+	Follow bool      // go on with what the instance writes from now on
+	Since  time.Time // zero means from the start
+	Tail   int       // only the last lines; 0 means all
+}
+
+// Logs gives the log of a version's newest instance, oldest line first. A
+// following log ends when the instance has ended. A connection that breaks is an error.
+func (c *Client) Logs(ctx context.Context, service, version string, opts LogOptions) iter.Seq2[LogLine, error] {
+	return func(yield func(LogLine, error) bool) {
+		err := c.logs(ctx, service, version, opts, func(l LogLine) bool { return yield(l, nil) })
+		if err != nil {
+			yield(LogLine{}, err)
+		}
+	}
+}
+
+func (c *Client) logs(ctx context.Context, service, version string, opts LogOptions, yield func(LogLine) bool) error {
+	q := url.Values{}
+	if opts.Follow {
+		q.Set("follow", "true")
+	}
+	if !opts.Since.IsZero() {
+		q.Set("since", opts.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if opts.Tail != 0 {
+		q.Set("tail", strconv.Itoa(opts.Tail))
+	}
+	ctx, dog := newWatchdog(ctx)
+	defer dog.stop()
+	resp, err := c.send(ctx, call{
+		method: http.MethodGet, path: append(versionPath(service, version), "logs"), query: q,
+		header: http.Header{"Accept": {"application/x-ndjson"}},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := newLineReader(resp.Body, maxAnswer, dog)
+	for {
+		line, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return c.broken(ctx, err)
+		}
+		if len(line) == 0 {
+			continue // keeps the connection alive
+		}
+		var l LogLine
+		if err := json.Unmarshal(line, &l); err != nil {
+			return fmt.Errorf("read a line of the log: %w", err)
+		}
+		if !yield(l) {
+			return nil
+		}
+	}
+}
+
+// message is one server-sent event.
+type message struct {
+	event string
+	data  []byte
+}
+
+// follow reads a stream of server-sent events, and takes it up again with
+// Last-Event-ID when it breaks, until use says false, ctx ends, the server refuses,
+// or no server answers for the client's patience. The first connection is not tried again.
+func (c *Client) follow(ctx context.Context, k call, limit int, use func(message) (more bool, err error)) error {
+	var lastID string
+	var lastSeen time.Time // when a connection was there last; zero before the first
+	backoff := c.backoff
+	for {
+		began := time.Now()
+		connected, more, err := c.followOnce(ctx, k, limit, &lastID, use)
+		switch {
+		case !more:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !isTransient(err):
+			return err
+		case connected:
+			lastSeen = time.Now()
+			if lastSeen.Sub(began) > maxBackoff {
+				backoff = c.backoff
+			}
+		case time.Since(lastSeen) > c.patience:
+			return err
+		}
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// followOnce reads one connection to its end. more says whether the caller wants to go on.
+func (c *Client) followOnce(ctx context.Context, k call, limit int, lastID *string, use func(message) (bool, error)) (connected, more bool, err error) {
+	ctx, dog := newWatchdog(ctx)
+	defer dog.stop()
+	k.header = http.Header{"Accept": {"text/event-stream"}}
+	if *lastID != "" {
+		k.header.Set("Last-Event-ID", *lastID)
+	}
+	resp, err := c.send(ctx, k)
+	if err != nil {
+		return false, true, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := newLineReader(resp.Body, limit, dog)
+	var m message
+	id := *lastID
+	for {
+		line, err := lines.next()
+		if err != nil {
+			return true, true, c.broken(ctx, err)
+		}
+		if len(line) > 0 {
+			m, id = m.field(line, id)
+			continue
+		}
+		// An empty line ends a message. One without data only moves the ID on.
+		if len(m.data) > 0 {
+			more, err := use(m)
+			if err != nil || !more {
+				return true, false, err
+			}
+		}
+		*lastID, m = id, message{}
+	}
+}
+
+// field takes one line of a message, as the HTML standard says it
+// (section 9.2.6, interpreting an event stream).
+func (m message) field(line []byte, id string) (message, string) {
+	name, value, _ := bytes.Cut(line, []byte(":"))
+	value = bytes.TrimPrefix(value, []byte(" "))
+	switch string(name) {
+	case "event":
+		m.event = string(value)
+	case "id":
+		id = string(value)
+	case "data":
+		if m.data != nil {
+			m.data = append(m.data, '\n')
+		}
+		m.data = append(m.data, value...)
+	}
+	return m, id
+}
+
+func (c *Client) broken(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		if errors.Is(cause, errSilence) {
+			return &UnreachableError{URL: c.URL(), Err: errSilence}
+		}
+		return cause
+	}
+	if errors.Is(err, errLongLine) {
+		return err
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the connection was closed")
+	}
+	return &UnreachableError{URL: c.URL(), Err: err}
+}
+
+// isTransient says whether a later try may go better.
+func isTransient(err error) bool {
+	if _, ok := errors.AsType[*UnreachableError](err); ok {
+		return true
+	}
+	p, ok := errors.AsType[*Problem](err)
+	return ok && p.Status >= 500
+}
+
+var (
+	errSilence  = errors.New("the server has said nothing for a minute")
+	errLongLine = errors.New("the server sent a line that is too long")
+)
+
+// watchdog ends a context when the server is silent for too long while the
+// client listens.
+type watchdog struct {
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+}
+
+func newWatchdog(ctx context.Context) (context.Context, *watchdog) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watchdog{cancel: cancel, timer: time.AfterFunc(silence, func() { cancel(errSilence) })}
+	w.timer.Stop()
+	return ctx, w
+}
+
+// listen and rest are called around each read.
+func (w *watchdog) listen() { w.timer.Reset(silence) }
+func (w *watchdog) rest()   { w.timer.Stop() }
+
+func (w *watchdog) stop() {
+	w.timer.Stop()
+	w.cancel(context.Canceled)
+}
+
+// lineReader reads lines of bounded length.
+type lineReader struct {
+	r     *bufio.Reader
+	limit int
+	dog   *watchdog
+}
+
+func newLineReader(r io.Reader, limit int, dog *watchdog) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 16<<10), limit: limit, dog: dog}
+}
+
+// next returns the next line without its end. A last line that was cut short is an error.
+func (l *lineReader) next() ([]byte, error) {
+	var line []byte
+	for {
+		l.dog.listen()
+		part, err := l.r.ReadSlice('\n')
+		l.dog.rest()
+		line = append(line, part...)
+		switch {
+		case len(line) > l.limit:
+			return nil, errLongLine
+		case err == nil:
+			return bytes.TrimRight(line, "\r\n"), nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF) && len(line) > 0:
+			return nil, io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+}

@@ -1,0 +1,25 @@
+package api
+
+// List is what the API answers where there are several: an object, so that it can grow.
+type List[T any] struct {
+	Items []T `json:"items" nullable:"false" doc:"The things asked for; empty where there are none"`
+}
+
+// EventList is a part of the event log.
+type EventList struct {
+	Items []Event `json:"items" nullable:"false" doc:"Events, oldest first"`
+	Last  int64   `json:"last" doc:"ID of the newest event of the environment, 0 where there is none" example:"4711"`
+}
+
+// ServerHealth is what /healthz and /readyz answer.
+type ServerHealth struct {
+	Status string `json:"status" enum:"ok" doc:"Always ok; a problem is answered otherwise" example:"ok"`
+}
+
+// Build says what a program was built from.
+type Build struct {
+	Version string `json:"version" doc:"Version of Layover, or devel" example:"0.1.0"`
+	Commit  string `json:"commit,omitempty" doc:"Git commit" example:"16248e9"`
+	Date    string `json:"date,omitempty" doc:"Date of the commit, RFC 3339"`
+	Go      string `json:"go,omitempty" doc:"Version of Go" example:"go1.26.0"`
+}

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/layover-dev/layover/api"
+)
+
+// defaultServer is where `layover up` listens unless told otherwise.
+const defaultServer = "http://127.0.0.1:7070"
+
+// App is what every command needs: streams, the environment, and the server to talk to.
+type App struct {
+	In       io.Reader
+	Out, Err io.Writer
+	Environ  []string
+	Server   string // URL of the API
+	NoColor  bool
+	Terminal bool // Out is a terminal: tables and colours; else tabs and RFC 3339
+}
+
+func newApp(stdin io.Reader, stdout, stderr io.Writer, environ []string) *App {
+	app := &App{In: stdin, Out: stdout, Err: stderr, Environ: environ}
+	app.Server = cmp.Or(app.env("LAYOVER_SERVER"), defaultServer)
+	app.NoColor = app.env("NO_COLOR") != ""
+	if f, ok := stdout.(*os.File); ok {
+		app.Terminal = term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
+	}
+	return app
+}
+
+// Client returns a client for the server that was named.
+func (a *App) Client() (*api.Client, error) {
+	client, err := api.NewClient(a.Server, api.WithActor(a.user()))
+	if err != nil {
+		return nil, usagef("it should look like "+defaultServer, "the server %q: %s", a.Server, err)
+	}
+	return client, nil
+}
+
+// env returns the value of an environment variable.
+func (a *App) env(name string) string {
+	for i := len(a.Environ) - 1; i >= 0; i-- {
+		if value, ok := strings.CutPrefix(a.Environ[i], name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// user names the person at the keyboard: the owner of what they deploy.
+func (a *App) user() string {
+	if name := cmp.Or(a.env("LAYOVER_USER"), a.env("USER"), a.env("LOGNAME")); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return ""
+}
+
+// printf writes to the standard output. A reader that went away is not our concern.
+func (a *App) printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.Out, format, args...)
+}
+
+// say writes to the standard error what a person should see while they wait.
+func (a *App) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.Err, format, args...)
+}
+
+// json writes v as indented JSON.
+func (a *App) json(v any) error {
+	enc := json.NewEncoder(a.Out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// jsonLine writes v as JSON on one line.
+func (a *App) jsonLine(v any) error {
+	enc := json.NewEncoder(a.Out)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// table writes rows under a header: aligned on a terminal, with single tabs and
+// no header in a pipe.
+func (a *App) table(header []string, rows [][]string) {
+	if !a.Terminal {
+		for _, row := range rows {
+			a.printf("%s\n", strings.Join(row, "\t"))
+		}
+		return
+	}
+	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, strings.Join(header, "\t"))
+	for _, row := range rows {
+		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush()
+}
+
+// age writes a time as an age on a terminal, and as RFC 3339 in a pipe.
+func (a *App) age(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	if !a.Terminal {
+		return t.UTC().Format(time.RFC3339)
+	}
+	return shortDuration(time.Since(t))
+}
+
+func shortDuration(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
+
+func (a *App) red(s string) string   { return a.paint("31", s) }
+func (a *App) green(s string) string { return a.paint("32", s) }
+func (a *App) faint(s string) string { return a.paint("2", s) }
+func (a *App) bold(s string) string  { return a.paint("1", s) }
+
+func (a *App) paint(code, s string) string {
+	if a.NoColor || !a.Terminal {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}

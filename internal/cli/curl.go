@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+func newCurlCmd(app *App) *cobra.Command {
+	return &cobra.Command{
+		Use:     "curl --route ROUTE URL [curl's own arguments]",
+		GroupID: groupRoutes,
+		Short:   "curl with a route: adds the baggage header, and finds the proxy",
+		Long: `Run curl with the baggage header that carries a route. Hosts of the environment are reached
+through its proxy, whatever DNS says. All other arguments go to curl as they are.`,
+		Example: `  layover curl --route feature-2981 http://cart.localhost:8080/items
+  layover curl --route 'cart@pr-88~feature-2981' http://storefront.localhost:8080/ -s -i`,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts, err := parseCurl(args)
+			if err != nil {
+				return err
+			}
+			if opts.help {
+				return cmd.Help()
+			}
+			if opts.server != "" {
+				app.Server = opts.server
+			}
+			return runCurl(cmd.Context(), app, opts)
+		},
+	}
+}
+
+type curlOptions struct {
+	route  string
+	server string
+	help   bool
+	rest   []string // curl's own
+}
+
+// parseCurl takes our own flags out of the arguments; curl gets the others.
+func parseCurl(args []string) (curlOptions, error) {
+	var o curlOptions
+	for i := 0; i < len(args); i++ {
+		name, value, joined := strings.Cut(args[i], "=")
+		switch {
+		case name == "--route" || name == "--server":
+			if !joined {
+				if i++; i == len(args) {
+					return o, usagef("see: layover curl --help", "%s needs a value", name)
+				}
+				value = args[i]
+			}
+			if name == "--route" {
+				o.route = value
+			} else {
+				o.server = value
+			}
+		case args[i] == "-h" || args[i] == "--help":
+			o.help = true
+		default:
+			o.rest = append(o.rest, args[i])
+		}
+	}
+	if !o.help && len(o.rest) == 0 {
+		return o, usagef("see: layover curl --help", "a URL is missing")
+	}
+	return o, nil
+}
+
+func runCurl(ctx context.Context, app *App, opts curlOptions) error {
+	path, err := exec.LookPath("curl")
+	if err != nil {
+		return usagef("install curl, or send the header yourself: baggage: "+route.DefaultBaggageKey+"="+opts.route, "there is no curl on this machine")
+	}
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	env, err := client.Environment(ctx)
+	if err != nil {
+		return err
+	}
+	var args []string
+	if opts.route != "" {
+		if _, err := route.ParseRoute(opts.route); err != nil {
+			return usagef("", "%s", err)
+		}
+		args = append(args, "-H", "baggage: "+route.PrependMember(nil, env.BaggageKey, opts.route)[0])
+	}
+	args = append(args, connectTo(env, opts.rest)...)
+	curl := exec.CommandContext(ctx, path, append(args, opts.rest...)...) //nolint:gosec // curl with the user's arguments is the job
+	curl.Stdin, curl.Stdout, curl.Stderr = app.In, app.Out, app.Err
+	curl.Env = withoutProxies(app.Environ)
+	curl.Cancel = func() error { return curl.Process.Signal(os.Interrupt) }
+	err = curl.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && ctx.Err() == nil {
+		return &silentError{code: exit.ExitCode()} // curl has said why
+	}
+	return err
+}
+
+// connectTo makes curl connect to the proxy for every plain URL among its arguments.
+func connectTo(env api.Environment, args []string) []string {
+	proxy, err := url.Parse(env.ProxyURL)
+	if err != nil || proxy.Host == "" {
+		return nil
+	}
+	var out []string
+	for _, arg := range args {
+		if !strings.Contains(arg, "://") {
+			arg = "http://" + arg
+		}
+		u, err := url.Parse(arg)
+		if err != nil || u.Scheme != "http" || u.Hostname() == "" || !strings.Contains(u.Hostname(), ".") || net.ParseIP(u.Hostname()) != nil {
+			continue
+		}
+		port := u.Port()
+		if port == "" {
+			port = "80"
+		}
+		out = append(out, "--connect-to", u.Hostname()+":"+port+":"+proxy.Hostname()+":"+proxy.Port())
+	}
+	return out
+}
+
+// withoutProxies leaves the proxy settings out: the request goes to Layover's own.
+func withoutProxies(environ []string) []string {
+	var out []string
+	for _, e := range environ {
+		name, _, _ := strings.Cut(e, "=")
+		if !strings.EqualFold(name, "http_proxy") && !strings.EqualFold(name, "all_proxy") {
+			out = append(out, e)
+		}
+	}
+	return out
+}

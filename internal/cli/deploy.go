@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-shellwords"
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+type deployOptions struct {
+	Target  string
+	Image   string
+	Command string
+	Dir     string
+	URL     string
+	Port    int
+	Env     []string
+	EnvFile string
+	Branch  string
+	Owner   string
+	Source  string
+	Timeout time.Duration
+	NoWait  bool
+	JSON    bool
+}
+
+func newDeployCmd(app *App) *cobra.Command {
+	opts := &deployOptions{}
+	cmd := &cobra.Command{
+		Use:     "deploy SERVICE@VERSION",
+		GroupID: groupVersions,
+		Short:   "Run a version beside the others",
+		Long: `Run a version of a service beside the others, and wait until requests reach it.
+
+What is not given comes from the service's run block in layover.yaml. A version that runs
+already is replaced once the new instance is healthy; where that fails it goes on
+serving. VERSION may be a Git branch: feature/ABC_12 becomes feature-abc_12.`,
+		Example: `  layover deploy cart@feature-2981 --image registry.example.com/cart:2981
+  layover deploy cart@try-1 --command './bin/cart --verbose' --env LOG_LEVEL=debug
+  layover deploy cart@main --url http://cart.internal:8080
+  layover deploy cart@$(git branch --show-current) --env-file .env`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeServices(app),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.Target = args[0]
+			return runDeploy(cmd.Context(), app, opts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.Image, "image", "", "run this image with Docker")
+	f.StringVar(&opts.Command, "command", "", "run this command as a process; it gets its port in PORT and {port}")
+	f.StringVar(&opts.Dir, "dir", "", "working directory of the command (default: this one)")
+	f.StringVar(&opts.URL, "url", "", "adopt an address that somebody else runs")
+	f.IntVar(&opts.Port, "port", 0, "port it listens on: inside the container, or a fixed one for a command")
+	f.StringArrayVar(&opts.Env, "env", nil, "environment variable KEY=VALUE; KEY alone takes the value from here (repeatable)")
+	f.StringVar(&opts.EnvFile, "env-file", "", "file of KEY=VALUE lines")
+	f.StringVar(&opts.Branch, "branch", "", "Git branch it is made from (default: VERSION, where that is no valid name)")
+	f.StringVar(&opts.Owner, "owner", "", "who it belongs to (default: you)")
+	f.StringVar(&opts.Source, "source", "cli", "where the deployment comes from")
+	f.DurationVar(&opts.Timeout, "timeout", 0, "how long it may take to become healthy (default: the service's, 2m)")
+	f.BoolVar(&opts.NoWait, "no-wait", false, "return as soon as the wish is recorded")
+	f.BoolVar(&opts.JSON, "json", false, "print the version as JSON")
+	return cmd
+}
+
+func runDeploy(ctx context.Context, app *App, opts *deployOptions) error {
+	t, d, err := opts.deployment(app)
+	if err != nil {
+		return err
+	}
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	v, err := client.Deploy(ctx, t.Service, t.Version, d)
+	if err != nil {
+		return err
+	}
+	if !opts.NoWait {
+		if v, err = waitDeploy(ctx, app, client, v); err != nil {
+			return err
+		}
+	}
+	if opts.JSON {
+		return app.json(v)
+	}
+	if opts.NoWait {
+		app.printf("%s generation %d is recorded; follow it with: layover status %s\n", v.ID(), v.Generation, v.ID())
+		return nil
+	}
+	app.printf("%s is up after %s\n", app.bold(v.ID()), roundDuration(time.Since(began)))
+	if v.PreviewURL != "" {
+		app.printf("  in a browser    %s\n", v.PreviewURL)
+	}
+	app.printf("  from a program  baggage: %s=%s\n", route.DefaultBaggageKey, v.Name)
+	return nil
+}
+
+// deployment checks the flags and makes the request of them.
+func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
+	t, err := parseTarget(o.Target, false)
+	if err != nil {
+		return target{}, api.Deployment{}, err
+	}
+	branch := o.Branch
+	if route.CheckName("version", t.Version) != nil {
+		name := route.NameOf(t.Version)
+		app.say("%s is deployed as %s@%s\n", t.Version, t.Service, name)
+		if branch == "" {
+			branch = t.Version
+		}
+		t.Version = name
+	}
+	env, err := readEnv(app, o.EnvFile, o.Env)
+	if err != nil {
+		return target{}, api.Deployment{}, err
+	}
+	d := api.Deployment{
+		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env},
+		Branch:    branch,
+		Owner:     o.Owner,
+		Source:    o.Source,
+		Timeout:   api.Duration(o.Timeout),
+	}
+	if d.Owner == "" {
+		d.Owner = app.user()
+	}
+	if o.Timeout < 0 {
+		return target{}, api.Deployment{}, usagef("", "--timeout %s is negative", o.Timeout)
+	}
+	if o.Command != "" {
+		if d.Command, err = shellwords.Parse(o.Command); err != nil || len(d.Command) == 0 {
+			return target{}, api.Deployment{}, usagef("quote it as in a shell", "--command %q cannot be read as a command", o.Command)
+		}
+	}
+	if o.Command != "" || o.Dir != "" {
+		if d.Dir, err = filepath.Abs(o.Dir); err != nil {
+			return target{}, api.Deployment{}, fmt.Errorf("find the directory %s: %w", o.Dir, err)
+		}
+	}
+	given := 0
+	for _, set := range []bool{o.Image != "", o.Command != "", o.URL != ""} {
+		if set {
+			given++
+		}
+	}
+	if given > 1 {
+		return target{}, api.Deployment{}, usagef("", "--image, --command and --url exclude each other")
+	}
+	return t, d, nil
+}
+
+// readEnv takes the variables of a file and of the flags together; flags win.
+func readEnv(app *App, file string, flags []string) (map[string]string, error) {
+	env := map[string]string{}
+	if file != "" {
+		f, err := os.Open(file) //nolint:gosec // the user names it
+		if err != nil {
+			return nil, usagef("", "read --env-file: %s", err)
+		}
+		defer func() { _ = f.Close() }()
+		lines := bufio.NewScanner(f)
+		for n := 1; lines.Scan(); n++ {
+			line := strings.TrimSpace(lines.Text())
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+			if !ok || name == "" {
+				return nil, usagef("", "%s:%d: %q is not KEY=VALUE", file, n, line)
+			}
+			env[strings.TrimSpace(name)] = unquote(strings.TrimSpace(value))
+		}
+		if err := lines.Err(); err != nil {
+			return nil, usagef("", "read %s: %s", file, err)
+		}
+	}
+	for _, flag := range flags {
+		name, value, ok := strings.Cut(flag, "=")
+		if name == "" {
+			return nil, usagef("", "--env %q is not KEY=VALUE", flag)
+		}
+		if !ok {
+			value = app.env(name)
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+func unquote(s string) string {
+	if len(s) >= 2 && (s[0] == '"' || s[0] == '\'') && s[len(s)-1] == s[0] {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// waitDeploy shows the steps of a deployment as they are taken, until it ends.
+func waitDeploy(ctx context.Context, app *App, client *api.Client, v api.Version) (api.Version, error) {
+	done, err := client.WaitDeploy(ctx, v.Service, v.Name, v.Generation, func(e api.Event) { showStep(app, e) })
+	if err != nil {
+		return done, err
+	}
+	return done, nil
+}
+
+// showStep prints one event of a deployment.
+func showStep(app *App, e api.Event) {
+	switch e.Type {
+	case api.EventDeployStep:
+		if e.Took > 0 {
+			app.say("  %s %-8s %s\n", app.green("✓"), e.Step, roundDuration(time.Duration(e.Took)))
+		} else {
+			app.say("  · %-8s %s\n", e.Step, strings.TrimPrefix(e.Message, e.Service+"@"+e.Version+": "))
+		}
+	case api.EventDeployFailed:
+		app.say("  %s %s\n", app.red("✗"), e.Message)
+		for _, line := range e.LogTail {
+			app.say("    | %s\n", line)
+		}
+	}
+}
+
+// roundDuration leaves two or three digits that mean something.
+func roundDuration(d time.Duration) time.Duration {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond)
+	case d < time.Second:
+		return d.Round(time.Millisecond)
+	case d < time.Minute:
+		return d.Round(10 * time.Millisecond)
+	default:
+		return d.Round(time.Second)
+	}
+}

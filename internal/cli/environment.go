@@ -1,0 +1,335 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/runtime/docker"
+	"github.com/layover-dev/layover/internal/runtime/external"
+	"github.com/layover-dev/layover/internal/runtime/process"
+	"github.com/layover-dev/layover/internal/server"
+	"github.com/layover-dev/layover/internal/store"
+)
+
+// environment is server, proxy, runtimes and store of one environment in one process.
+type environment struct {
+	file  *config.File
+	log   *slog.Logger
+	store *store.DB
+
+	docker    *docker.Runtime
+	proxy     *proxy.Proxy
+	control   *control.Control
+	server    *server.Server
+	proxies   []proxy.Listener
+	serverLis net.Listener
+}
+
+// stopTimeout bounds how long ending takes: drain, then the graces of the instances.
+const stopTimeout = 2 * time.Minute
+
+// openEnvironment opens the store below data, listens, and wires everything
+// together. Nothing runs before [environment.run]. On an error nothing is left open.
+func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (_ *environment, err error) {
+	e := &environment{file: file, log: log}
+	defer func() {
+		if err != nil {
+			_ = e.close() // the first error counts
+		}
+	}()
+	if data, err = filepath.Abs(data); err != nil {
+		return nil, fmt.Errorf("find the folder %s: %w", data, err)
+	}
+	if e.store, err = store.OpenSQLite(ctx, filepath.Join(data, "layover.db")); err != nil {
+		return nil, err
+	}
+	identity, err := readIdentity(filepath.Join(data, "id"))
+	if err != nil {
+		return nil, err
+	}
+	runtimes, err := e.openRuntimes(ctx, data, file.Environment+"-"+identity)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.listen(ctx); err != nil {
+		return nil, err
+	}
+	e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+	e.control, err = control.New(ctx, control.Options{
+		Environment:  file.Environment,
+		Domain:       file.Domain,
+		BaggageKey:   file.BaggageKey,
+		RouteHeader:  file.RouteHeader,
+		Hold:         time.Duration(file.Hold),
+		PreviewPort:  port(e.proxies[0].Listener.Addr().String()),
+		Store:        e.store,
+		Runtimes:     runtimes,
+		DataPlane:    e.proxy,
+		ProxyAddress: e.proxyAddresses(),
+		Log:          log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.server, err = server.New(server.Options{
+		Control:        e.control,
+		Environment:    e.describe(),
+		AllowedHosts:   file.Server.AllowedHosts,
+		AllowedOrigins: file.Server.AllowedOrigins,
+		Build:          build(),
+		Logger:         log,
+	})
+	return e, err
+}
+
+// run serves until ctx ends, and then lets requests in flight finish, and
+// ends what it started. ready is called once everything serves and the file is applied.
+func (e *environment) run(ctx context.Context, ready func(context.Context) error) error {
+	// The parts end one after another: first the proxy drains, then the server and
+	// the reconciler end, and only then the instances.
+	reconciling, endReconciling := context.WithCancel(context.WithoutCancel(ctx))
+	defer endReconciling()
+	behind, ctxBehind := errgroup.WithContext(reconciling)
+	behind.Go(func() error { return e.control.Run(ctxBehind) })
+	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
+
+	front, ctxFront := errgroup.WithContext(ctx)
+	front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	front.Go(func() error {
+		if err := e.apply(ctxFront); err != nil {
+			return err
+		}
+		return ready(ctxFront)
+	})
+	front.Go(func() error { // a part behind that fails ends all
+		select {
+		case <-ctxBehind.Done():
+			return context.Cause(ctxBehind)
+		case <-ctxFront.Done():
+			return nil
+		}
+	})
+	err := front.Wait()
+	endReconciling()
+	err = errors.Join(ignoreCanceled(err), ignoreCanceled(behind.Wait()))
+
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return errors.Join(err, e.control.StopInstances(stopping))
+}
+
+// apply makes the environment hold what the file declares.
+func (e *environment) apply(ctx context.Context) error {
+	var wanted []control.Wanted
+	for _, v := range e.file.Versions() {
+		wanted = append(wanted, control.Wanted{
+			Key: control.Key{Service: v.Service, Version: v.Version}, Deployment: v.Deployment,
+		})
+	}
+	return e.control.Apply(ctx, e.file.Services(), e.file.Routes(), wanted)
+}
+
+// close lets go of listeners and store. It is safe on a half-open environment.
+func (e *environment) close() error {
+	var errs []error
+	for _, l := range e.proxies {
+		errs = append(errs, ignoreClosed(l.Listener.Close()))
+	}
+	if e.serverLis != nil {
+		errs = append(errs, ignoreClosed(e.serverLis.Close()))
+	}
+	if e.docker != nil {
+		errs = append(errs, e.docker.Close())
+	}
+	if e.store != nil {
+		errs = append(errs, e.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (e *environment) openRuntimes(ctx context.Context, data, identity string) (map[string]control.Runtime, error) {
+	processes, err := process.New(process.Options{Dir: filepath.Join(data, "instances"), Environment: identity, Logger: e.log})
+	if err != nil {
+		return nil, err
+	}
+	gateway := ""
+	if e.wantsDockerListener() {
+		probe, err := docker.New(docker.Options{Environment: identity, Logger: e.log})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = probe.Close() }()
+		address, err := probe.Gateway(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("listen on the Docker bridge, as proxy.listen asks: %w", err)
+		}
+		gateway = address.String()
+	}
+	if e.docker, err = docker.New(docker.Options{Environment: identity, ProxyAddress: gateway, Logger: e.log}); err != nil {
+		return nil, err
+	}
+	return map[string]control.Runtime{
+		api.RuntimeProcess:  processes,
+		api.RuntimeDocker:   e.docker,
+		api.RuntimeExternal: external.New(external.Options{Logger: e.log}),
+	}, nil
+}
+
+// dockerHost in proxy.listen stands for the gateway of the Docker bridge.
+const dockerHost = "docker"
+
+func (e *environment) wantsDockerListener() bool {
+	for _, address := range e.file.Proxy.Listen {
+		if strings.HasPrefix(address, dockerHost+":") {
+			return true
+		}
+	}
+	return false
+}
+
+// listen opens every listener, so that a port in use is told before anything starts.
+func (e *environment) listen(ctx context.Context) error {
+	trusted := map[string]bool{}
+	for _, address := range e.file.Proxy.TrustedListen {
+		trusted[address] = true
+	}
+	for _, address := range e.file.Proxy.Listen {
+		actual := address
+		if rest, ok := strings.CutPrefix(address, dockerHost+":"); ok {
+			gateway, err := e.docker.Gateway(ctx)
+			if err != nil {
+				return err
+			}
+			actual = net.JoinHostPort(gateway.String(), rest)
+		}
+		l, err := listen(ctx, "proxy", "proxy.listen or LAYOVER_PROXY_LISTEN", actual)
+		if err != nil {
+			return err
+		}
+		isTrusted := trusted[address]
+		if len(trusted) == 0 {
+			isTrusted = actual != address || isLoopback(l.Addr())
+		}
+		e.proxies = append(e.proxies, proxy.Listener{Listener: l, Trusted: isTrusted})
+	}
+	if len(e.proxies) == 0 {
+		return usagef("", "proxy.listen is empty: nothing could be reached")
+	}
+	var err error
+	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
+	return err
+}
+
+func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err == nil {
+		return l, nil
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	return nil, &control.Error{
+		Code:    api.CodeConflict,
+		Message: fmt.Sprintf("the %s cannot listen on %s: %s", what, address, err),
+		Hint:    "end what uses the port, or choose another with " + setting,
+		Err:     err,
+	}
+}
+
+// proxyAddresses says where the instances of each runtime reach the proxy.
+func (e *environment) proxyAddresses() map[string]string {
+	out := map[string]string{}
+	for i, l := range e.proxies {
+		address := l.Listener.Addr().String()
+		if strings.HasPrefix(e.file.Proxy.Listen[i], dockerHost+":") {
+			out[api.RuntimeDocker] = cmp.Or(out[api.RuntimeDocker], address)
+			continue
+		}
+		out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], reachable(address))
+	}
+	out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], out[api.RuntimeDocker])
+	return out
+}
+
+func (e *environment) proxyURL() string { return "http://" + e.proxyAddresses()[api.RuntimeProcess] }
+
+func (e *environment) serverURL() string { return "http://" + reachable(e.serverLis.Addr().String()) }
+
+func (e *environment) describe() api.Environment {
+	return api.Environment{
+		Name: e.file.Environment, Domain: e.file.Domain, BaggageKey: e.file.BaggageKey,
+		RouteHeader: e.file.RouteHeader, ProxyURL: e.proxyURL(),
+	}
+}
+
+// reachable turns an address to listen on into one to connect to.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// readIdentity returns what keeps the instances of this environment apart from those of
+// another of the same name on the same machine. It is made once.
+func readIdentity(path string) (string, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // below the data folder
+	if err == nil {
+		return strings.TrimSpace(string(text)), nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the identity of the environment: %w", err)
+	}
+	random := make([]byte, 4)
+	_, _ = rand.Read(random) // never fails
+	identity := hex.EncodeToString(random)
+	if err := os.WriteFile(path, []byte(identity+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("write the identity of the environment: %w", err)
+	}
+	return identity, nil
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

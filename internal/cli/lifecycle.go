@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+)
+
+// lifecycle is one of the commands start, stop, restart and rm.
+type lifecycle struct {
+	use, short, long, example string
+	ask                       func(*api.Client, context.Context, target) (api.Version, error)
+	// settled says whether the version came to where the command brings it, or can no longer.
+	settled func(api.Version, error) (bool, error)
+	deploys bool // it is a deployment, whose steps are shown
+	done    string
+}
+
+func newStartCmd(app *App) *cobra.Command {
+	return newLifecycleCmd(app, lifecycle{
+		use:   "start",
+		short: "Start a stopped version again, as it was",
+		long:  "Start a stopped or failed version again, as it was deployed last. A version that runs is left alone.",
+		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
+			return c.Start(ctx, t.Service, t.Version)
+		},
+		deploys: true,
+		done:    "is up",
+	})
+}
+
+func newRestartCmd(app *App) *cobra.Command {
+	return newLifecycleCmd(app, lifecycle{
+		use:   "restart",
+		short: "Replace the instance of a version by a new one",
+		long: `Start a new instance of what the version runs, and let go of the one before once the
+new one is healthy. No request is lost.`,
+		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
+			return c.Restart(ctx, t.Service, t.Version)
+		},
+		deploys: true,
+		done:    "is restarted",
+	})
+}
+
+func newStopCmd(app *App) *cobra.Command {
+	return newLifecycleCmd(app, lifecycle{
+		use:   "stop",
+		short: "Take a version out of the environment; start brings it back",
+		long: `Take a version out of the routing table, let its requests end, and stop its instances.
+Requests whose route names it get the default version from then on, and are told so. Its
+definition is kept: layover start brings it back.`,
+		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
+			return c.Stop(ctx, t.Service, t.Version)
+		},
+		settled: func(v api.Version, err error) (bool, error) {
+			return v.State == api.StateStopped || isNotFound(err), ignoreNotFound(err)
+		},
+		done: "is stopped",
+	})
+}
+
+func newRemoveCmd(app *App) *cobra.Command {
+	cmd := newLifecycleCmd(app, lifecycle{
+		use:   "rm",
+		short: "Stop a version and forget it",
+		long:  "Stop a version as layover stop does, and delete its definition, history and logs.",
+		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
+			return c.Remove(ctx, t.Service, t.Version)
+		},
+		settled: func(_ api.Version, err error) (bool, error) { return isNotFound(err), ignoreNotFound(err) },
+		done:    "is removed",
+	})
+	cmd.Aliases = []string{"remove"}
+	return cmd
+}
+
+func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
+	noWait := false
+	cmd := &cobra.Command{
+		Use:     l.use + " SERVICE@VERSION…",
+		GroupID: groupVersions,
+		Short:   l.short,
+		Long:    l.long,
+		Example: fmt.Sprintf("  layover %s cart@feature-2981\n  layover %[1]s @feature-2981    every service that has it", l.use),
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			targets, err := parseTargets(args)
+			if err != nil {
+				return err
+			}
+			return runLifecycle(cmd.Context(), app, l, targets, noWait)
+		},
+		ValidArgsFunction: completeTargets(app),
+	}
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return as soon as the wish is recorded")
+	return cmd
+}
+
+// runLifecycle asks for all targets first, and then waits for each: they go on side by side.
+func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, noWait bool) error {
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	if targets, err = expand(ctx, client, targets); err != nil {
+		return err
+	}
+	asked := make([]api.Version, len(targets))
+	for i, t := range targets {
+		if asked[i], err = l.ask(client, ctx, t); err != nil {
+			return err
+		}
+	}
+	if noWait {
+		return nil
+	}
+	var failed error
+	for i, t := range targets {
+		if err := l.wait(ctx, app, client, t, asked[i]); err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		app.printf("%s %s\n", app.bold(t.String()), l.done)
+	}
+	return failed
+}
+
+func (l lifecycle) wait(ctx context.Context, app *App, client *api.Client, t target, v api.Version) error {
+	if l.deploys {
+		if v.State == api.StateRunning && v.Serving == v.Generation {
+			return nil // it ran already
+		}
+		_, err := waitDeploy(ctx, app, client, v)
+		return err
+	}
+	return poll(ctx, func() (bool, error) {
+		return l.settled(client.Version(ctx, t.Service, t.Version))
+	})
+}
+
+// poll calls done until it says so, fails, or ctx ends.
+func poll(ctx context.Context, done func() (bool, error)) error {
+	for pause := 10 * time.Millisecond; ; pause = min(pause*2, 250*time.Millisecond) {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+func isNotFound(err error) bool {
+	p, ok := errors.AsType[*api.Problem](err)
+	return ok && p.Code == api.CodeNotFound
+}
+
+func ignoreNotFound(err error) error {
+	if isNotFound(err) {
+		return nil
+	}
+	return err
+}

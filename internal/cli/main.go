@@ -1,0 +1,193 @@
+// Package cli is the command line of Layover: one file per command, and the
+// wiring of everything that runs in one process.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/control"
+)
+
+// The exit codes of the program.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // it was understood, and did not work
+	exitUsage       = 2   // bad input: flags, names, configuration
+	exitUnreachable = 3   // no server answers
+	exitInterrupted = 130 // Ctrl-C
+)
+
+// Main runs the command line and returns the exit code of the process.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	app := newApp(stdin, stdout, stderr, os.Environ())
+	root := newRootCmd(app)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(err)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	printError(app, err)
+	return code
+}
+
+// usageError is bad input that the command line itself found.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(hint, format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...), hint: hint}
+}
+
+// silentError ends the program with a code and without a word: all has been said.
+type silentError struct{ code int }
+
+func (e *silentError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// exitCode decides, in one place, what an error means to the caller.
+func exitCode(err error) int {
+	if e, ok := errors.AsType[*silentError](err); ok {
+		return e.code
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*api.UnreachableError](err); ok {
+		return exitUnreachable
+	}
+	if _, ok := errors.AsType[*config.Problems](err); ok {
+		return exitUsage
+	}
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return codeExit(p.Code)
+	}
+	return codeExit(control.CodeOf(err))
+}
+
+func codeExit(code api.Code) int {
+	if code == api.CodeInvalid || code == api.CodeNotFound {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// printError says what happened and, on a line of its own, what to do next.
+func printError(app *App, err error) {
+	if _, ok := errors.AsType[*silentError](err); ok {
+		return
+	}
+	message, hint := err.Error(), ""
+	switch e := err; {
+	case asInto[*api.UnreachableError](e, func(u *api.UnreachableError) {
+		message = fmt.Sprintf("no Layover server answers at %s: %s", u.URL, u.Err)
+		hint = "start one with `layover up` or `layover demo`, or name it with --server or LAYOVER_SERVER"
+	}):
+	case asInto[*api.Problem](e, func(p *api.Problem) {
+		message, hint = p.Detail, p.Hint
+		if len(p.Errors) > 1 || len(p.Errors) == 1 && p.Errors[0] != p.Detail {
+			message += "\n  " + strings.Join(p.Errors, "\n  ")
+		}
+	}):
+	case asInto[*usageError](e, func(u *usageError) { hint = u.hint }):
+	case asInto[*control.Error](e, func(c *control.Error) { hint = c.Hint }):
+	}
+	_, _ = fmt.Fprintln(app.Err, app.red("error:"), message)
+	if hint != "" {
+		_, _ = fmt.Fprintln(app.Err, app.faint("hint: "), hint)
+	}
+}
+
+func asInto[T error](err error, use func(T)) bool {
+	e, ok := errors.AsType[T](err)
+	if ok {
+		use(e)
+	}
+	return ok
+}
+
+func newRootCmd(app *App) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "layover",
+		Short: "Every version of every service, side by side in one environment",
+		Long: `Layover runs many versions of many services in one shared environment. A request
+names the version it wants in W3C Baggage; services that have it answer with it,
+all others answer with main.
+
+  layover demo                                     try it: a small shop, two versions of one service
+  layover up                                       run the environment that layover.yaml describes
+  layover deploy cart@feature-1 --command ./cart   add a version, in seconds
+  layover curl --route feature-1 http://cart.localhost:8080/`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(app.In)
+	root.SetOut(app.Out)
+	root.SetErr(app.Err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("see: "+cmd.CommandPath()+" --help", "%s", err)
+	})
+	root.PersistentFlags().StringVar(&app.Server, "server", app.Server, "URL of the Layover server (LAYOVER_SERVER)")
+	root.PersistentFlags().BoolVar(&app.NoColor, "no-color", app.NoColor, "no colours (NO_COLOR)")
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run an environment:"},
+		&cobra.Group{ID: groupVersions, Title: "Versions:"},
+		&cobra.Group{ID: groupRoutes, Title: "Routes and requests:"},
+	)
+	root.AddCommand(
+		newUpCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app),
+		newDeployCmd(app), newStartCmd(app), newStopCmd(app), newRestartCmd(app), newRemoveCmd(app),
+		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newServiceCmd(app),
+		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app),
+		newVersionCmd(app), newShopCmd(app),
+	)
+	root.SetHelpCommandGroupID("")
+	usageArgs(root)
+	return root
+}
+
+// The groups of commands in the help.
+const (
+	groupRun      = "run"
+	groupVersions = "versions"
+	groupRoutes   = "routes"
+)
+
+// usageArgs makes wrong arguments of every command bad input, with a way to its help.
+func usageArgs(cmd *cobra.Command) {
+	check := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(cmd, args); err != nil {
+			return usagef("see: "+cmd.CommandPath()+" --help", "%s", err)
+		}
+		return nil
+	}
+	for _, sub := range cmd.Commands() {
+		usageArgs(sub)
+	}
+}

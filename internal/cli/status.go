@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+)
+
+func newStatusCmd(app *App) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:     "status SERVICE@VERSION",
+		GroupID: groupVersions,
+		Short:   "One version: its state, its instances, and why it is not ready",
+		Example: `  layover status cart@feature-2981
+  layover status cart@feature-2981 --json | jq .reason`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeTargets(app),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := parseTarget(args[0], false)
+			if err != nil {
+				return err
+			}
+			return runStatus(cmd.Context(), app, t, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func runStatus(ctx context.Context, app *App, t target, asJSON bool) error {
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	v, err := client.Version(ctx, t.Service, t.Version)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return app.json(v)
+	}
+	app.printf("%s  %s\n", app.bold(v.ID()), app.state(v.State))
+	line := func(name, value string) {
+		if value != "" {
+			app.printf("  %-11s %s\n", name, value)
+		}
+	}
+	line("why", v.Reason)
+	if v.Serving != 0 && v.Serving != v.Generation {
+		app.printf("  %-11s %d serves, %d is the newest\n", "generation", v.Serving, v.Generation)
+	} else {
+		app.printf("  %-11s %d\n", "generation", v.Generation)
+	}
+	line("runs", describeRun(v.Run))
+	line("owner", v.Owner)
+	line("branch", v.Branch)
+	line("source", v.Source)
+	line("deployed", v.DeployedAt.Local().Format(time.DateTime)+" ("+shortDuration(time.Since(v.DeployedAt))+" ago)")
+	app.printf("  %-11s %d\n", "requests", v.Requests)
+	line("preview", v.PreviewURL)
+	line("variables", strings.Join(v.EnvNames, " "))
+	for _, i := range v.Instances {
+		app.printf("  %-11s %s  %s  %s  since %s\n", "instance", i.ID,
+			cmp.Or(strings.Join(i.Addresses, ","), "no address"), cmp.Or(i.Health, "not yet checked"),
+			i.StartedAt.Local().Format(time.DateTime))
+	}
+	if v.State != api.StateRunning && len(v.LogTail) > 0 {
+		app.printf("  last lines of its log:\n")
+		for _, l := range v.LogTail {
+			app.printf("    | %s\n", l)
+		}
+	}
+	return nil
+}
+
+func describeRun(r api.Run) string {
+	switch {
+	case r.Process != nil:
+		return "process " + strings.Join(r.Process.Command, " ")
+	case r.Docker != nil:
+		return "docker " + strings.Join(append([]string{r.Docker.Image}, r.Docker.Command...), " ")
+	case r.External != nil:
+		return "external " + r.External.URL
+	}
+	return ""
+}

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+)
+
+func newVersionCmd(app *App) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Which build this is, and which the server is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := struct {
+				Client api.Build  `json:"client"`
+				Server *api.Build `json:"server,omitempty"`
+			}{Client: build()}
+			if client, err := app.Client(); err == nil {
+				if b, err := client.ServerBuild(cmd.Context()); err == nil {
+					out.Server = &b
+				}
+			}
+			if asJSON {
+				return app.json(out)
+			}
+			app.printf("layover %s (%s, %s)\n", out.Client.Version, out.Client.Commit, out.Client.Go)
+			if out.Server != nil {
+				app.printf("server  %s (%s) at %s\n", out.Server.Version, out.Server.Commit, app.Server)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// build reads what the Go linker noted about this binary.
+func build() api.Build {
+	b := api.Build{Version: "devel", Commit: "unknown", Go: runtime.Version()}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		b.Version = v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Commit = s.Value[:min(12, len(s.Value))]
+		}
+	}
+	return b
+}

@@ -1,0 +1,97 @@
+// Package config reads layover.yaml.
+//
+// [Default] holds every default, [Load] decodes a file over it and reports all
+// of its problems in one go, each with line and caret, [File.ApplyEnv] and
+// [File.Set] put environment variables and flags over that, and [File.Validate]
+// checks the result.
+//
+// The Go types are the one source: what the loader accepts, the JSON Schema for
+// editors ([Schema]) and docs/configuration.md all come from their tags.
+package config
+
+import (
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// FileName is the name of the file in a project.
+const FileName = "layover.yaml"
+
+// File is the content of layover.yaml. Fields with an env tag can also be set
+// by that environment variable, and by [File.Set].
+type File struct {
+	Environment    string             `yaml:"environment,omitempty" env:"LAYOVER_ENVIRONMENT" default:"local" doc:"Name of the environment. It keeps what runs here apart from other environments on the same machine" example:"dev"`
+	Domain         string             `yaml:"domain,omitempty" env:"LAYOVER_DOMAIN" default:"localhost" doc:"Domain of the services: each is reached at <service>.<domain>, and previews at <route>--<service>.<domain>" example:"shop.example.com"`
+	Proxy          Proxy              `yaml:"proxy,omitempty" doc:"The proxy: it accepts requests and forwards each to the version that the request names"`
+	Server         Server             `yaml:"server,omitempty" doc:"The server: API and documentation"`
+	BaggageKey     string             `yaml:"baggage_key,omitempty" env:"LAYOVER_BAGGAGE_KEY" default:"dynamic_route" doc:"Key of the W3C Baggage member that carries the route. Keys are case-sensitive"`
+	RouteHeader    string             `yaml:"route_header,omitempty" env:"LAYOVER_ROUTE_HEADER" doc:"Another request header that carries the route, for callers that cannot send baggage. Default: none" example:"X-Route"`
+	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
+	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
+	ServicesByName map[string]Service `yaml:"services,omitempty" name:"service" doc:"The services, by name"`
+	RoutesByName   map[string]Route   `yaml:"routes,omitempty" name:"route" doc:"Named routes, by name"`
+
+	source *source // where it was read from; nil where it was not
+}
+
+// Proxy is the data plane of the environment.
+type Proxy struct {
+	Listen         []string `yaml:"listen,omitempty" env:"LAYOVER_PROXY_LISTEN" default:"127.0.0.1:8080" doc:"Addresses to listen on, as host:port. The host may be empty (every interface), or the word docker (the gateway of the Docker bridge, so that containers reach the proxy)" example:"docker:8080"`
+	TrustedListen  []string `yaml:"trusted_listen,omitempty" env:"LAYOVER_PROXY_TRUSTED_LISTEN" doc:"The entries of listen whose callers may be told names of services and versions in error answers. Default: those on a loopback address and on docker" example:"127.0.0.1:8080"`
+	TrustForwarded bool     `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" default:"false" doc:"Keep the X-Forwarded-* and Forwarded headers that a request comes with. Only for a proxy that stands behind another one"`
+}
+
+// Server is the control plane of the environment.
+type Server struct {
+	Listen         string   `yaml:"listen,omitempty" env:"LAYOVER_SERVER_LISTEN" default:"127.0.0.1:7070" doc:"Address to listen on, as host:port"`
+	AllowedHosts   []string `yaml:"allowed_hosts,omitempty" env:"LAYOVER_SERVER_ALLOWED_HOSTS" doc:"Hosts a request may name, besides loopback names and the address of listen" example:"layover.example.com"`
+	AllowedOrigins []string `yaml:"allowed_origins,omitempty" env:"LAYOVER_SERVER_ALLOWED_ORIGINS" doc:"Origins of web pages that may call the API, besides its own" example:"https://tools.example.com"`
+}
+
+// Defaults are settings of every service that does not set its own.
+type Defaults struct {
+	Health  api.Health        `yaml:"health,omitempty" doc:"What makes an instance healthy"`
+	Env     map[string]string `yaml:"env,omitempty" name:"variable" doc:"Environment variables of every instance; those of the service and of the version go over them"`
+	Timeout api.Duration      `yaml:"timeout,omitempty" default:"2m" doc:"How long an instance may take to become healthy"`
+	Grace   api.Duration      `yaml:"grace,omitempty" default:"10s" doc:"How long an instance may take to end after SIGTERM"`
+	Drain   api.Duration      `yaml:"drain,omitempty" default:"10s" doc:"How long requests in flight may go on at an instance that leaves"`
+}
+
+// Service is one service with the versions the file asks for.
+type Service struct {
+	api.Service `yaml:",inline"`
+	Versions    map[string]Version `yaml:"versions,omitempty" name:"version" doc:"Versions to run, by name. The default version is always run where there is a run block, and needs no entry"`
+}
+
+// Version is one version, as far as it differs from the template of its service.
+type Version struct {
+	api.Overrides `yaml:",inline"`
+	Branch        string       `yaml:"branch,omitempty" doc:"The Git branch the version was named after" example:"feature/2981"`
+	Owner         string       `yaml:"owner,omitempty" doc:"Who it belongs to" example:"ana"`
+	Timeout       api.Duration `yaml:"timeout,omitempty" doc:"How long it may take to become healthy. Default: the service's"`
+}
+
+// Route is a named route.
+type Route struct {
+	Parent string            `yaml:"parent,omitempty" doc:"Another named route, whose picks hold where this one has none" example:"team-a"`
+	Picks  map[string]string `yaml:"picks,omitempty" name:"service" doc:"The version to use, by service" example:"cart: pr-88"`
+}
+
+// Default returns the settings of an empty file.
+func Default() *File {
+	return &File{
+		Environment: "local",
+		Domain:      route.DefaultDomain,
+		Proxy:       Proxy{Listen: []string{"127.0.0.1:8080"}},
+		Server:      Server{Listen: "127.0.0.1:7070"},
+		BaggageKey:  route.DefaultBaggageKey,
+		Hold:        api.Duration(route.DefaultHold),
+		Defaults: Defaults{
+			Timeout: api.Duration(2 * time.Minute),
+			Grace:   api.Duration(10 * time.Second),
+			Drain:   api.Duration(10 * time.Second),
+		},
+	}
+}

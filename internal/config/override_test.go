@@ -1,0 +1,85 @@
+package config
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+)
+
+func TestApplyEnv(t *testing.T) {
+	file, err := Parse("layover.yaml", []byte("proxy:\n  listen: [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n"))
+	require.NoError(t, err)
+	require.NoError(t, file.ApplyEnv([]string{
+		"LAYOVER_DOMAIN=shop.test", "LAYOVER_HOLD=5s", "LAYOVER_PROXY_TRUST_FORWARDED=true",
+		"LAYOVER_PROXY_LISTEN=127.0.0.1:9090, docker:9090", "LAYOVER_ENVIRONMENT=", "LAYOVER_SERVER=http://127.0.0.1:1", "HOME",
+	}))
+	require.NoError(t, file.Validate())
+	require.Equal(t, "shop.test", file.Domain)
+	require.Equal(t, "local", file.Environment, "an empty variable is not set")
+	require.Equal(t, api.Duration(5*time.Second), file.Hold)
+	require.Equal(t, []string{"127.0.0.1:9090", "docker:9090"}, file.Proxy.Listen)
+	require.True(t, file.Proxy.TrustForwarded)
+}
+
+func TestApplyEnvReportsEveryProblem(t *testing.T) {
+	file := Default()
+	err := file.ApplyEnv([]string{"LAYOVER_HOLD=soon", "LAYOVER_PROXY_TRUST_FORWARDED=maybe"})
+	require.EqualError(t, err, `LAYOVER_PROXY_TRUST_FORWARDED: proxy.trust_forwarded: "maybe" is neither true nor false
+
+LAYOVER_HOLD: hold: "soon" is not a duration such as 500ms, 30s or 2m`)
+}
+
+// TestValidateNamesTheOrigin holds that a value from outside is not blamed on the file.
+func TestValidateNamesTheOrigin(t *testing.T) {
+	file, err := Parse("layover.yaml", []byte("domain: a.test\nproxy:\n  listen: 127.0.0.1:1\n"))
+	require.NoError(t, err)
+	require.NoError(t, file.Set("domain", "Bad Domain", "--domain"))
+	require.NoError(t, file.ApplyEnv([]string{"LAYOVER_PROXY_LISTEN=127.0.0.1:5,nonsense"}))
+	require.EqualError(t, file.Validate(), `--domain: domain: the host "Bad Domain" is not in lower case
+    hint: write "bad domain"
+
+LAYOVER_PROXY_LISTEN: proxy.listen.1: "nonsense" is not an address
+    hint: write host:port such as 127.0.0.1:8080`)
+}
+
+func TestSetRefusesOtherKeys(t *testing.T) {
+	for _, key := range []string{"", "nothing", "services", "proxy", "domain.x", "defaults.timeout"} {
+		require.Error(t, Default().Set(key, "x", "--x"), key)
+	}
+}
+
+func TestListenersTrust(t *testing.T) {
+	file := Default()
+	file.Proxy.Listen = []string{"127.0.0.1:1", "[::1]:2", "localhost:3", "docker:4", ":5", "192.0.2.1:6"}
+	trusted := map[string]bool{}
+	for _, l := range file.Listeners() {
+		trusted[l.Entry] = l.Trusted
+	}
+	require.Equal(t, map[string]bool{
+		"127.0.0.1:1": true, "[::1]:2": true, "localhost:3": true, "docker:4": true, ":5": false, "192.0.2.1:6": false,
+	}, trusted)
+	file.Proxy.TrustedListen = []string{":5"}
+	for _, l := range file.Listeners() {
+		require.Equal(t, l.Entry == ":5", l.Trusted, l.Entry)
+	}
+}
+
+func TestDidYouMean(t *testing.T) {
+	keys := []string{"environment", "domain", "hold"}
+	tests := map[string]struct{ word, want string }{
+		"swapped":   {"hodl", `did you mean "hold"?`},
+		"missing":   {"enviroment", `did you mean "environment"?`},
+		"case":      {"Domain", `did you mean "domain"?`},
+		"far":       {"zzzzzz", "known here: domain, environment, hold"},
+		"empty":     {"", "known here: domain, environment, hold"},
+		"very long": {string(make([]byte, 10000)), "known here: domain, environment, hold"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, test.want, didYouMean(test.word, keys))
+		})
+	}
+}

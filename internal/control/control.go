@@ -1,0 +1,274 @@
+// Package control owns the rules of the control plane: which versions of which
+// services should run, and making it so.
+//
+// What is wanted lives in the [Store]. One keeper per version compares it with what
+// its [Runtime] has and takes the next step: start an instance, wait until it
+// is healthy, put it into the table, drain and stop what it replaces. Because each
+// step looks at the facts anew, a server that was killed anywhere goes on
+// where it was.
+//
+// The package names no technology: stores, runtimes and the data plane are
+// behind small interfaces.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// DataPlane is what serves the requests: the embedded proxy.
+type DataPlane interface {
+	// SetTable makes the data plane decide from t; it has taken effect when it returns.
+	SetTable(t *route.Table)
+	// WaitIdle returns when no request is in flight to the instance, or with ctx's error.
+	WaitIdle(ctx context.Context, instanceID string) error
+	// Requests counts the requests answered since the start, by service@version.
+	Requests() map[string]uint64
+}
+
+// Options are what a Control is made from. Store, Runtimes and DataPlane are required.
+type Options struct {
+	Environment string        // name of the environment
+	Domain      string        // see route.Spec
+	BaggageKey  string        // see route.Spec
+	RouteHeader string        // see route.Spec
+	Hold        time.Duration // see route.Spec
+	PreviewPort string        // port of the proxy in preview URLs; "" or "80" leaves it out
+
+	Store     Store
+	Runtimes  map[string]Runtime // by name: api.RuntimeProcess, …
+	DataPlane DataPlane
+	// ProxyAddress is the host:port at which instances of a runtime reach the proxy;
+	// it fills the placeholder {proxy}.
+	ProxyAddress map[string]string
+	Log          *slog.Logger
+}
+
+// Control is the control plane of one environment. Its methods are safe for concurrent use.
+type Control struct {
+	opts Options
+	log  *slog.Logger
+
+	writes sync.Mutex // serializes changes of the store with those of the cache below
+
+	mu       sync.Mutex
+	services map[string]api.Service
+	routes   map[string]api.NamedRoute
+	records  map[Key]*VersionRecord // never changed in place
+	keepers  map[Key]*keeper
+	watchers map[string]*watcher // by name of the runtime
+	group    *errgroup.Group     // of Run; nil while it does not run
+	ctx      context.Context     //nolint:containedctx // of Run: keepers made later live as long
+	dirty    uint64              // counts changes that concern the table
+	last     int64               // ID of the newest event
+
+	publishing sync.Mutex
+	published  uint64 // value of dirty that the newest table covers
+	table      *route.Table
+
+	tables signal // a new table
+	events signal // a new event
+}
+
+// New reads the environment from the store. It starts nothing; [Control.Run] does.
+func New(ctx context.Context, opts Options) (*Control, error) {
+	c := &Control{
+		opts:     opts,
+		log:      opts.Log,
+		services: map[string]api.Service{},
+		routes:   map[string]api.NamedRoute{},
+		records:  map[Key]*VersionRecord{},
+		keepers:  map[Key]*keeper{},
+		watchers: map[string]*watcher{},
+		table:    route.EmptyTable(),
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if err := c.load(ctx); err != nil {
+		return nil, fmt.Errorf("read the environment: %w", err)
+	}
+	for name, rt := range opts.Runtimes {
+		c.watchers[name] = newWatcher(c, name, rt)
+	}
+	if err := c.publish(ctx); err != nil {
+		return nil, fmt.Errorf("make the routing table: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Control) load(ctx context.Context) error {
+	services, err := c.opts.Store.Services(ctx)
+	if err != nil {
+		return err
+	}
+	routes, err := c.opts.Store.Routes(ctx)
+	if err != nil {
+		return err
+	}
+	versions, err := c.opts.Store.Versions(ctx)
+	if err != nil {
+		return err
+	}
+	if c.last, err = c.opts.Store.LastEvent(ctx); err != nil {
+		return err
+	}
+	for _, s := range services {
+		c.services[s.Name] = s
+	}
+	for _, r := range routes {
+		c.routes[r.Name] = r
+	}
+	for i := range versions {
+		key := versions[i].Key
+		c.records[key] = &versions[i]
+		c.keepers[key] = newKeeper(c, key)
+	}
+	return nil
+}
+
+// Run adopts what the runtimes have, and keeps every version as it is wanted
+// until ctx ends. Instances go on running when it returns; see [Control.StopInstances].
+func (c *Control) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	c.mu.Lock()
+	if c.group != nil {
+		c.mu.Unlock()
+		return errors.New("control runs already")
+	}
+	c.group, c.ctx = group, ctx
+	for _, w := range c.watchers {
+		group.Go(func() error { return w.run(ctx) })
+	}
+	for _, k := range c.keepers {
+		group.Go(func() error { return k.run(ctx) })
+	}
+	c.mu.Unlock()
+
+	<-ctx.Done()
+	c.mu.Lock()
+	c.group, c.ctx = nil, nil // nothing new from here on
+	c.mu.Unlock()
+	return group.Wait()
+}
+
+// StopInstances ends every instance that a runtime of this environment has,
+// without changing what is wanted: the next Run starts them again. Call it when
+// Run has returned.
+func (c *Control) StopInstances(ctx context.Context) error {
+	var group errgroup.Group
+	var mu sync.Mutex
+	var errs []error
+	for name, rt := range c.opts.Runtimes {
+		statuses, err := rt.List(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list the instances of %s: %w", name, err))
+			continue
+		}
+		for _, s := range statuses {
+			grace := c.grace(s.Service)
+			group.Go(func() error {
+				if err := rt.Stop(ctx, s.ID, grace); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, fmt.Errorf("stop %s: %w", s.ID, err))
+				}
+				return nil
+			})
+		}
+	}
+	_ = group.Wait() // every error is in errs
+	return errors.Join(errs...)
+}
+
+// Ready returns nil when the store answers and every runtime in use has been looked at.
+func (c *Control) Ready(ctx context.Context) error {
+	if _, err := c.opts.Store.LastEvent(ctx); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	c.mu.Lock()
+	running := c.group != nil
+	inUse := map[string]bool{}
+	for _, r := range c.records {
+		if g := r.newest(); g != nil && r.Desired == DesiredRunning {
+			inUse[g.Run.Runtime()] = true
+		}
+	}
+	c.mu.Unlock()
+	if !running {
+		return errors.New("the reconciler is not running")
+	}
+	for _, name := range slices.Sorted(maps.Keys(inUse)) {
+		if w := c.watchers[name]; w != nil {
+			if err := w.err(); err != nil {
+				return fmt.Errorf("runtime %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// keeperLocked returns the keeper that looks after key, and starts one where there is none.
+func (c *Control) keeperLocked(key Key) *keeper {
+	k, ok := c.keepers[key]
+	if !ok {
+		k = newKeeper(c, key)
+		c.keepers[key] = k
+		if c.group != nil {
+			ctx := c.ctx
+			c.group.Go(func() error { return k.run(ctx) })
+		}
+	}
+	return k
+}
+
+// update changes one record in the store and in memory. Where edit returns nil
+// the record is deleted.
+func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord) (*VersionRecord, error)) error {
+	c.writes.Lock()
+	defer c.writes.Unlock()
+	var result *VersionRecord
+	err := c.opts.Store.UpdateVersion(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
+		var err error
+		result, err = edit(r)
+		return result, err
+	})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dirty++
+	if result == nil {
+		delete(c.records, key)
+	} else {
+		c.records[key] = result.clone()
+		c.keeperLocked(key)
+	}
+	return nil
+}
+
+// record returns what is wanted of key, or nil. The record must not be changed.
+func (c *Control) record(key Key) *VersionRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.records[key]
+}
+
+func (c *Control) service(name string) (api.Service, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.services[name]
+	return s, ok
+}

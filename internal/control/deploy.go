@@ -1,0 +1,269 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Deploy asks for a version to run as d says. It returns when the wish is
+// recorded; the events of the returned generation tell how it goes. A deployment of
+// the same version that is still under way is superseded.
+func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Version, error) {
+	s, err := c.deployable(key, d)
+	if err != nil {
+		return api.Version{}, err
+	}
+	run, env, err := resolve(s, d)
+	if err != nil {
+		return api.Version{}, err
+	}
+	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
+		if r.Branch != "" && d.Branch != "" && r.Branch != d.Branch {
+			return Generation{}, conflictf(
+				"choose another name for one of the two, or remove this version first",
+				"%s belongs to branch %q, and branch %q comes out as the same name", key, r.Branch, d.Branch)
+		}
+		r.Branch = cmp.Or(d.Branch, r.Branch)
+		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
+		return Generation{Deployment: d, Run: run, Env: env}, nil
+	})
+}
+
+// Start deploys a stopped or failed version once more, as it was. A version that runs is left alone.
+func (c *Control) Start(ctx context.Context, key Key, actor string) (api.Version, error) {
+	v, err := c.Version(ctx, key)
+	if err != nil || v.State == api.StateRunning || v.State == api.StateStarting {
+		return v, err
+	}
+	return c.again(ctx, key, actor)
+}
+
+// Restart starts a new instance of what the version runs, and lets go of the
+// one before once it is healthy.
+func (c *Control) Restart(ctx context.Context, key Key, actor string) (api.Version, error) {
+	if _, err := c.Version(ctx, key); err != nil {
+		return api.Version{}, err
+	}
+	return c.again(ctx, key, actor)
+}
+
+// Stop takes the version out of the table, drains it and ends its instances. Its record stays.
+func (c *Control) Stop(ctx context.Context, key Key, actor string) (api.Version, error) {
+	return c.end(ctx, key, actor, DesiredStopped)
+}
+
+// Remove stops the version and deletes its record.
+func (c *Control) Remove(ctx context.Context, key Key, actor string) (api.Version, error) {
+	return c.end(ctx, key, actor, DesiredRemoved)
+}
+
+// deployable returns the service that key names, or an error that says what is wrong with d.
+func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
+	if err := route.CheckName("version", key.Version); err != nil {
+		return api.Service{}, invalidf(fmt.Sprintf("a valid name would be %q", route.NameOf(key.Version)), "%s", err)
+	}
+	for _, text := range []string{d.Owner, d.Source, d.Branch} {
+		if len(text) > 255 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return api.Service{}, invalidf("", "owner, source and branch may have 255 bytes, and no control characters")
+		}
+	}
+	s, ok := c.service(key.Service)
+	if !ok {
+		return api.Service{}, c.unknownService(key.Service)
+	}
+	return s, nil
+}
+
+// again makes a new generation of what served last.
+func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version, error) {
+	return c.begin(ctx, key, actor, "again: ", func(r *VersionRecord) (Generation, error) {
+		last := r.serving()
+		if last == nil {
+			last = r.newest()
+		}
+		if last == nil {
+			return Generation{}, c.unknownVersion(key)
+		}
+		return Generation{Deployment: last.Deployment, Run: last.Run, Env: last.Env}, nil
+	})
+}
+
+// begin records a new generation, as make returns it, and sets the keeper to work.
+func (c *Control) begin(ctx context.Context, key Key, actor, how string, make func(*VersionRecord) (Generation, error)) (api.Version, error) {
+	var superseded, number int64
+	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
+		if r == nil {
+			r = &VersionRecord{Key: key, CreatedAt: time.Now().UTC()}
+		}
+		g, err := make(r)
+		if err != nil {
+			return nil, err
+		}
+		if last := r.newest(); last != nil && last.State == GenerationPending {
+			superseded = last.Number
+		}
+		g.State, g.At = GenerationPending, time.Now().UTC()
+		r.append(g)
+		r.Desired = DesiredRunning
+		number = r.newest().Number
+		return r, nil
+	})
+	if err != nil {
+		return api.Version{}, err
+	}
+	c.noteSuperseded(ctx, key, superseded, actor)
+	c.note(ctx, api.Event{
+		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
+		Message: fmt.Sprintf("%sdeploying %s (generation %d)", how, key, number),
+	})
+	c.begun(ctx, key)
+	v, err := c.Version(ctx, key)
+	v.Generation = number // also where a later one is recorded already
+	return v, err
+}
+
+// begun makes the data plane hold requests for a version from the moment it is
+// wanted, and sets its keeper to work.
+func (c *Control) begun(ctx context.Context, key Key) {
+	c.changed(ctx)
+	c.mu.Lock()
+	k := c.keepers[key]
+	c.mu.Unlock()
+	if k != nil {
+		k.supersede()
+	}
+}
+
+func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) (api.Version, error) {
+	var superseded int64
+	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
+		if r == nil {
+			return nil, c.unknownVersion(key)
+		}
+		if last := r.newest(); last != nil && last.State == GenerationPending {
+			superseded = last.Number
+		}
+		if r.Desired != DesiredRemoved {
+			r.Desired = want
+		}
+		r.supersede()
+		return r, nil
+	})
+	if err != nil {
+		return api.Version{}, err
+	}
+	c.noteSuperseded(ctx, key, superseded, actor)
+	c.mu.Lock()
+	if k := c.keepers[key]; k != nil {
+		k.halting = cmp.Or(actor, "somebody")
+	}
+	c.mu.Unlock()
+	v, err := c.Version(ctx, key)
+	c.begun(ctx, key)
+	if CodeOf(err) == api.CodeNotFound {
+		return api.Version{Service: key.Service, Name: key.Version, State: api.StateStopped}, nil // gone already
+	}
+	return v, err
+}
+
+func (c *Control) noteSuperseded(ctx context.Context, key Key, generation int64, actor string) {
+	if generation == 0 {
+		return
+	}
+	c.note(ctx, api.Event{
+		Type: api.EventDeploySuperseded, Service: key.Service, Version: key.Version, Generation: generation, Actor: actor,
+		Message: fmt.Sprintf("generation %d of %s gives way to a later wish", generation, key),
+	})
+}
+
+// Wanted is a version as a configuration file declares it.
+type Wanted struct {
+	Key
+	Deployment api.Deployment
+}
+
+// Apply makes the environment hold the services, named routes and versions of a
+// configuration file. What the file does not name is left alone. A version is
+// deployed anew only where it does not run, or the file changed what it runs.
+func (c *Control) Apply(ctx context.Context, services []api.Service, routes []api.NamedRoute, versions []Wanted) error {
+	if err := c.PutServices(ctx, services); err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if err := c.PutRoute(ctx, r, "file"); err != nil {
+			return err
+		}
+	}
+	for _, w := range versions {
+		same, err := c.runsAlready(w)
+		if err != nil {
+			return err
+		}
+		if same {
+			continue
+		}
+		if _, err := c.Deploy(ctx, w.Key, w.Deployment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runsAlready says whether what the version runs, or is about to, is what w wants.
+func (c *Control) runsAlready(w Wanted) (bool, error) {
+	s, err := c.deployable(w.Key, w.Deployment)
+	if err != nil {
+		return false, err
+	}
+	run, env, err := resolve(s, w.Deployment)
+	if err != nil {
+		return false, err
+	}
+	rec := c.record(w.Key)
+	if rec == nil || rec.Desired != DesiredRunning {
+		return false, nil
+	}
+	g := rec.newest()
+	return g != nil && g.State != GenerationFailed && reflect.DeepEqual(g.Run, run) && maps.Equal(g.Env, env), nil
+}
+
+func (c *Control) unknownService(name string) *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := slices.Sorted(maps.Keys(c.services))
+	hint := "no service is known yet: name it in layover.yaml"
+	if len(names) > 0 {
+		hint = "known are " + strings.Join(names[:min(len(names), 10)], ", ")
+	}
+	return notFoundf(hint, "there is no service %q", name)
+}
+
+func (c *Control) unknownVersion(key Key) *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unknownVersionLocked(key)
+}
+
+func (c *Control) unknownVersionLocked(key Key) *Error {
+	var names []string
+	for k := range c.records {
+		if k.Service == key.Service {
+			names = append(names, k.Version)
+		}
+	}
+	slices.Sort(names)
+	hint := "deploy it with: layover deploy " + key.String()
+	if len(names) > 0 {
+		hint = key.Service + " has " + strings.Join(names[:min(len(names), 10)], ", ")
+	}
+	return notFoundf(hint, "there is no version %s", key)
+}

@@ -1,0 +1,133 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Table returns the routing table in force.
+func (c *Control) Table() *route.Table {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	return c.table
+}
+
+// WaitTable returns the table in force once its revision is above after.
+func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
+	for {
+		next := c.tables.next()
+		if t := c.Table(); t.Revision() > after {
+			return t, nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// publish puts every change made before the call into the table that the data
+// plane decides from. Callers that come while another publishes share the next table.
+func (c *Control) publish(ctx context.Context) error {
+	c.mu.Lock()
+	need := c.dirty
+	c.mu.Unlock()
+
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
+	if c.published >= need && c.table.Revision() > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	c.mu.Lock()
+	covers := c.dirty
+	spec := c.specLocked()
+	c.mu.Unlock()
+
+	revision, err := c.opts.Store.NextRevision(ctx)
+	if err != nil {
+		return fmt.Errorf("number the routing table: %w", err)
+	}
+	spec.Revision = revision
+	table, err := route.Compile(spec)
+	if err != nil {
+		return fmt.Errorf("compile the routing table: %w", err)
+	}
+	c.opts.DataPlane.SetTable(table)
+	c.table, c.published = table, covers
+	c.tables.raise()
+	return nil
+}
+
+// changed marks the table as out of date, and publishes.
+func (c *Control) changed(ctx context.Context) {
+	c.mu.Lock()
+	c.dirty++
+	c.mu.Unlock()
+	if err := c.publish(ctx); err != nil {
+		c.log.Error("routing table not published", "err", err)
+	}
+}
+
+// specLocked describes the environment as it is now.
+func (c *Control) specLocked() route.Spec {
+	spec := route.Spec{
+		Environment: c.opts.Environment,
+		Domain:      c.opts.Domain,
+		BaggageKey:  c.opts.BaggageKey,
+		RouteHeader: c.opts.RouteHeader,
+		Hold:        c.opts.Hold,
+	}
+	versions := map[string][]route.Version{}
+	for key, r := range c.records {
+		if v, ok := c.keepers[key].routedLocked(r); ok {
+			versions[key.Service] = append(versions[key.Service], v)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.services)) {
+		s := routeService(c.services[name])
+		s.Versions = versions[name]
+		slices.SortFunc(s.Versions, func(a, b route.Version) int { return cmp.Compare(a.Name, b.Name) })
+		spec.Services = append(spec.Services, s)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.routes)) {
+		spec.Routes = append(spec.Routes, c.routes[name])
+	}
+	return spec
+}
+
+func routeService(s api.Service) route.Service {
+	return route.Service{
+		Name:     s.Name,
+		Hosts:    s.Hosts,
+		Default:  s.Default,
+		Protocol: route.Protocol(s.Protocol),
+	}
+}
+
+// check compiles the environment as edit would make it, so that a change that
+// does not fit is refused whole.
+func (c *Control) check(edit func(*route.Spec)) error {
+	c.mu.Lock()
+	spec := c.specLocked()
+	c.mu.Unlock()
+	edit(&spec)
+	if _, err := route.Compile(spec); err != nil {
+		var problems *route.CompileError
+		if errors.As(err, &problems) {
+			return &Error{Code: api.CodeInvalid, Message: err.Error(), Err: err}
+		}
+		return err
+	}
+	return nil
+}

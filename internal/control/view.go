@@ -1,0 +1,158 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"net"
+	"slices"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Versions returns every version, ordered by service and name.
+func (c *Control) Versions(context.Context) ([]api.Version, error) {
+	requests := c.opts.DataPlane.Requests()
+	table := c.Table()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]api.Version, 0, len(c.records))
+	for key, rec := range c.records {
+		out = append(out, c.viewLocked(key, rec, table, requests))
+	}
+	slices.SortFunc(out, func(a, b api.Version) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
+	})
+	return out, nil
+}
+
+// Version returns one version.
+func (c *Control) Version(_ context.Context, key Key) (api.Version, error) {
+	requests := c.opts.DataPlane.Requests()
+	table := c.Table()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rec, ok := c.records[key]
+	if !ok {
+		return api.Version{}, c.unknownVersionLocked(key)
+	}
+	return c.viewLocked(key, rec, table, requests), nil
+}
+
+func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, requests map[string]uint64) api.Version {
+	s, k := c.services[key.Service], c.keepers[key]
+	v := api.Version{
+		Service: key.Service, Name: key.Version,
+		Default:   cmp.Or(s.Default, route.DefaultVersion) == key.Version,
+		Branch:    rec.Branch,
+		Owner:     rec.Owner,
+		Source:    rec.Source,
+		CreatedAt: rec.CreatedAt,
+		Requests:  requests[key.String()],
+	}
+	v.State, v.Reason = k.stateLocked(rec)
+	shown := rec.newest()
+	if serving := rec.serving(); serving != nil {
+		v.Serving = serving.Number
+	}
+	if shown != nil {
+		v.Generation, v.DeployedAt = shown.Number, shown.At
+		v.LogTail = shown.LogTail
+		v.Run, v.Runtime = shown.Run, shown.Run.Runtime()
+		v.EnvNames = slices.Sorted(maps.Keys(shown.Env))
+	}
+	for _, id := range slices.Sorted(maps.Keys(k.instances)) {
+		v.Instances = append(v.Instances, viewInstance(k.instances[id]))
+	}
+	if entry := table.Service(key.Service); entry != nil {
+		if version := entry.Version(key.Version); version != nil {
+			v.PreviewURL = c.previewURL(version.PreviewHost())
+		}
+	}
+	return v
+}
+
+func viewInstance(i *instance) api.Instance {
+	out := api.Instance{
+		ID: i.ID, Generation: i.Generation, StartedAt: i.StartedAt,
+		Healthy: len(i.healthy) > 0 && !i.leaving, Health: i.health,
+	}
+	for _, a := range i.Addresses {
+		out.Addresses = append(out.Addresses, a.HostPort)
+	}
+	switch {
+	case i.leaving:
+		out.Health = "leaving"
+	case !i.Running:
+		out.Health = exitReason(i.Status)
+	}
+	return out
+}
+
+func (c *Control) previewURL(host string) string {
+	if host == "" {
+		return ""
+	}
+	if p := c.opts.PreviewPort; p != "" && p != "80" {
+		host = net.JoinHostPort(host, p)
+	}
+	return "http://" + host
+}
+
+// stateLocked says what the version does, and why it is not running, in words.
+func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
+	if rec.Desired != DesiredRunning {
+		if len(k.instances) > 0 {
+			return api.StateStopping, ""
+		}
+		return api.StateStopped, ""
+	}
+	newest, serving := rec.newest(), rec.serving()
+	if newest == nil {
+		return api.StateStopped, ""
+	}
+	failed := ""
+	if newest.State == GenerationFailed {
+		failed = newest.Reason
+	}
+	if serving == nil {
+		if newest.State == GenerationPending {
+			return api.StateStarting, ""
+		}
+		return api.StateFailed, failed
+	}
+	inst := k.instances[instanceID(k.key, serving.Number)]
+	switch {
+	case inst != nil && len(inst.routed()) > 0:
+		if failed != "" {
+			failed = "the newest generation did not come up: " + failed
+		}
+		return api.StateRunning, failed
+	case k.failure != "":
+		return api.StateFailed, k.failure
+	case inst != nil && inst.Running && inst.ready:
+		return api.StateStarting, inst.health
+	default:
+		return api.StateStarting, ""
+	}
+}
+
+// routedLocked returns the version as the table has it, and false where it has no route.
+func (k *keeper) routedLocked(rec *VersionRecord) (route.Version, bool) {
+	if rec.Desired != DesiredRunning || rec.newest() == nil {
+		return route.Version{}, false
+	}
+	v := route.Version{Name: k.key.Version}
+	state, reason := k.stateLocked(rec)
+	switch state {
+	case api.StateRunning:
+		v.State = route.Ready
+		v.Instances = k.instances[instanceID(k.key, rec.serving().Number)].routed()
+	case api.StateFailed:
+		v.State, v.Reason = route.Failed, reason
+	default:
+		v.State, v.Reason = route.Starting, reason
+	}
+	return v, true
+}

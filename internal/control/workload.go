@@ -1,0 +1,222 @@
+package control
+
+import (
+	"cmp"
+	"maps"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/layover-dev/layover/api"
+)
+
+// resolve takes a service's template and a deployment's overrides together.
+func resolve(s api.Service, d api.Deployment) (api.Run, map[string]string, error) {
+	run, err := override(s, d.Overrides)
+	if err != nil {
+		return api.Run{}, nil, err
+	}
+	if err := checkRun(run); err != nil {
+		return api.Run{}, nil, err
+	}
+	env := map[string]string{}
+	maps.Copy(env, s.Env)
+	maps.Copy(env, d.Env)
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(env[name], "\x00") {
+			return api.Run{}, nil, invalidf("", "%q is not the name of an environment variable, or its value has a NUL byte", name)
+		}
+		if unknown := api.UnknownPlaceholders(env[name]); len(unknown) > 0 {
+			return api.Run{}, nil, invalidf("known are "+strings.Join(api.Placeholders(), ", "),
+				"the environment variable %s has the unknown placeholder %s", name, unknown[0])
+		}
+	}
+	return run, env, nil
+}
+
+// override replaces in the template what the overrides name.
+func override(s api.Service, o api.Overrides) (api.Run, error) {
+	given := 0
+	for _, set := range []bool{o.Image != "", len(o.Command) > 0, o.URL != ""} {
+		if set {
+			given++
+		}
+	}
+	if given > 1 {
+		return api.Run{}, invalidf("give one of them", "image, command and url exclude each other")
+	}
+	t := s.Run
+	switch {
+	case o.Image != "":
+		d := deref(t.Docker)
+		d.Image, d.Port = o.Image, cmp.Or(o.Port, d.Port)
+		return api.Run{Docker: &d}, nil
+	case len(o.Command) > 0:
+		p := deref(t.Process)
+		p.Command, p.Dir = o.Command, cmp.Or(o.Dir, p.Dir)
+		return api.Run{Process: &p}, nil
+	case o.URL != "":
+		e := deref(t.External)
+		e.URL = o.URL
+		return api.Run{External: &e}, nil
+	case t.Process != nil:
+		p := *t.Process
+		p.Dir = cmp.Or(o.Dir, p.Dir)
+		return api.Run{Process: &p}, nil
+	case t.Docker != nil:
+		d := *t.Docker
+		d.Port = cmp.Or(o.Port, d.Port)
+		return api.Run{Docker: &d}, nil
+	case t.External != nil:
+		return t, nil
+	}
+	return api.Run{}, invalidf("give an image, a command or a URL, or a run block in layover.yaml",
+		"service %s has no template to run a version from", s.Name)
+}
+
+// deref copies what p points to, or gives the zero value.
+func deref[T any](p *T) T {
+	if p == nil {
+		return *new(T)
+	}
+	return *p
+}
+
+// checkRun refuses what no runtime could run.
+func checkRun(r api.Run) error {
+	switch {
+	case r.Process != nil:
+		if len(r.Process.Command) == 0 || r.Process.Command[0] == "" {
+			return invalidf("", "the command is empty")
+		}
+		if r.Process.Dir != "" && !filepath.IsAbs(r.Process.Dir) {
+			return invalidf("the server does not know what it is relative to", "the directory %q is not absolute", r.Process.Dir)
+		}
+		return checkPlaceholders("command", r.Process.Command...)
+	case r.Docker != nil:
+		if r.Docker.Image == "" {
+			return invalidf("", "the image is empty")
+		}
+		if p := r.Docker.Port; p < 0 || p > 65535 {
+			return invalidf("", "%d is not a port", p)
+		}
+		return checkPlaceholders("image or command", append([]string{r.Docker.Image}, r.Docker.Command...)...)
+	case r.External != nil:
+		u, err := url.Parse(r.External.URL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return invalidf("it should look like http://cart.internal:8080", "%q is not the URL of a service", r.External.URL)
+		}
+		if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return invalidf("", "the URL %s may have a host and a port, nothing else", u.Redacted())
+		}
+		return nil
+	}
+	return invalidf("", "nothing says how to run it")
+}
+
+func checkPlaceholders(what string, texts ...string) error {
+	for _, text := range texts {
+		if unknown := api.UnknownPlaceholders(text); len(unknown) > 0 {
+			return invalidf("known are "+strings.Join(api.Placeholders(), ", "),
+				"the %s has the unknown placeholder %s", what, unknown[0])
+		}
+	}
+	return nil
+}
+
+// workload fills in everything but {port}, which the runtime knows.
+func (c *Control) workload(s api.Service, key Key, g *Generation) Workload {
+	values := map[string]string{
+		"service": key.Service,
+		"version": key.Version,
+		"route":   key.Version,
+		"proxy":   c.opts.ProxyAddress[g.Run.Runtime()],
+	}
+	w := Workload{
+		ID:          instanceID(key, g.Number),
+		Environment: c.opts.Environment,
+		Service:     key.Service,
+		Version:     key.Version,
+		Generation:  g.Number,
+		Run:         fillRun(g.Run, values),
+		Port:        g.Deployment.Port,
+		Env:         map[string]string{},
+		Hosts:       c.exactHosts(),
+	}
+	for name, value := range g.Env {
+		w.Env[name] = api.FillPlaceholders(value, values)
+	}
+	standard := map[string]string{
+		"LAYOVER_SERVICE":   key.Service,
+		"LAYOVER_VERSION":   key.Version,
+		"OTEL_SERVICE_NAME": key.Service,
+	}
+	for name, value := range standard {
+		if w.Env[name] == "" {
+			w.Env[name] = value
+		}
+	}
+	w.Env["OTEL_RESOURCE_ATTRIBUTES"] = resourceAttributes(w.Env["OTEL_RESOURCE_ATTRIBUTES"], c.opts.Environment, key, g.Number)
+	return w
+}
+
+// resourceAttributes adds to the attributes that the service sets itself, which win, those
+// that name the version (OpenTelemetry resource semantic conventions).
+func resourceAttributes(own, environment string, key Key, generation int64) string {
+	var list []string
+	if own != "" {
+		list = append(list, own)
+	}
+	for _, a := range [][2]string{
+		{"service.version", key.Version},
+		{"service.instance.id", instanceID(key, generation)},
+		{"deployment.environment.name", environment},
+		{"layover.version", key.Version},
+	} {
+		if !strings.Contains(","+own, ","+a[0]+"=") && a[1] != "" {
+			list = append(list, a[0]+"="+url.PathEscape(a[1]))
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+func fillRun(r api.Run, values map[string]string) api.Run {
+	fill := func(texts []string) []string {
+		out := make([]string, len(texts))
+		for i, t := range texts {
+			out[i] = api.FillPlaceholders(t, values)
+		}
+		return out
+	}
+	switch {
+	case r.Process != nil:
+		p := *r.Process
+		p.Command, p.Dir = fill(p.Command), api.FillPlaceholders(p.Dir, values)
+		r.Process = &p
+	case r.Docker != nil:
+		d := *r.Docker
+		d.Image = api.FillPlaceholders(d.Image, values)
+		if len(d.Command) > 0 {
+			d.Command = fill(d.Command)
+		}
+		r.Docker = &d
+	}
+	return r
+}
+
+// exactHosts returns every host of the environment that is not a pattern.
+func (c *Control) exactHosts() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var hosts []string
+	for _, s := range c.services {
+		for _, h := range s.Hosts {
+			if !strings.HasPrefix(h, "*") {
+				hosts = append(hosts, h)
+			}
+		}
+	}
+	slices.Sort(hosts)
+	return hosts
+}

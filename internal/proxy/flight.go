@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// flights counts the requests in flight to each instance, by the instance's ID.
+//
+// An entry is made by the first request to an instance and dropped by a sweep
+// once the instance has left the table and is idle. A request that enters an entry just as
+// it is dropped finds that its table is no longer the current one, leaves, and
+// decides again; see [exchange.enter].
+type flights struct {
+	byID sync.Map // string -> *flight
+}
+
+// flight is a number of requests in flight, and the news when it becomes 0.
+type flight struct {
+	version *route.VersionEntry // whose instance it is, in the table at the time of the first request
+	count   atomic.Int64
+
+	mu   sync.Mutex
+	idle chan struct{} // closed when count becomes 0; nil while nobody waits
+}
+
+func (f *flights) enter(version *route.VersionEntry, id string) *flight {
+	v, ok := f.byID.Load(id)
+	if !ok {
+		v, _ = f.byID.LoadOrStore(id, &flight{version: version})
+	}
+	flight := v.(*flight)
+	flight.enter()
+	return flight
+}
+
+func (f *flights) waitIdle(ctx context.Context, id string) error {
+	v, ok := f.byID.Load(id)
+	if !ok {
+		return nil
+	}
+	return v.(*flight).waitIdle(ctx)
+}
+
+// sweep drops the idle entries of instances that table does not have.
+func (f *flights) sweep(table *route.Table) {
+	f.byID.Range(func(id, v any) bool {
+		flight := v.(*flight)
+		if flight.count.Load() == 0 && !hasInstance(table, flight.version, id.(string)) {
+			f.byID.Delete(id)
+		}
+		return true
+	})
+}
+
+func hasInstance(table *route.Table, of *route.VersionEntry, id string) bool {
+	service := table.Service(of.Service.Name)
+	if service == nil {
+		return false
+	}
+	version := service.Version(of.Name)
+	if version == nil {
+		return false
+	}
+	for i := range version.Instances {
+		if version.Instances[i].ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *flight) enter() { f.count.Add(1) }
+
+func (f *flight) leave() {
+	if f.count.Add(-1) > 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.idle != nil {
+		close(f.idle)
+		f.idle = nil
+	}
+}
+
+func (f *flight) waitIdle(ctx context.Context) error {
+	for {
+		idle := f.idleSignal()
+		if f.count.Load() == 0 {
+			return nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// idleSignal returns a channel that is closed the next time the count becomes 0.
+func (f *flight) idleSignal() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.idle == nil {
+		f.idle = make(chan struct{})
+	}
+	return f.idle
+}

@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"syscall"
+
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// checkTarget returns why a proxy does not serve this kind of request, or nil.
+//
+// Of the forms of a request target (RFC 9112 section 3.2) it takes the origin form, the
+// absolute form with http, and "*" for OPTIONS. net/http has already made the
+// authority of the absolute form the request's Host.
+func checkTarget(r *http.Request) *problem {
+	u := r.URL
+	switch {
+	case r.Method == http.MethodConnect:
+		return connectUnsupported(r.Host)
+	case u.Scheme == "https":
+		return httpsTarget(u.Host)
+	case u.Scheme != "" && u.Scheme != "http",
+		u.Scheme != "" && u.Host == "",
+		u.Host != "" && r.ProtoMajor > 1,
+		u.Opaque != "",
+		u.Path == "*" && r.Method != http.MethodOptions:
+		return badTarget(r.RequestURI)
+	case hops(r.Header) >= maxHops:
+		return loop(r.Host)
+	}
+	return nil
+}
+
+// rewrite makes the request that the instance gets (R7). What is not changed here
+// goes on as it came, but for the hop-by-hop fields.
+func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	x.aim(out)
+	keepTarget(out.URL, in.URL, in.Method, out.Host)
+	forward(out.Header, in, x.proxy.options.TrustForwarded)
+	out.Header[HopsHeader] = []string{strconv.Itoa(hops(in.Header) + 1)}
+	if x.decision.By != route.ByBaggage && x.decision.By != route.ByDefault {
+		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)
+	}
+	if x.decision.Service.Protocol == route.H2C {
+		delete(out.Header, "Upgrade") // HTTP/2 has none
+		delete(out.Header, "Connection")
+	} else {
+		dropTunnelsOfHTTP(out.Header)
+	}
+	if out.Body != nil {
+		x.body = &requestBody{ReadCloser: out.Body, in: in, out: out}
+		out.Body = x.body
+		if in.ContentLength < 0 && out.Trailer == nil {
+			out.Trailer = make(http.Header) // for trailers that were not announced
+		}
+	}
+}
+
+// aim directs out to the instance.
+func (x *exchange) aim(out *http.Request) {
+	out.URL.Scheme = "http"
+	if x.instance.TLS {
+		out.URL.Scheme = "https"
+	}
+	out.URL.Host = x.instance.Address
+	out.Host = x.in.Host
+	if x.instance.Host != "" {
+		out.Host = x.instance.Host
+	}
+}
+
+// RoundTrip sends the request to the instance. Where no connection could be made,
+// nothing was sent, and one other instance of the same version is tried.
+func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	res, err := x.transport().RoundTrip(out)
+	if err == nil || !isDialError(err) || out.Context().Err() != nil || !x.moveOn() {
+		return res, err
+	}
+	again := out.Clone(out.Context())
+	again.Trailer = out.Trailer // the body writes into it
+	x.aim(again)
+	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
+	return x.transport().RoundTrip(again)
+}
+
+func (x *exchange) transport() *http.Transport {
+	return x.proxy.transports.to(x.decision.Service.Protocol, x.instance)
+}
+
+// moveOn enters another instance of the version instead of the present one. Where a newer
+// table is in place, the instance is one of that table; the version stays the same.
+func (x *exchange) moveOn() bool {
+	failed, left := x.instance, x.flight
+	id := x.decision.Version.ID
+	for {
+		now := x.proxy.current.Load()
+		d := now.table.Resolve(&x.ask)
+		if d.Version == nil || d.Version.ID != id || d.Version.State != route.Ready {
+			return false
+		}
+		x.decision.Version = d.Version
+		entered, current := x.enter(now, failed.ID)
+		if entered {
+			left.leave()
+		}
+		if current {
+			return entered
+		}
+	}
+}
+
+// modify completes the instance's answer.
+func (x *exchange) modify(res *http.Response) error {
+	x.proxy.counters.add(x.decision.Version.ID)
+	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
+	delete(res.Header, ErrorHeader) // of a request that the service made
+	if _, typed := res.Header["Content-Type"]; !typed {
+		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		x.w.begin(res.StatusCode)
+	}
+	return nil
+}
+
+// fail answers a request that got no answer.
+func (x *exchange) fail(_ http.ResponseWriter, _ *http.Request, err error) {
+	if x.w.tunnel != nil {
+		x.record.Error = string(x.cutOff()) // upgraded: there is nobody to answer
+		return
+	}
+	x.answer(x.explain(err))
+}
+
+// explain returns the problem behind an error of RoundTrip.
+func (x *exchange) explain(err error) *problem {
+	var timeout net.Error
+	id := x.decision.Version.ID
+	switch {
+	case x.in.Context().Err() != nil:
+		return x.unwanted()
+	case x.body != nil && x.body.failed.Load():
+		return badBody()
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return instanceTimeout(id, x.instance, err)
+	case isDialError(err):
+		return noConnection(id, x.instance, err)
+	case isBrokenConnection(err):
+		return brokenConnection(id, x.instance, err)
+	}
+	return badAnswer(id, x.instance, x.decision.Service.Protocol, err)
+}
+
+// isDialError says whether no connection could be made, so that nothing was sent.
+func isDialError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func isBrokenConnection(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		err.Error() == "http: server closed idle connection" // net/http has no value for it
+}

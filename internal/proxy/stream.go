@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// answerWriter passes an answer on, and notes what went by.
+type answerWriter struct {
+	http.ResponseWriter
+	request *http.Request
+	status  int
+	bytes   int64
+	first   time.Time // when the header was written
+	failed  bool      // writing to the client failed
+	tunnel  *tunnel   // set where the connection was upgraded
+}
+
+// WriteHeader passes on a status. An informational one (1xx) is not the answer,
+// and HTTP/1.0 does not know it.
+func (w *answerWriter) WriteHeader(status int) {
+	if status >= 100 && status < 200 {
+		if w.request.ProtoAtLeast(1, 1) {
+			w.ResponseWriter.WriteHeader(status)
+		}
+		return
+	}
+	w.begin(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write passes on a part of the body.
+func (w *answerWriter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	w.failed = w.failed || err != nil
+	return n, err
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack takes over the connection for an upgrade. What the client sent behind its
+// request is read first.
+func (w *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.tunnel = &tunnel{Conn: conn, buffered: buffered.Reader}
+	return w.tunnel, buffered, nil
+}
+
+func (w *answerWriter) begin(status int) {
+	if w.status == 0 {
+		w.status, w.first = status, time.Now()
+	}
+}
+
+// tunnel is a client's connection after an upgrade.
+type tunnel struct {
+	net.Conn
+	buffered *bufio.Reader
+	in, out  atomic.Int64
+}
+
+// Read reads what the client sends.
+func (t *tunnel) Read(b []byte) (int, error) {
+	n, err := t.buffered.Read(b)
+	t.in.Add(int64(n))
+	return n, err
+}
+
+// Write writes to the client.
+func (t *tunnel) Write(b []byte) (int, error) {
+	n, err := t.Conn.Write(b)
+	t.out.Add(int64(n))
+	return n, err
+}
+
+// CloseWrite tells the client that nothing more comes.
+func (t *tunnel) CloseWrite() error {
+	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return t.Close()
+}
+
+// requestBody is the client's body on its way to an instance. The transport
+// may still read it when the answer is complete, so it outlives its exchange.
+type requestBody struct {
+	io.ReadCloser
+	in, out *http.Request // trailers are taken over from in to out
+	bytes   atomic.Int64
+	failed  atomic.Bool // the client's side broke, or was not HTTP
+}
+
+// Read reads from the client. The trailers that the client had not announced are known
+// at the end only.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.bytes.Add(int64(n))
+	switch {
+	case errors.Is(err, io.EOF):
+		if b.out.Trailer != nil {
+			maps.Copy(b.out.Trailer, b.in.Trailer)
+		}
+	case err != nil:
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+// Close does nothing, so that a body of which nothing was read can be sent to another
+// instance. Whoever made the body it wraps closes that one.
+func (b *requestBody) Close() error { return nil }

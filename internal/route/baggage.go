@@ -1,0 +1,302 @@
+package route
+
+import (
+	"strings"
+)
+
+// MaxBaggage is how many bytes of baggage are read (R3). The lines of the header
+// count as the one list they are: joined by one comma between two lines. A
+// member that does not end within the first MaxBaggage bytes is not read, nor is
+// what follows it; part of a member never is.
+const MaxBaggage = 8192
+
+// Member finds the member with the given key in the baggage lines of a request
+// (R3; W3C Baggage, section 3.3). The value comes back as it stands there, still
+// percent-encoded ([DecodeValue]) and without its properties; it may be empty.
+// Of several well-formed members with the key the last one counts. A malformed
+// member is skipped: one with a value or property that W3C Baggage does not
+// allow, or with a "%" that two hex digits do not follow. Keys are
+// case-sensitive and never decoded. Member does not allocate.
+func Member(lines []string, key string) (value string, ok bool) {
+	scan := memberScan{lines: lines}
+	for {
+		raw, more := scan.next()
+		if !more {
+			return value, ok
+		}
+		if !hasKey(raw, key) {
+			continue
+		}
+		if m, problem := parseMember(raw); problem == "" {
+			value, ok = m.value, true
+		}
+	}
+}
+
+// PrependMember returns baggage lines in which the member key=value comes first,
+// in one line with what the first of lines had. Members that had the key are gone,
+// so that readers who take the last one do not read an older one; everything
+// else is byte for byte what it was. The lines given are not changed.
+//
+// The value may come with parts of it percent-encoded, as [Decision].Route does,
+// and is written with those octets percent-encoded that W3C Baggage does not
+// allow as they are. The key must be a token (RFC 9110, section 5.6.2).
+func PrependMember(lines []string, key, value string) []string {
+	out := make([]string, 1, len(lines)+1)
+	first := key + "=" + EncodeValue(percentDecode(value))
+	for i, line := range lines {
+		kept := withoutMember(line, key)
+		switch {
+		case strings.Trim(kept, " \t") == "":
+		case i == 0:
+			first += "," + kept
+		default:
+			out = append(out, kept)
+		}
+	}
+	out[0] = first
+	return out
+}
+
+// EncodeValue percent-encodes the octets of value that a baggage value cannot
+// hold as they are: everything but baggage-octet (W3C Baggage, section 3.3.1), and "%".
+func EncodeValue(value string) string {
+	n := 0
+	for i := range len(value) {
+		if !isBaggageOctet(value[i]) || value[i] == '%' {
+			n++
+		}
+	}
+	if n == 0 {
+		return value
+	}
+	return escape(value, len(value)+2*n, func(c byte) bool { return isBaggageOctet(c) && c != '%' })
+}
+
+// DecodeValue percent-decodes the value of a baggage member. Octets that are no
+// UTF-8 become U+FFFD each, as W3C Baggage asks; a "%" that two hex digits do not
+// follow stays.
+func DecodeValue(value string) string {
+	return string([]rune(percentDecode(value)))
+}
+
+// memberScan walks over the members of baggage lines as one list, within the
+// first MaxBaggage bytes.
+type memberScan struct {
+	lines []string
+	rest  string // of the line that is being read
+	open  bool   // rest is to be read, be it empty
+	used  int    // bytes read, separators included
+	cut   bool   // something was not read for want of room
+}
+
+// next returns the next member that is not blank, without the white space around it.
+func (s *memberScan) next() (raw string, ok bool) {
+	for {
+		if !s.open {
+			if len(s.lines) == 0 {
+				return "", false
+			}
+			s.rest, s.lines, s.open = s.lines[0], s.lines[1:], true
+		}
+		raw, s.open = s.rest, false
+		if comma := strings.IndexByte(s.rest, ','); comma >= 0 {
+			raw, s.rest, s.open = s.rest[:comma], s.rest[comma+1:], true
+		}
+		if s.used+len(raw) > MaxBaggage {
+			s.lines, s.open, s.cut = nil, false, true
+			return "", false
+		}
+		s.used += len(raw) + len(",")
+		if raw = trimOWS(raw); raw != "" {
+			return raw, true
+		}
+	}
+}
+
+// member is a well-formed baggage member, as it stands in the header.
+type member struct {
+	key   string
+	value string
+}
+
+// parseMember takes a member apart. Problem says why it is malformed; "" where
+// it is not.
+func parseMember(raw string) (m member, problem string) {
+	pair, properties := raw, ""
+	if at := strings.IndexByte(raw, ';'); at >= 0 {
+		pair, properties = raw[:at], raw[at+1:]
+	}
+	at := strings.IndexByte(pair, '=')
+	if at < 0 {
+		return member{}, "it has no \"=\""
+	}
+	m = member{key: trimOWS(pair[:at]), value: trimOWS(pair[at+1:])}
+	switch {
+	case m.key == "":
+		return member{}, "it has no key"
+	case !isToken(m.key):
+		return member{}, "its key has a character that is not allowed"
+	case !isEncodedValue(m.value):
+		return member{}, "its value has a character that is not allowed, or a \"%\" without two hex digits"
+	case !areProperties(properties):
+		return member{}, "it has a malformed property"
+	}
+	return m, ""
+}
+
+// hasKey says whether the key of a trimmed member is key, in a member that may be
+// malformed otherwise.
+func hasKey(raw, key string) bool {
+	if !strings.HasPrefix(raw, key) {
+		return false
+	}
+	rest := strings.TrimLeft(raw[len(key):], " \t")
+	return rest != "" && rest[0] == '='
+}
+
+// withoutMember returns line without the members that have the key. Blank members
+// stay as they are.
+func withoutMember(line, key string) string {
+	if !strings.Contains(line, key) {
+		return line
+	}
+	var kept []string
+	removed := false
+	for raw := range strings.SplitSeq(line, ",") {
+		if hasKey(trimOWS(raw), key) {
+			removed = true
+			continue
+		}
+		kept = append(kept, raw)
+	}
+	if !removed {
+		return line
+	}
+	return strings.Join(kept, ",")
+}
+
+// areProperties says whether the text behind the first ";" of a member is a list
+// of properties: a token, or a token "=" value. Blank ones are let pass.
+func areProperties(text string) bool {
+	for text != "" {
+		one := text
+		if at := strings.IndexByte(text, ';'); at >= 0 {
+			one, text = text[:at], text[at+1:]
+		} else {
+			text = ""
+		}
+		if one = trimOWS(one); one == "" {
+			continue
+		}
+		key := one
+		if at := strings.IndexByte(one, '='); at >= 0 {
+			key = trimOWS(one[:at])
+			if !isEncodedValue(trimOWS(one[at+1:])) {
+				return false
+			}
+		}
+		if !isToken(key) {
+			return false
+		}
+	}
+	return true
+}
+
+// isEncodedValue says whether text is *baggage-octet with nothing but whole
+// percent escapes.
+func isEncodedValue(text string) bool {
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if !isBaggageOctet(c) {
+			return false
+		}
+		if c == '%' {
+			if i+2 >= len(text) || unhex(text[i+1]) < 0 || unhex(text[i+2]) < 0 {
+				return false
+			}
+			i += 2
+		}
+	}
+	return true
+}
+
+// isBaggageOctet is baggage-octet of W3C Baggage: visible ASCII except DQUOTE,
+// comma, semicolon and backslash.
+func isBaggageOctet(c byte) bool {
+	return 0x21 <= c && c <= 0x7e && c != '"' && c != ',' && c != ';' && c != '\\'
+}
+
+// isToken says whether text is a token of RFC 9110, section 5.6.2.
+func isToken(text string) bool {
+	for i := range len(text) {
+		c := text[i]
+		if !isAlnum(lower(c)) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return text != ""
+}
+
+// percentDecode replaces whole percent escapes by the bytes they write.
+func percentDecode(text string) string {
+	if strings.IndexByte(text, '%') < 0 {
+		return text
+	}
+	out := make([]byte, 0, len(text))
+	for i := 0; i < len(text); {
+		c, n := decodeByte(text[i:])
+		out = append(out, c)
+		i += n
+	}
+	return string(out)
+}
+
+// decodeByte decodes the first byte of text, which is written in n bytes.
+func decodeByte(text string) (c byte, n int) {
+	if c = text[0]; c != '%' || len(text) < 3 {
+		return c, 1
+	}
+	high, low := unhex(text[1]), unhex(text[2])
+	if high < 0 || low < 0 {
+		return c, 1
+	}
+	return byte(high<<4 | low), 3
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// escape percent-encodes the bytes of text that are not plain.
+func escape(text string, size int, plain func(byte) bool) string {
+	const digits = "0123456789ABCDEF"
+	out := make([]byte, 0, size)
+	for i := range len(text) {
+		if c := text[i]; plain(c) {
+			out = append(out, c)
+		} else {
+			out = append(out, '%', digits[c>>4], digits[c&15])
+		}
+	}
+	return string(out)
+}
+
+// trimOWS cuts optional white space (RFC 9110, section 5.6.3) from both ends.
+func trimOWS(text string) string {
+	for text != "" && (text[0] == ' ' || text[0] == '\t') {
+		text = text[1:]
+	}
+	for text != "" && (text[len(text)-1] == ' ' || text[len(text)-1] == '\t') {
+		text = text[:len(text)-1]
+	}
+	return text
+}

@@ -1,0 +1,227 @@
+package docker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/client"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+)
+
+const (
+	frameHeader = 8
+	maxFrame    = 1 << 20  // the Engine sends at most 16 KiB of text in one
+	maxLine     = 64 << 10 // a longer line is cut into several
+)
+
+// Logs reads the log the Engine keeps of an instance; see [control.Runtime].
+func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) (control.LogReader, error) {
+	found, err := r.find(ctx, id)
+	if cerrdefs.IsNotFound(err) {
+		return nil, control.ErrNoInstance
+	}
+	if err != nil {
+		return nil, r.fail(ctx, "look for container "+r.name(id), err)
+	}
+	query := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: opts.Follow}
+	if !opts.Since.IsZero() {
+		query.Since = unixTime(opts.Since)
+	}
+	if opts.Tail > 0 {
+		query.Tail = strconv.Itoa(opts.Tail)
+	}
+	stream, err := r.engine.ContainerLogs(ctx, found.ID, query)
+	if cerrdefs.IsNotFound(err) {
+		return nil, control.ErrNoInstance
+	}
+	if err != nil {
+		return nil, r.fail(ctx, "read the log of container "+r.name(id), err)
+	}
+	return &logReader{
+		ctx: ctx, runtime: r, instance: id, container: found.ID, query: query,
+		stream: stream, in: bufio.NewReader(stream),
+		open: make(map[stdcopy.StdType]api.LogLine), seen: make(map[stdcopy.StdType]mark),
+	}, nil
+}
+
+// logReader takes the Engine's multiplexed stream apart. A frame holds one line with
+// its time before it, or a piece of one: the Engine cuts long lines, and only the last piece
+// ends in a line feed.
+type logReader struct {
+	ctx       context.Context //nolint:containedctx // a reader lives as long as the request that made it
+	runtime   *Runtime
+	instance  string
+	container string
+	query     client.ContainerLogsOptions
+	stream    io.ReadCloser
+	in        *bufio.Reader
+	open      map[stdcopy.StdType]api.LogLine // lines of which the end has not come yet
+	seen      map[stdcopy.StdType]mark        // how far each stream was read
+	catchUp   bool                            // reading again what a followed stream may have left out
+	passed    map[stdcopy.StdType]int         // while catching up: how many frames of the last time were passed
+}
+
+// mark is a place in a stream: the time of its last frame, and how many frames have that time.
+type mark struct {
+	stamp  string
+	frames int
+}
+
+// Next returns the next line.
+func (l *logReader) Next() (api.LogLine, error) {
+	for {
+		stream, frame, err := l.frame()
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF) && l.query.Follow && !l.catchUp:
+			if err := l.again(); err != nil {
+				return api.LogLine{}, err
+			}
+			continue
+		case errors.Is(err, io.EOF):
+			return l.rest()
+		case l.ctx.Err() != nil:
+			return api.LogLine{}, l.ctx.Err()
+		case l.gone():
+			return l.rest()
+		default:
+			return api.LogLine{}, l.runtime.fail(l.ctx, "read the log of container "+l.runtime.name(l.instance), err)
+		}
+		stamp, text, _ := bytes.Cut(frame, []byte(" "))
+		if !l.isNew(stream, string(stamp)) {
+			continue
+		}
+		if line, ok := l.line(stream, string(stamp), text); ok {
+			return line, nil
+		}
+	}
+}
+
+// Close ends the reading.
+func (l *logReader) Close() error { return l.stream.Close() }
+
+// frame reads one frame: which stream it is of, and what it holds.
+func (l *logReader) frame() (stdcopy.StdType, []byte, error) {
+	var header [frameHeader]byte
+	if _, err := io.ReadFull(l.in, header[:]); err != nil {
+		return 0, nil, err
+	}
+	size := binary.BigEndian.Uint32(header[4:])
+	if size > maxFrame {
+		return 0, nil, fmt.Errorf("a frame of %d bytes is no log line", size)
+	}
+	frame := make([]byte, size)
+	if _, err := io.ReadFull(l.in, frame); err != nil {
+		return 0, nil, err
+	}
+	stream := stdcopy.StdType(header[0])
+	if stream == stdcopy.Systemerr {
+		return 0, nil, fmt.Errorf("the engine stopped reading: %s", bytes.TrimSpace(frame))
+	}
+	return stream, frame, nil
+}
+
+// again opens the log anew where a followed one has ended. Engines end it with the
+// container, and may leave out what that wrote last.
+func (l *logReader) again() error {
+	l.catchUp = true
+	query := l.query
+	query.Follow, query.Tail = false, ""
+	for _, at := range l.seen { // from the earlier of the two places
+		since, err := time.Parse(time.RFC3339Nano, at.stamp)
+		if err != nil {
+			continue
+		}
+		if text := unixTime(since); query.Tail == "" || text < query.Since {
+			query.Since, query.Tail = text, "all"
+		}
+	}
+	if len(l.seen) == 0 {
+		query.Tail = l.query.Tail
+	}
+	stream, err := l.runtime.engine.ContainerLogs(l.ctx, l.container, query)
+	if cerrdefs.IsNotFound(err) || cerrdefs.IsConflict(err) { // stopped and removed: there is no more
+		stream, err = io.NopCloser(bytes.NewReader(nil)), nil
+	}
+	if err != nil {
+		return l.runtime.fail(l.ctx, "read the log of container "+l.runtime.name(l.instance), err)
+	}
+	if err := l.stream.Close(); err != nil {
+		l.runtime.log.DebugContext(l.ctx, "close log", "err", err)
+	}
+	l.stream = stream
+	l.in.Reset(stream)
+	l.passed = make(map[stdcopy.StdType]int)
+	return nil
+}
+
+// isNew says whether a frame was not read before, and notes that it is read now.
+// Within a stream time only grows; the pieces of a long line have the same.
+func (l *logReader) isNew(stream stdcopy.StdType, stamp string) bool {
+	last := l.seen[stream]
+	if l.catchUp {
+		if stamp < last.stamp {
+			return false
+		}
+		if stamp == last.stamp && l.passed[stream] < last.frames {
+			l.passed[stream]++
+			return false
+		}
+	}
+	if stamp != last.stamp {
+		last = mark{stamp: stamp}
+		delete(l.passed, stream)
+	}
+	last.frames++
+	if l.catchUp {
+		l.passed[stream] = last.frames
+	}
+	l.seen[stream] = last
+	return true
+}
+
+// line adds a frame to its line, and returns the line once it is whole.
+func (l *logReader) line(stream stdcopy.StdType, stamp string, text []byte) (api.LogLine, bool) {
+	line, begun := l.open[stream]
+	if !begun {
+		line = api.LogLine{Instance: l.instance, Stream: "stdout"}
+		line.Time, _ = time.Parse(time.RFC3339Nano, stamp) // none where the Engine gave none
+		if stream == stdcopy.Stderr {
+			line.Stream = "stderr"
+		}
+	}
+	whole, ended := bytes.CutSuffix(text, []byte("\n"))
+	line.Text += string(bytes.TrimSuffix(whole, []byte("\r")))
+	if !ended && len(line.Text) < maxLine {
+		l.open[stream] = line
+		return api.LogLine{}, false
+	}
+	delete(l.open, stream)
+	return line, true
+}
+
+// rest returns a last line that ends without a line feed, then io.EOF.
+func (l *logReader) rest() (api.LogLine, error) {
+	for stream, line := range l.open {
+		delete(l.open, stream)
+		return line, nil
+	}
+	return api.LogLine{}, io.EOF
+}
+
+// gone says whether the container was removed while its log was read.
+func (l *logReader) gone() bool {
+	_, err := l.runtime.inspect(l.ctx, l.container)
+	return cerrdefs.IsNotFound(err)
+}

@@ -1,0 +1,97 @@
+//go:build unix
+
+package process
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/runtime/runtimetest"
+)
+
+// appVariable names the test app to the tests, which run after it was built.
+const appVariable = "LAYOVER_TEST_APP"
+
+func TestMain(m *testing.M) {
+	if code, ok := Supervise(os.Args); ok {
+		os.Exit(code)
+	}
+	if dir := os.Getenv(serverVariable); dir != "" {
+		os.Exit(serveForever(dir))
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "layover-process-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a folder of this test
+	app := filepath.Join(dir, "app")
+	if err := runtimetest.BuildAppTo(app); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := os.Setenv(appVariable, app); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, "goroutines are left:", err)
+		return 1
+	}
+	return code
+}
+
+func TestRuntime(t *testing.T) {
+	dir := t.TempDir()
+	make := func(t *testing.T, environment string, change func(*Options)) *Runtime {
+		t.Helper()
+		opts := Options{Dir: dir, Environment: environment}
+		if change != nil {
+			change(&opts)
+		}
+		r, err := New(opts)
+		require.NoError(t, err)
+		return r
+	}
+	runtimetest.Run(t, runtimetest.Harness{
+		New: func(t *testing.T, environment string) control.Runtime {
+			t.Helper()
+			return make(t, environment, nil)
+		},
+		Run:       appRun(),
+		Env:       map[string]string{"APP_HOST": "127.0.0.1"},
+		FixedPort: true,
+		Bad: map[string]api.Run{
+			"no such command in PATH": {Process: &api.Process{Command: []string{"layover-no-such-command"}}},
+			"no such path":            {Process: &api.Process{Command: []string{"./no-such-command"}, Dir: t.TempDir()}},
+			"no command":              {Process: &api.Process{}},
+			"of another runtime":      {Docker: &api.Docker{Image: "cart"}},
+		},
+		Hanging: func(t *testing.T, environment string) (control.Runtime, api.Run) {
+			t.Helper()
+			return make(t, environment, func(o *Options) {
+				o.Supervisor = []string{"/bin/sh", "-c", "exec sleep 60"}
+			}), appRun()
+		},
+		Leftovers: func(t *testing.T, environment string) []string {
+			t.Helper()
+			return leftovers(t, filepath.Join(dir, environment))
+		},
+	})
+}
+
+func appRun() api.Run {
+	return api.Run{Process: &api.Process{Command: []string{os.Getenv(appVariable), "--port={port}"}}}
+}

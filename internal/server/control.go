@@ -1,0 +1,64 @@
+package server
+
+import (
+	"context"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Control is what the server serves: the rules of one environment. Its errors
+// that may be shown are [*control.Error]. [*control.Control] is one.
+type Control interface {
+	Services
+	Versions
+	Routes
+	Tables
+	Events
+
+	// Ready returns nil when the environment can be changed, or why it cannot.
+	Ready(ctx context.Context) error
+}
+
+// Services keeps the services of the environment.
+type Services interface {
+	Services(ctx context.Context) ([]api.Service, error)
+	PutService(ctx context.Context, s api.Service) error
+	RemoveService(ctx context.Context, name, actor string) error
+}
+
+// Versions runs the versions of services. What changes a version returns when
+// the wish is recorded; the work goes on, and events tell of it.
+type Versions interface {
+	Versions(ctx context.Context) ([]api.Version, error)
+	Version(ctx context.Context, key control.Key) (api.Version, error)
+	Deploy(ctx context.Context, key control.Key, d api.Deployment) (api.Version, error)
+	Start(ctx context.Context, key control.Key, actor string) (api.Version, error)
+	Stop(ctx context.Context, key control.Key, actor string) (api.Version, error)
+	Restart(ctx context.Context, key control.Key, actor string) (api.Version, error)
+	Remove(ctx context.Context, key control.Key, actor string) (api.Version, error)
+	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
+}
+
+// Routes keeps the named routes.
+type Routes interface {
+	Routes(ctx context.Context) ([]api.NamedRoute, error)
+	PutRoute(ctx context.Context, r api.NamedRoute, actor string) error
+	RemoveRoute(ctx context.Context, name, actor string) error
+}
+
+// Tables gives the routing table. WaitTable returns the table in force once its
+// revision is above after.
+type Tables interface {
+	Table() *route.Table
+	WaitTable(ctx context.Context, after uint64) (*route.Table, error)
+}
+
+// Events gives the event log. Events returns at most limit events with an ID
+// above after, oldest first; WaitEvents returns when there is one.
+type Events interface {
+	Events(ctx context.Context, after int64, limit int) ([]api.Event, error)
+	WaitEvents(ctx context.Context, after int64) error
+	LastEvent(ctx context.Context) (int64, error)
+}

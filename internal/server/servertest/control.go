@@ -1,0 +1,414 @@
+// Package servertest has an environment in memory, to test the server and its
+// clients with. It keeps what it is given and runs nothing: tests say what
+// happens.
+package servertest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Control is an environment in memory. It is safe for concurrent use.
+type Control struct {
+	mu        sync.Mutex
+	services  map[string]api.Service
+	routes    map[string]api.NamedRoute
+	versions  map[control.Key]api.Version
+	deployed  map[control.Key]api.Deployment
+	events    []api.Event
+	table     *route.Table
+	changed   chan struct{} // closed and replaced at each change
+	err       error
+	notReady  error
+	log       []api.LogLine
+	logErr    error
+	logOpts   control.LogOptions
+	openLogs  int
+	panicking bool
+}
+
+// New returns an empty environment at revision 1.
+func New() *Control {
+	c := &Control{
+		services: map[string]api.Service{},
+		routes:   map[string]api.NamedRoute{},
+		versions: map[control.Key]api.Version{},
+		deployed: map[control.Key]api.Deployment{},
+		changed:  make(chan struct{}),
+	}
+	c.table = compile(route.Spec{Revision: 1})
+	return c
+}
+
+// Fail makes every call return err from now on; nil ends that.
+func (c *Control) Fail(err error) { c.set(func() { c.err = err }) }
+
+// Panic makes Services panic.
+func (c *Control) Panic() { c.set(func() { c.panicking = true }) }
+
+// SetReady sets what Ready returns.
+func (c *Control) SetReady(err error) { c.set(func() { c.notReady = err }) }
+
+// SetLog sets the log of every version. err, where it is not nil, ends it.
+func (c *Control) SetLog(err error, lines ...api.LogLine) {
+	c.set(func() { c.log, c.logErr = lines, err })
+}
+
+// LogOptions returns the options of the last call of Logs.
+func (c *Control) LogOptions() control.LogOptions {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.logOpts
+}
+
+// OpenLogs counts the log readers that were not closed.
+func (c *Control) OpenLogs() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.openLogs
+}
+
+// Deployment returns what the version was deployed with last.
+func (c *Control) Deployment(key control.Key) api.Deployment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deployed[key]
+}
+
+// SetTable puts a table into force. Its revision must grow.
+func (c *Control) SetTable(spec route.Spec) { c.set(func() { c.table = compile(spec) }) }
+
+// Emit adds an event under the next ID, which it returns.
+func (c *Control) Emit(e api.Event) int64 {
+	var id int64
+	c.set(func() { id = c.emitLocked(e) })
+	return id
+}
+
+// Settle ends the deployment of the version's newest generation, or another
+// one, with an event of that type.
+func (c *Control) Settle(key control.Key, generation int64, t api.EventType, message string) {
+	c.set(func() {
+		if v, ok := c.versions[key]; ok {
+			v.State = api.StateRunning
+			if t == api.EventDeployFailed {
+				v.State = api.StateFailed
+			}
+			c.versions[key] = v
+		}
+		c.emitLocked(api.Event{Type: t, Service: key.Service, Version: key.Version, Generation: generation, Message: message})
+	})
+}
+
+// Services returns every service, ordered by name.
+func (c *Control) Services(context.Context) ([]api.Service, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.panicking {
+		panic("the environment is on fire")
+	}
+	return slices.SortedFunc(maps.Values(c.services), func(a, b api.Service) int { return compare(a.Name, b.Name) }), c.err
+}
+
+// PutService keeps s.
+func (c *Control) PutService(_ context.Context, s api.Service) error {
+	return c.do(func() error {
+		c.services[s.Name] = s
+		c.emitLocked(api.Event{Type: api.EventServiceChanged, Service: s.Name, Message: "changed"})
+		return nil
+	})
+}
+
+// RemoveService forgets a service, unless it has versions.
+func (c *Control) RemoveService(_ context.Context, name, actor string) error {
+	return c.do(func() error {
+		if _, ok := c.services[name]; !ok {
+			return unknown("service", name)
+		}
+		for key := range c.versions {
+			if key.Service == name {
+				return &control.Error{Code: api.CodeConflict, Message: "service " + name + " still has versions", Hint: "remove them first"}
+			}
+		}
+		delete(c.services, name)
+		c.emitLocked(api.Event{Type: api.EventServiceRemoved, Service: name, Actor: actor, Message: "removed"})
+		return nil
+	})
+}
+
+// Versions returns every version, ordered by service and name.
+func (c *Control) Versions(context.Context) ([]api.Version, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.versions), func(a, b api.Version) int { return compare(a.ID(), b.ID()) }), c.err
+}
+
+// Version returns one version.
+func (c *Control) Version(_ context.Context, key control.Key) (api.Version, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return api.Version{}, c.err
+	}
+	v, ok := c.versions[key]
+	if !ok {
+		return v, unknown("version", key.String())
+	}
+	return v, nil
+}
+
+// Deploy records a new generation, and emits deploy.started.
+func (c *Control) Deploy(_ context.Context, key control.Key, d api.Deployment) (api.Version, error) {
+	var v api.Version
+	err := c.do(func() error {
+		if _, ok := c.services[key.Service]; !ok {
+			return unknown("service", key.Service)
+		}
+		c.deployed[key] = d
+		v = c.beginLocked(key, d.Owner)
+		return nil
+	})
+	return v, err
+}
+
+// Start records a new generation of a version.
+func (c *Control) Start(_ context.Context, key control.Key, actor string) (api.Version, error) {
+	return c.change(key, func() { c.beginLocked(key, actor) })
+}
+
+// Restart does as Start does.
+func (c *Control) Restart(ctx context.Context, key control.Key, actor string) (api.Version, error) {
+	return c.Start(ctx, key, actor)
+}
+
+// Stop marks the version as stopped.
+func (c *Control) Stop(_ context.Context, key control.Key, actor string) (api.Version, error) {
+	return c.change(key, func() {
+		v := c.versions[key]
+		v.State = api.StateStopped
+		c.versions[key] = v
+		c.emitLocked(api.Event{Type: api.EventVersionStopped, Service: key.Service, Version: key.Version, Actor: actor, Message: "stopped"})
+	})
+}
+
+// Remove forgets the version.
+func (c *Control) Remove(_ context.Context, key control.Key, actor string) (api.Version, error) {
+	v, err := c.change(key, func() {
+		c.emitLocked(api.Event{Type: api.EventVersionRemoved, Service: key.Service, Version: key.Version, Actor: actor, Message: "removed"})
+	})
+	c.set(func() { delete(c.versions, key) })
+	return v, err
+}
+
+// Logs returns the lines of SetLog. Following, it waits for the end of ctx behind them.
+func (c *Control) Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error) {
+	if _, err := c.Version(ctx, key); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.logOpts = opts
+	c.openLogs++
+	lines := slices.Clone(c.log)
+	if opts.Tail > 0 {
+		lines = lines[max(0, len(lines)-opts.Tail):]
+	}
+	return &logReader{c: c, ctx: ctx, lines: lines, follow: opts.Follow, err: c.logErr}, nil
+}
+
+// Routes returns every named route, ordered by name.
+func (c *Control) Routes(context.Context) ([]api.NamedRoute, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.routes), func(a, b api.NamedRoute) int { return compare(a.Name, b.Name) }), c.err
+}
+
+// PutRoute keeps r.
+func (c *Control) PutRoute(_ context.Context, r api.NamedRoute, actor string) error {
+	return c.do(func() error {
+		c.routes[r.Name] = r
+		c.emitLocked(api.Event{Type: api.EventRouteChanged, Actor: actor, Message: "route " + r.Name})
+		return nil
+	})
+}
+
+// RemoveRoute forgets a named route.
+func (c *Control) RemoveRoute(_ context.Context, name, actor string) error {
+	return c.do(func() error {
+		if _, ok := c.routes[name]; !ok {
+			return unknown("route", name)
+		}
+		delete(c.routes, name)
+		c.emitLocked(api.Event{Type: api.EventRouteRemoved, Actor: actor, Message: "route " + name})
+		return nil
+	})
+}
+
+// Table returns the table in force.
+func (c *Control) Table() *route.Table {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.table
+}
+
+// WaitTable returns the table in force once its revision is above after.
+func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
+	err := c.wait(ctx, func() bool { return c.table.Revision() > after })
+	return c.Table(), err
+}
+
+// Events returns a part of the event log.
+func (c *Control) Events(_ context.Context, after int64, limit int) ([]api.Event, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from := min(max(after, 0), int64(len(c.events)))
+	to := min(from+int64(limit), int64(len(c.events)))
+	return slices.Clone(c.events[from:to]), c.err
+}
+
+// WaitEvents returns when there is an event above after.
+func (c *Control) WaitEvents(ctx context.Context, after int64) error {
+	return c.wait(ctx, func() bool { return int64(len(c.events)) > after })
+}
+
+// LastEvent returns the ID of the newest event.
+func (c *Control) LastEvent(context.Context) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int64(len(c.events)), c.err
+}
+
+// Ready returns what SetReady was given.
+func (c *Control) Ready(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.notReady
+}
+
+func (c *Control) beginLocked(key control.Key, actor string) api.Version {
+	v := c.versions[key]
+	if v.Generation == 0 {
+		v = api.Version{Service: key.Service, Name: key.Version, Runtime: api.RuntimeProcess, CreatedAt: time.Now().UTC()}
+	}
+	v.Generation++
+	v.State, v.DeployedAt = api.StateStarting, time.Now().UTC()
+	v.Owner = actor
+	c.versions[key] = v
+	c.emitLocked(api.Event{
+		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version,
+		Generation: v.Generation, Actor: actor, Message: "deploying " + key.String(),
+	})
+	return v
+}
+
+func (c *Control) change(key control.Key, edit func()) (api.Version, error) {
+	var v api.Version
+	err := c.do(func() error {
+		if _, ok := c.versions[key]; !ok {
+			return unknown("version", key.String())
+		}
+		edit()
+		v = c.versions[key]
+		return nil
+	})
+	return v, err
+}
+
+func (c *Control) do(edit func() error) (err error) {
+	c.set(func() {
+		if err = c.err; err == nil {
+			err = edit()
+		}
+	})
+	return err
+}
+
+func (c *Control) set(edit func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	edit()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Control) wait(ctx context.Context, until func() bool) error {
+	for {
+		c.mu.Lock()
+		done, changed, err := until(), c.changed, c.err
+		c.mu.Unlock()
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Control) emitLocked(e api.Event) int64 {
+	e.ID, e.Time = int64(len(c.events))+1, time.Now().UTC()
+	c.events = append(c.events, e)
+	return e.ID
+}
+
+type logReader struct {
+	c      *Control
+	ctx    context.Context //nolint:containedctx // the reader ends with it, as its contract says
+	lines  []api.LogLine
+	follow bool
+	err    error
+}
+
+func (r *logReader) Next() (api.LogLine, error) {
+	if len(r.lines) > 0 {
+		line := r.lines[0]
+		r.lines = r.lines[1:]
+		return line, nil
+	}
+	switch {
+	case r.err != nil:
+		return api.LogLine{}, r.err
+	case r.follow:
+		<-r.ctx.Done()
+		return api.LogLine{}, r.ctx.Err()
+	}
+	return api.LogLine{}, io.EOF
+}
+
+func (r *logReader) Close() error {
+	r.c.set(func() { r.c.openLogs-- })
+	return nil
+}
+
+func unknown(kind, name string) error {
+	return &control.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no %s %q", kind, name), Hint: "see: layover ls"}
+}
+
+func compile(spec route.Spec) *route.Table {
+	t, err := route.Compile(spec)
+	if err != nil {
+		panic(fmt.Sprintf("the test's table does not compile: %v", err))
+	}
+	return t
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,301 @@
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/server"
+)
+
+// stream is an answer that is read line by line. It ends with the test.
+type stream struct {
+	*http.Response
+	r     *bufio.Reader
+	close func()
+}
+
+func (e *env) open(t *testing.T, path string, header ...string) *stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url+path, nil)
+	require.NoError(t, err)
+	for _, line := range header {
+		name, value, _ := strings.Cut(line, ": ")
+		req.Header.Set(name, value)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	s := &stream{Response: resp, r: bufio.NewReader(resp.Body)}
+	s.close = func() {
+		cancel()
+		_ = resp.Body.Close()
+	}
+	t.Cleanup(s.close)
+	require.Equal(t, 200, resp.StatusCode)
+	return s
+}
+
+// message returns the next message of a stream of server-sent events, its lines joined by "|".
+func (s *stream) message(t *testing.T) string {
+	t.Helper()
+	var lines []string
+	for {
+		line, err := s.r.ReadString('\n')
+		require.NoError(t, err)
+		if line == "\n" {
+			return strings.Join(lines, "|")
+		}
+		lines = append(lines, strings.TrimSuffix(line, "\n"))
+	}
+}
+
+func TestEventStream(t *testing.T) {
+	e := newEnv(t)
+	e.Emit(api.Event{Type: api.EventServiceChanged, Service: "cart", Message: "one"})
+	e.Emit(api.Event{Type: api.EventServiceChanged, Service: "pricing", Message: "two <&>"})
+
+	s := e.open(t, "/api/v1/events/stream")
+	require.Equal(t, "text/event-stream", s.Header.Get("Content-Type"))
+	require.Equal(t, ": keep-alive|id: 0", s.message(t), "where to go on after a break comes first")
+	require.Regexp(t, `^id: 1\|event: event\|data: \{"id":1,.*"message":"one"\}$`, s.message(t))
+	require.Regexp(t, `^id: 2\|.*"message":"two <&>"\}$`, s.message(t))
+	e.Emit(api.Event{Type: api.EventRouteChanged, Message: "three"})
+	require.Regexp(t, `^id: 3\|.*"message":"three"\}$`, s.message(t))
+}
+
+func TestEventStreamFrom(t *testing.T) {
+	tests := map[string]struct {
+		path   string
+		header []string
+		want   []string
+	}{
+		"the start":             {"/api/v1/events/stream", nil, []string{"id: 0", "id: 1", "id: 2", "id: 3"}},
+		"after one":             {"/api/v1/events/stream?after=1", nil, []string{"id: 1", "id: 2", "id: 3"}},
+		"now":                   {"/api/v1/events/stream?after=-1", nil, []string{"id: 2", "id: 3"}},
+		"Last-Event-ID":         {"/api/v1/events/stream?after=-1", []string{"Last-Event-ID: 1"}, []string{"id: 1", "id: 2", "id: 3"}},
+		"one service":           {"/api/v1/events/stream?service=cart", nil, []string{"id: 0", "id: 1", "id: 2", "id: 3"}},
+		"one service, the last": {"/api/v1/events/stream?service=cart&after=1", nil, []string{"id: 1", "id: 2", "id: 3"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.Emit(api.Event{Type: api.EventServiceChanged, Service: "cart", Message: "one"})
+			e.Emit(api.Event{Type: api.EventServiceChanged, Service: "pricing", Message: "two"})
+			s := e.open(t, tt.path, tt.header...)
+			var got []string
+			for i := range tt.want {
+				if i == len(tt.want)-1 { // it has caught up
+					e.Emit(api.Event{Type: api.EventServiceChanged, Service: "cart", Message: "three"})
+				}
+				m := s.message(t)
+				for part := range strings.SplitSeq(m, "|") {
+					if strings.HasPrefix(part, "id: ") {
+						got = append(got, part)
+					}
+				}
+				if strings.Contains(tt.path, "service=cart") {
+					require.NotContains(t, m, "pricing")
+				}
+			}
+			require.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestStreamsStayAlive(t *testing.T) {
+	for _, path := range []string{"/api/v1/events/stream?after=-1", "/api/v1/table/watch?after=1"} {
+		t.Run(path, func(t *testing.T) {
+			e := newEnv(t, func(o *server.Options) { o.KeepAlive = 5 * time.Millisecond })
+			s := e.open(t, path)
+			for range 3 {
+				require.Contains(t, s.message(t), ": keep-alive|id: ")
+			}
+		})
+	}
+}
+
+func TestListEvents(t *testing.T) {
+	e := newEnv(t)
+	for i := range 1200 { // more than one page of the log
+		e.Emit(api.Event{Type: api.EventInstanceHealth, Service: []string{"cart", "pricing"}[i%2], Version: "v1", Message: "m"})
+	}
+	tests := map[string]struct {
+		query       string
+		n           int
+		first, last int64
+	}{
+		"default":     {"", 100, 1, 100},
+		"after":       {"?after=1190", 10, 1191, 1200},
+		"most":        {"?limit=1000", 1000, 1, 1000},
+		"none":        {"?limit=0", 0, 0, 0},
+		"service":     {"?service=pricing&limit=600", 600, 2, 1200},
+		"version":     {"?version=v1&limit=1", 1, 1, 1},
+		"no version":  {"?version=v2", 0, 0, 0},
+		"beyond last": {"?after=99999", 0, 0, 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var list api.EventList
+			got := e.ask(t, "GET", "/api/v1/events"+tt.query, "")
+			unmarshal(t, got.body, &list)
+			require.Equal(t, int64(1200), list.Last)
+			require.Len(t, list.Items, tt.n)
+			if tt.n > 0 {
+				require.Equal(t, tt.first, list.Items[0].ID)
+				require.Equal(t, tt.last, list.Items[tt.n-1].ID)
+			}
+		})
+	}
+}
+
+func TestTable(t *testing.T) {
+	e := newEnv(t)
+	e.SetTable(route.Spec{Revision: 17, Environment: "shop"})
+	got := e.ask(t, "GET", "/api/v1/table", "")
+	require.Equal(t, 200, got.StatusCode)
+	require.Equal(t, `"17"`, got.Header.Get("ETag"))
+	var spec route.Spec
+	unmarshal(t, got.body, &spec)
+	require.Equal(t, "shop", spec.Environment)
+
+	for header, status := range map[string]int{
+		`"17"`:          304,
+		`W/"17"`:        304,
+		`"16", "17"`:    304,
+		`*`:             304,
+		`"16"`:          200,
+		`17`:            200,
+		`"17`:           200,
+		`"1","7","170"`: 200,
+	} {
+		got := e.ask(t, "GET", "/api/v1/table", "", "If-None-Match: "+header)
+		require.Equal(t, status, got.StatusCode, header)
+		require.Equal(t, status == 304, got.body == "", header)
+		require.Equal(t, `"17"`, got.Header.Get("ETag"))
+	}
+}
+
+func TestWatchTable(t *testing.T) {
+	e := newEnv(t)
+	s := e.open(t, "/api/v1/table/watch")
+	require.Regexp(t, `^id: 1\|event: table\|data: \{"revision":1,`, s.message(t))
+	e.SetTable(route.Spec{Revision: 2})
+	require.Contains(t, s.message(t), "id: 2|event: table|")
+	s.close()
+
+	e.SetTable(route.Spec{Revision: 5})
+	s = e.open(t, "/api/v1/table/watch", "Last-Event-ID: 2")
+	require.Contains(t, s.message(t), "id: 5|event: table|", "what was overtaken is left out")
+}
+
+func TestLogs(t *testing.T) {
+	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	all := []api.LogLine{
+		{Time: at, Instance: "i1", Stream: "stdout", Text: "one <b>"},
+		{Time: at, Instance: "i1", Stream: "stderr", Text: "two\r"},
+	}
+	first := `{"time":"2026-01-31T12:00:00Z","instance":"i1","stream":"stdout","text":"one <b>"}`
+	second := `{"time":"2026-01-31T12:00:00Z","instance":"i1","stream":"stderr","text":"two\r"}`
+	const path = "/api/v1/services/cart/versions/v1/logs"
+
+	tests := map[string]struct {
+		query, accept, contentType, want string
+	}{
+		"by default":         {"", "", "application/x-ndjson", first + "\n" + second + "\n"},
+		"anything":           {"", "*/*", "application/x-ndjson", first + "\n" + second + "\n"},
+		"lines, not events":  {"", "text/event-stream;q=0.1, application/x-ndjson", "application/x-ndjson", first + "\n" + second + "\n"},
+		"events":             {"", "text/event-stream", "text/event-stream", "event: log\ndata: " + first + "\n\nevent: log\ndata: " + second + "\n\n"},
+		"the last":           {"?tail=1", "", "application/x-ndjson", second + "\n"},
+		"since is passed on": {"?since=2026-01-31T11:00:00Z", "", "application/x-ndjson", first + "\n" + second + "\n"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			e.withVersion(t)
+			e.SetLog(nil, all...)
+			got := e.ask(t, "GET", path+tt.query, "", "Accept: "+tt.accept)
+			require.Equal(t, tt.contentType, got.Header.Get("Content-Type"))
+			require.Equal(t, tt.want, got.body)
+			require.Zero(t, e.OpenLogs(), "the reader is closed")
+			if strings.Contains(tt.query, "since") {
+				require.Equal(t, at.Add(-time.Hour), e.LogOptions().Since)
+			}
+		})
+	}
+}
+
+func TestLogSinceAgo(t *testing.T) {
+	e := newEnv(t)
+	e.withVersion(t)
+	before := time.Now()
+	require.Equal(t, 200, e.ask(t, "GET", "/api/v1/services/cart/versions/v1/logs?since=10m", "").StatusCode)
+	require.WithinRange(t, e.LogOptions().Since, before.Add(-10*time.Minute), time.Now().Add(-10*time.Minute))
+}
+
+func TestFollowingLogEndsWithTheClient(t *testing.T) {
+	e := newEnv(t, func(o *server.Options) { o.KeepAlive = 5 * time.Millisecond })
+	e.withVersion(t)
+	e.SetLog(nil, api.LogLine{Text: "one"})
+	s := e.open(t, "/api/v1/services/cart/versions/v1/logs?follow=true")
+	line, err := s.r.ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, `"text":"one"`)
+	line, err = s.r.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "\n", line, "an empty line keeps it alive")
+	s.close()
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+// A log that breaks must not look like one that ends.
+func TestLogThatBreaks(t *testing.T) {
+	e := newEnv(t)
+	e.withVersion(t)
+	e.SetLog(errors.New("secret: the disk"), api.LogLine{Text: "one"})
+	s := e.open(t, "/api/v1/services/cart/versions/v1/logs")
+	_, err := io.ReadAll(s.r)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Eventually(t, func() bool { return strings.Contains(e.log.String(), "stream failed") }, 5*time.Second, time.Millisecond)
+}
+
+// A client that reads nothing is cut off, and holds nothing.
+func TestSlowClient(t *testing.T) {
+	e := newEnv(t, func(o *server.Options) { o.WriteTimeout = 50 * time.Millisecond })
+	e.withVersion(t)
+	text := strings.Repeat("x", 1<<16)
+	lines := make([]api.LogLine, 500) // more than the buffers of a connection hold
+	for i := range lines {
+		lines[i].Text = text
+	}
+	e.SetLog(nil, lines...)
+
+	conn, err := net.Dial("tcp", strings.TrimPrefix(e.url, "http://"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	_, err = fmt.Fprintf(conn, "GET /api/v1/services/cart/versions/v1/logs HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return e.OpenLogs() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 10*time.Second, time.Millisecond)
+}
+
+func TestHeadOfAStreamEnds(t *testing.T) {
+	e := newEnv(t)
+	e.withVersion(t)
+	for _, path := range []string{"/api/v1/events/stream", "/api/v1/table/watch", "/api/v1/services/cart/versions/v1/logs?follow=true"} {
+		require.Equal(t, 200, e.ask(t, "HEAD", path, "").StatusCode)
+	}
+	require.Zero(t, e.OpenLogs())
+}

@@ -1,0 +1,120 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+)
+
+// VersionPath is the input part of operations on one version.
+type VersionPath struct {
+	Service Name `path:"service" doc:"Name of the service" example:"cart"`
+	Version Name `path:"version" doc:"Name of the version" example:"feature-2981"`
+}
+
+func (p VersionPath) key() control.Key {
+	return control.Key{Service: string(p.Service), Version: string(p.Version)}
+}
+
+// VersionQuery selects versions, or what concerns them.
+type VersionQuery struct {
+	Service string `query:"service" maxLength:"63" doc:"Only of this service" example:"cart"`
+	Version string `query:"version" maxLength:"63" doc:"Only of versions with this name" example:"feature-2981"`
+}
+
+func (q VersionQuery) selects(service, version string) bool {
+	return (q.Service == "" || q.Service == service) && (q.Version == "" || q.Version == version)
+}
+
+func (s *Server) registerVersions() {
+	register(s, operation{
+		id: "list-versions", tag: tagVersions, method: http.MethodGet, path: "/api/v1/versions",
+		summary:     "List versions",
+		description: "Returns the versions of all services, ordered by service and name.",
+	}, func(ctx context.Context, in *VersionQuery) (*answer[api.List[api.Version]], error) {
+		versions, err := s.control.Versions(ctx)
+		versions = slices.DeleteFunc(slices.Clone(versions), func(v api.Version) bool { return !in.selects(v.Service, v.Name) })
+		return listOf(versions), err
+	})
+
+	register(s, operation{
+		id: "get-version", tag: tagVersions, method: http.MethodGet, path: versionPath,
+		summary:     "Get a version",
+		description: "Returns one version as it is now: its state and why, its instances and their health.",
+		errors:      []int{http.StatusNotFound},
+	}, func(ctx context.Context, in *VersionPath) (*answer[api.Version], error) {
+		v, err := s.control.Version(ctx, in.key())
+		return reply(v), err
+	})
+
+	register(s, operation{
+		id: "deploy-version", tag: tagVersions, method: http.MethodPut, path: versionPath,
+		summary: "Deploy a version",
+		description: "Asks for the version to run: the template of its service, with what the body changes. What serves now goes on serving " +
+			"until the new generation is healthy, and for good where it does not become healthy. A deployment of the same version that is still under way is superseded. " +
+			"The answer's `generation` names this deployment; the events with that generation tell how it goes.",
+		status: http.StatusAccepted,
+		errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
+	}, s.deploy)
+
+	register(s, operation{
+		id: "delete-version", tag: tagVersions, method: http.MethodDelete, path: versionPath,
+		summary:     "Remove a version",
+		description: "Takes the version's route away, drains and ends its instances, and forgets it.",
+		status:      http.StatusAccepted,
+		errors:      []int{http.StatusNotFound},
+	}, s.acting(s.control.Remove))
+
+	for _, a := range []struct {
+		name, summary, description string
+		act                        action
+	}{
+		{"start", "Start a version", "Deploys a version that is stopped, or failed, as it was deployed last. A version that runs is left alone.", s.control.Start},
+		{"stop", "Stop a version", "Takes the version's route away, drains and ends its instances. It can be started again.", s.control.Stop},
+		{"restart", "Restart a version", "Deploys the version again as it was deployed last. What serves goes on serving until the new instance is healthy.", s.control.Restart},
+	} {
+		register(s, operation{
+			id: a.name + "-version", tag: tagVersions, method: http.MethodPost, path: versionPath + "/" + a.name,
+			summary: a.summary, description: a.description,
+			status: http.StatusAccepted,
+			errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
+		}, s.acting(a.act))
+	}
+}
+
+const versionPath = "/api/v1/services/{service}/versions/{version}"
+
+type action = func(ctx context.Context, key control.Key, actor string) (api.Version, error)
+
+type actInput struct {
+	VersionPath
+	ActorHeader
+}
+
+func (s *Server) acting(act action) func(context.Context, *actInput) (*answer[api.Version], error) {
+	return func(ctx context.Context, in *actInput) (*answer[api.Version], error) {
+		v, err := act(ctx, in.key(), in.actor())
+		return reply(v), err
+	}
+}
+
+type deployInput struct {
+	VersionPath
+	ActorHeader
+	Body *api.Deployment // may be left out: the template alone
+}
+
+func (s *Server) deploy(ctx context.Context, in *deployInput) (*answer[api.Version], error) {
+	var d api.Deployment
+	if in.Body != nil {
+		d = *in.Body
+	}
+	d.Owner = cmp.Or(d.Owner, in.actor())
+	d.Source = cmp.Or(d.Source, "api")
+	v, err := s.control.Deploy(ctx, in.key(), d)
+	return reply(v), err
+}

@@ -1,0 +1,135 @@
+// Package store keeps the desired state and the events of an environment in a
+// SQL database: [DB] implements [control.Store].
+//
+// One SQL text serves every database: parameters are $1, $2, …, rows are put
+// with ON CONFLICT … DO UPDATE, and specs are JSON in text columns. Only the
+// migrations, and how a database is opened, are per database.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/layover-dev/layover/internal/control"
+)
+
+// DB is an open store. It is safe for concurrent use.
+type DB struct {
+	path       string
+	write      *sql.DB // one connection: SQLite allows one writer
+	read       *sql.DB
+	keepEvents int64
+	close      func() error
+}
+
+var _ control.Store = (*DB)(nil)
+
+// Path returns the absolute path of the database file, symbolic links resolved.
+func (db *DB) Path() string { return db.path }
+
+// Close waits for the calls in progress, closes the database and gives up its
+// lock. Further calls of Close return the same error.
+func (db *DB) Close() error { return db.close() }
+
+// beginner is a pool or one connection of it.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+// inTx runs work in a write transaction, and commits it where work returns nil.
+//
+// Single statements are written through it too: a statement outside of a
+// transaction may have taken effect although its context ended and it returned an error.
+func inTx(ctx context.Context, on beginner, work func(*sql.Tx) error) error {
+	tx, err := on.BeginTx(ctx, nil)
+	if err != nil {
+		return endOf(ctx, err)
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit
+	if err := work(tx); err != nil {
+		return endOf(ctx, err)
+	}
+	return endOf(ctx, tx.Commit())
+}
+
+// exec runs one statement in a transaction of its own.
+func (db *DB) exec(ctx context.Context, query string, args ...any) error {
+	return inTx(ctx, db.write, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, query, args...)
+		return err
+	})
+}
+
+// list returns a value for each row of a query, never nil without an error.
+func list[T any](ctx context.Context, db *DB, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := db.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, endOf(ctx, err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err has told it all
+	all := []T{}
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, endOf(ctx, err)
+		}
+		all = append(all, v)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, endOf(ctx, err)
+	}
+	return all, nil
+}
+
+// deleted returns [control.ErrNotStored] where a DELETE found nothing.
+func deleted(result sql.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	n, err := result.RowsAffected()
+	if err == nil && n == 0 {
+		return control.ErrNotStored
+	}
+	return err
+}
+
+// encode returns v as JSON. A value that could not be read back is refused now,
+// by its writer, instead of failing every later reader.
+func encode[T any](v T) (string, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	var back T
+	if err := json.Unmarshal(data, &back); err != nil {
+		return "", fmt.Errorf("it could not be read back: %w", err)
+	}
+	return string(data), nil
+}
+
+// decode reads what encode wrote.
+func decode[T any](spec string) (T, error) {
+	var v T
+	if err := json.Unmarshal([]byte(spec), &v); err != nil {
+		return v, &specError{err}
+	}
+	return v, nil
+}
+
+// specError says that a stored spec is not what encode writes.
+type specError struct{ err error }
+
+func (e *specError) Error() string { return fmt.Sprintf("read a stored record: %v", e.err) }
+func (e *specError) Unwrap() error { return e.err }
+
+// endOf returns the error of a context that ended in place of what its end
+// caused in the database, so that callers find it with errors.Is.
+func endOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, sql.ErrTxDone) || interrupted(err)) {
+		return ctx.Err()
+	}
+	return err
+}

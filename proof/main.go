@@ -1,0 +1,92 @@
+// Proof measures the promises of Layover on this machine.
+//
+//	go run ./proof          lists them
+//	go run ./proof NAME…    proves some: prints the figure, its bar, and ok or SHORT
+//	go run ./proof all      proves every one
+//
+// It exits 0 where all held, 1 where one did not, and 2 for a name it does not know.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/layover-dev/layover/internal/runtime/process"
+)
+
+// promise is something Layover promises, and how it is proven.
+type promise struct {
+	name string
+	text string
+	// prove measures. It prints what it sees on the way, and returns the figure
+	// and its bar in words, and whether the bar is met.
+	prove func(context.Context) (result, error)
+}
+
+type result struct {
+	figure string
+	bar    string
+	ok     bool
+}
+
+func promises() []promise {
+	return []promise{
+		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
+		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime},
+		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill},
+	}
+}
+
+func main() {
+	// The server that a proof runs may be this very program; see serve.go.
+	if code, ok := process.Supervise(os.Args[1:]); ok {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, names []string) int {
+	known := promises()
+	if len(names) == 0 {
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+		for _, p := range known {
+			fmt.Fprintf(w, "%s\t%s\n", p.name, p.text)
+		}
+		_ = w.Flush()
+		return 0
+	}
+	var chosen []promise
+	for _, name := range names {
+		before := len(chosen)
+		for _, p := range known {
+			if p.name == name || name == "all" {
+				chosen = append(chosen, p)
+			}
+		}
+		if len(chosen) == before {
+			fmt.Fprintf(os.Stderr, "there is no promise %q; `go run ./proof` lists them\n", name)
+			return 2
+		}
+	}
+	code := 0
+	for _, p := range chosen {
+		r, err := p.prove(ctx)
+		switch {
+		case err != nil:
+			fmt.Printf("%s: could not be measured: %v  SHORT\n", p.name, err)
+			code = 1
+		case r.ok:
+			fmt.Printf("%s: %s (bar: %s)  ok\n", p.name, r.figure, r.bar)
+		default:
+			fmt.Printf("%s: %s (bar: %s)  SHORT\n", p.name, r.figure, r.bar)
+			code = 1
+		}
+	}
+	return code
+}
