@@ -162,6 +162,13 @@ func (c *Client) LastEvent(ctx context.Context) (int64, error) {
 	return out.Last, err
 }
 
+// Environment describes the environment that the server owns.
+func (c *Client) Environment(ctx context.Context) (Environment, error) {
+	var out Environment
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"environment"}}, &out)
+	return out, err
+}
+
 // ServerBuild says what the server was built from.
 func (c *Client) ServerBuild(ctx context.Context) (Build, error) {
 	var out Build

@@ -43,7 +43,7 @@ func promises() []promise {
 
 func main() {
 	// The server that a proof runs may be this very program; see serve.go.
-	if code, ok := process.Supervise(os.Args[1:]); ok {
+	if code, ok := process.Supervise(os.Args); ok {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -10,7 +10,7 @@ import (
 
 func main() {
 	// Instances of the process runtime run under a supervisor: this program, started by itself.
-	if code, ok := process.Supervise(os.Args[1:]); ok {
+	if code, ok := process.Supervise(os.Args); ok {
 		os.Exit(code)
 	}
 	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

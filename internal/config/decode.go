@@ -53,10 +53,7 @@ func (d *decoder) value(n ast.Node, s *shape, k *key, dst reflect.Value, p path)
 		return
 	}
 	defer leave()
-	if d.visits++; d.visits > maxVisits {
-		if d.visits == maxVisits+1 {
-			d.add(nodePosition(n), "write the values out", "aliases make the file too large (more than %d values)", maxVisits)
-		}
+	if !d.visit(n, 1) {
 		return
 	}
 	d.source.values[p.id()] = nodePosition(n)
@@ -176,7 +173,7 @@ func (d *decoder) merge(n ast.Node, p path) []entry {
 	if list, ok := n.(*ast.SequenceNode); ok {
 		var all []entry
 		for _, item := range list.Values {
-			if d.visits++; d.visits > maxVisits {
+			if !d.visit(item, 1) {
 				return all
 			}
 			all = append(all, d.merge(item, p)...)
@@ -188,8 +185,21 @@ func (d *decoder) merge(n ast.Node, p path) []entry {
 		return nil
 	}
 	found := d.entries(n, p)
-	d.visits += len(found)
+	if !d.visit(n, len(found)) {
+		return nil
+	}
 	return found
+}
+
+// visit counts values, and says whether there is room for them. The first time
+// there is none, this is reported.
+func (d *decoder) visit(n ast.Node, count int) bool {
+	before := d.visits
+	d.visits += count
+	if before <= maxVisits && d.visits > maxVisits {
+		d.add(nodePosition(n), "write the values out", "aliases make the file too large (more than %d values)", maxVisits)
+	}
+	return d.visits <= maxVisits
 }
 
 func (d *decoder) entry(pair *ast.MappingValueNode, p path) (entry, bool) {
@@ -314,6 +324,7 @@ func (d *decoder) command(n ast.Node, dst reflect.Value, p path) {
 // splitCommand splits a line into words like a shell does, with quotes and
 // backslashes and without expanding anything.
 func splitCommand(line string) ([]string, error) {
+	line = strings.ReplaceAll(line, "\\\n", " ") // a line that goes on
 	parser := shellwords.NewParser()
 	words, err := parser.Parse(line)
 	if err != nil {
@@ -332,7 +343,9 @@ func (d *decoder) plain(n ast.Node, dst reflect.Value, p path) {
 		return
 	}
 	defer leave()
-	d.visits++
+	if !d.visit(n, 1) {
+		return
+	}
 	d.source.values[p.id()] = nodePosition(n)
 	word, _, ok := text(n)
 	switch {

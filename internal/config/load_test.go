@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	if *update {
-		require.NoError(t, os.WriteFile(name, got, 0o600))
+		require.NoError(t, os.WriteFile(name, got, 0o644)) //nolint:gosec // committed files
 	}
 	want, err := os.ReadFile(name)
 	require.NoError(t, err)
@@ -170,8 +170,8 @@ func TestBounds(t *testing.T) {
 	tests := map[string]struct{ text, want string }{
 		"size":         {strings.Repeat("# x\n", 1<<19), "larger than 1024 KiB"},
 		"keys":         {strings.Repeat("a: 1\n", 1<<17), "too many values"},
-		"brackets":     {"a: " + strings.Repeat("[", 1<<19), "nested more than"},
-		"braces":       {strings.Repeat("{a: ", 1<<17), "nested more than"},
+		"brackets":     {"a: " + strings.Repeat("[", 1<<13), "nested more than"},
+		"braces":       {strings.Repeat("{a: ", 1<<13), "nested more than"},
 		"dashes":       {strings.Repeat("- ", 1<<15), "nested more than"},
 		"anchors":      {strings.Repeat("&a ", 1<<15), "more than 1000 anchors"},
 		"questions":    {strings.Repeat("? ", 1<<15), "more than 1000 anchors"},

@@ -105,7 +105,7 @@ func writeKeys(out *bytes.Buffer, s *shape, prefix, title string) {
 		if k.required {
 			notes += " Required."
 		}
-		fmt.Fprintf(out, "| `%s` | %s | %s |\n", k.name, valueWords(k), strings.ReplaceAll(notes, "|", "\\|"))
+		fmt.Fprintf(out, "| `%s` | %s | %s |\n", k.name, valueWords(k), strings.NewReplacer("|", "\\|", "<", "&lt;").Replace(notes))
 	}
 	for _, k := range s.keys {
 		inner, name := k.shape, prefix+k.name

@@ -96,6 +96,17 @@ func (i *instance) routeID(a Address) string {
 	return i.ID + "/" + a.HostPort
 }
 
+// routeIDs names every address of the instance to the data plane.
+func (k *keeper) routeIDs(inst *instance) []string {
+	k.c.mu.Lock()
+	defer k.c.mu.Unlock()
+	var ids []string
+	for _, a := range inst.Addresses {
+		ids = append(ids, inst.routeID(a))
+	}
+	return ids
+}
+
 // probe checks every address once. It returns how many were healthy before and are now.
 func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) (before, after int) {
 	k.c.mu.Lock()
@@ -166,8 +177,8 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	}
 	s, _ := k.c.service(k.key.Service)
 	drain, cancel := context.WithTimeout(ctx, s.Drain.Or(defaultDrain))
-	for _, a := range inst.Addresses {
-		_ = k.c.opts.DataPlane.WaitIdle(drain, inst.routeID(a)) // the time-out is the answer
+	for _, id := range k.routeIDs(inst) {
+		_ = k.c.opts.DataPlane.WaitIdle(drain, id) // the time-out is the answer
 	}
 	cancel()
 	rt := k.c.opts.Runtimes[inst.runtime]

@@ -103,11 +103,10 @@ func (k *keeper) step(ctx context.Context) time.Duration {
 	if newest == nil {
 		return 0
 	}
-	if w := k.c.watchers[newest.Run.Runtime()]; w != nil && newest.State == GenerationServing {
-		// What a runtime has must be known before anything is started again.
-		if !w.wait(attempt) {
-			return 0
-		}
+	// What a runtime has must be known before anything is started again. A new
+	// deployment only waits for the first look: where that failed, it says why.
+	if w := k.c.watchers[newest.Run.Runtime()]; w != nil && !w.wait(attempt, newest.State == GenerationPending) {
+		return 0
 	}
 	if newest.State == GenerationPending {
 		return k.deploy(attempt, newest)

@@ -16,7 +16,8 @@ type watcher struct {
 	name string
 	rt   Runtime
 
-	listed chan struct{} // closed once the runtime has been listed
+	looked chan struct{} // closed once the runtime has been asked
+	listed chan struct{} // closed once it has answered
 
 	// Guarded by c.mu.
 	problem error // why the last look failed; nil where it did not
@@ -27,16 +28,20 @@ type watcher struct {
 const relist = 5 * time.Second
 
 func newWatcher(c *Control, name string, rt Runtime) *watcher {
-	return &watcher{c: c, name: name, rt: rt, listed: make(chan struct{}), problem: errors.New("not yet looked at")}
+	return &watcher{c: c, name: name, rt: rt, looked: make(chan struct{}), listed: make(chan struct{}), problem: errors.New("not yet looked at")}
 }
 
-// run lists and watches the runtime until ctx ends. A runtime that does not answer
+// run lists and watches the runtime until ctx ends; it runs once. A runtime that does not answer
 // changes nothing of what is known (R5).
 func (w *watcher) run(ctx context.Context) error {
 	go w.watch(ctx)
-	for {
+	for first := true; ; first = false {
 		pause := relist
-		switch err := w.list(ctx); {
+		err := w.list(ctx)
+		if first {
+			close(w.looked)
+		}
+		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
@@ -56,10 +61,15 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-// wait returns true once the runtime has been listed, false where ctx ends before.
-func (w *watcher) wait(ctx context.Context) bool {
+// wait returns true once the runtime has been listed, or only asked, and false
+// where ctx ends before.
+func (w *watcher) wait(ctx context.Context, onlyAsked bool) bool {
+	known := w.listed
+	if onlyAsked {
+		known = w.looked
+	}
 	select {
-	case <-w.listed:
+	case <-known:
 		return true
 	case <-ctx.Done():
 		return false

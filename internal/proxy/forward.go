@@ -120,12 +120,14 @@ func (x *exchange) moveOn() bool {
 func (x *exchange) modify(res *http.Response) error {
 	x.proxy.counters.add(x.decision.Version.ID)
 	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
-	delete(res.Header, ErrorHeader) // of a request that the service made
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
 		x.w.begin(res.StatusCode)
+	case x.body != nil:
+		res.Body = answerBody{res.Body, x.body}
 	}
 	return nil
 }

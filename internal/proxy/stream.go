@@ -98,6 +98,7 @@ type requestBody struct {
 	io.ReadCloser
 	in, out *http.Request // trailers are taken over from in to out
 	bytes   atomic.Int64
+	ended   atomic.Bool // all of it was read
 	failed  atomic.Bool // the client's side broke, or was not HTTP
 }
 
@@ -108,6 +109,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.bytes.Add(int64(n))
 	switch {
 	case errors.Is(err, io.EOF):
+		b.ended.Store(true)
 		if b.out.Trailer != nil {
 			maps.Copy(b.out.Trailer, b.in.Trailer)
 		}
@@ -120,3 +122,20 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Close does nothing, so that a body of which nothing was read can be sent to another
 // instance. Whoever made the body it wraps closes that one.
 func (b *requestBody) Close() error { return nil }
+
+// answerBody is the body of an answer that may be complete before its request is.
+type answerBody struct {
+	io.ReadCloser
+	request *requestBody
+}
+
+// Close does not wait while the request is incomplete. HTTP/2's transport would: until its
+// last read of the request's body returns, which the client may end only once it has got
+// the whole answer.
+func (b answerBody) Close() error {
+	if b.request.ended.Load() {
+		return b.ReadCloser.Close()
+	}
+	go func() { _ = b.ReadCloser.Close() }() // ends with the client's body or connection
+	return nil
+}

@@ -21,6 +21,8 @@ type Control interface {
 	Ready(ctx context.Context) error
 }
 
+var _ Control = (*control.Control)(nil)
+
 // Services keeps the services of the environment.
 type Services interface {
 	Services(ctx context.Context) ([]api.Service, error)

@@ -38,6 +38,7 @@ type Options struct {
 	AllowedHosts []string
 	// AllowedOrigins are origins ("https://console.example.com") whose pages may use the API.
 	AllowedOrigins []string
+	Environment    api.Environment // described at /api/v1/environment
 	Build          api.Build
 	Logger         *slog.Logger
 	KeepAlive      time.Duration // how often an idle stream says something; 0 means 15 s

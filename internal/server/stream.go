@@ -39,14 +39,11 @@ func (s *Server) stream(operation, contentType string, run func(ctx context.Cont
 		rw.Header().Set("Content-Type", contentType)
 		rw.Header().Set("X-Accel-Buffering", "no") // proxies must not hold it back
 		rw.WriteHeader(http.StatusOK)
-		if r.Method == http.MethodHead {
-			return
-		}
 		w := &streamWriter{w: rw, control: http.NewResponseController(rw), timeout: s.opts.WriteTimeout}
-		err := w.flush()
-		if err == nil {
-			err = run(ctx, w)
+		if err := w.flush(); err != nil || r.Method == http.MethodHead {
+			cancel() // run still lets go of what it holds
 		}
+		err := run(ctx, w)
 		if err == nil || ctx.Err() != nil {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/server"
+	"github.com/layover-dev/layover/internal/server/servertest"
 )
 
 // stream is an answer that is read line by line. It ends with the test.
@@ -127,6 +129,22 @@ func TestStreamsStayAlive(t *testing.T) {
 	}
 }
 
+// The time limits of a server are for requests: a stream outlives them.
+func TestStreamsOutliveTheServersTimeouts(t *testing.T) {
+	s, err := server.New(server.Options{Control: servertest.New(), KeepAlive: 20 * time.Millisecond})
+	require.NoError(t, err)
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	srv.Start()
+	t.Cleanup(srv.Close)
+	t.Cleanup(s.CloseStreams)
+	e := &env{url: srv.URL}
+	messages := e.open(t, "/api/v1/events/stream")
+	for range 10 {
+		require.Contains(t, messages.message(t), "id: 0")
+	}
+}
+
 func TestListEvents(t *testing.T) {
 	e := newEnv(t)
 	for i := range 1200 { // more than one page of the log
@@ -229,7 +247,7 @@ func TestLogs(t *testing.T) {
 			got := e.ask(t, "GET", path+tt.query, "", "Accept: "+tt.accept)
 			require.Equal(t, tt.contentType, got.Header.Get("Content-Type"))
 			require.Equal(t, tt.want, got.body)
-			require.Zero(t, e.OpenLogs(), "the reader is closed")
+			require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
 			if strings.Contains(tt.query, "since") {
 				require.Equal(t, at.Add(-time.Hour), e.LogOptions().Since)
 			}
@@ -297,5 +315,5 @@ func TestHeadOfAStreamEnds(t *testing.T) {
 	for _, path := range []string{"/api/v1/events/stream", "/api/v1/table/watch", "/api/v1/services/cart/versions/v1/logs?follow=true"} {
 		require.Equal(t, 200, e.ask(t, "HEAD", path, "").StatusCode)
 	}
-	require.Zero(t, e.OpenLogs())
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
 }

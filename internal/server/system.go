@@ -9,6 +9,14 @@ import (
 
 func (s *Server) registerSystem() {
 	register(s, operation{
+		id: "get-environment", tag: tagServer, method: http.MethodGet, path: "/api/v1/environment",
+		summary:     "Get the environment",
+		description: "Describes the environment that the server owns: its names, and where its proxy is.",
+	}, func(context.Context, *struct{}) (*answer[api.Environment], error) {
+		return reply(s.opts.Environment), nil
+	})
+
+	register(s, operation{
 		id: "get-server-version", tag: tagServer, method: http.MethodGet, path: "/api/v1/version",
 		summary:     "Get the server's version",
 		description: "Says what the server was built from.",

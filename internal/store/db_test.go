@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"path/filepath"
@@ -88,6 +89,12 @@ func TestDB_Settings(t *testing.T) {
 		require.NoError(t, db.write.QueryRowContext(t.Context(), `PRAGMA `+pragma).Scan(&got))
 		require.Equal(t, want, got, pragma)
 	}
+	require.NoError(t, db.inDurableTx(t.Context(), func(tx *sql.Tx) error {
+		var level int
+		require.NoError(t, tx.QueryRowContext(t.Context(), `PRAGMA synchronous`).Scan(&level))
+		require.Equal(t, 2, level, "FULL, while a revision is counted")
+		return nil
+	}))
 	_, err = db.read.ExecContext(t.Context(), `DELETE FROM services`)
 	require.Error(t, err, "the read pool cannot write")
 }

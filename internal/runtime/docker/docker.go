@@ -77,6 +77,7 @@ type Runtime struct {
 	network       string
 	log           *slog.Logger
 	engine        *client.Client
+	unusable      error // why the Engine's address is of no use; nil where it is
 	queryTimeout  time.Duration
 	changeTimeout time.Duration
 
@@ -106,7 +107,7 @@ func New(opts Options) (*Runtime, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
-	engine, err := connect(opts.Host)
+	engine, unusable, err := connect(opts.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +117,7 @@ func New(opts Options) (*Runtime, error) {
 		network:       opts.Network,
 		log:           opts.Logger.With("runtime", api.RuntimeDocker),
 		engine:        engine,
+		unusable:      unusable,
 		queryTimeout:  queryTimeout,
 		changeTimeout: changeTimeout,
 		starting:      make(map[string]chan struct{}),

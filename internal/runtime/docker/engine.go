@@ -55,24 +55,25 @@ func (r *Runtime) Gateway(ctx context.Context) (netip.Addr, error) {
 }
 
 // connect returns a client for the Engine at host, or for the one the docker
-// command uses. Where Docker's configuration cannot be used, the calls of the client say
-// so: a server that runs no containers does not mind.
-func connect(host string) (*client.Client, error) {
-	opts, err := endpoint(host)
-	if err != nil {
-		opts = []client.Opt{client.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, err })}
-	}
-	engine, err := client.New(opts...)
-	if err != nil {
-		unusable := &control.Error{
+// command uses. Where Docker's configuration cannot be used, unusable says why: every call
+// is to fail with it, and a server that runs no containers does not mind.
+func connect(host string) (engine *client.Client, unusable, err error) {
+	opts, unusable := endpoint(host)
+	if unusable == nil {
+		if engine, err = client.New(opts...); err == nil {
+			return engine, nil, nil
+		}
+		unusable = &control.Error{
 			Code:    api.CodeUnavailable,
 			Message: "the address of Docker cannot be used: " + err.Error(),
 			Hint:    "check DOCKER_HOST, DOCKER_CERT_PATH and DOCKER_API_VERSION",
 			Err:     err,
 		}
-		return client.New(client.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, unusable }))
 	}
-	return engine, nil
+	engine, err = client.New(client.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+		return nil, unusable
+	}))
+	return engine, unusable, err
 }
 
 // endpoint returns how to reach the Engine.

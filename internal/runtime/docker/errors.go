@@ -32,6 +32,9 @@ func (r *Runtime) fail(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
+	if r.unusable != nil {
+		return r.unusable
+	}
 	host := r.engine.DaemonHost()
 	switch {
 	case client.IsErrConnectionFailed(err) && strings.Contains(err.Error(), "permission denied"):
@@ -114,7 +117,7 @@ func (r *Runtime) failStart(ctx context.Context, p plan, err error) error {
 
 // isMissingInit says whether a container did not start for want of docker-init.
 func isMissingInit(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "docker-init") && !cerrdefs.IsNotFound(err)
+	return err != nil && strings.Contains(err.Error(), "docker-init")
 }
 
 func startHint() string {

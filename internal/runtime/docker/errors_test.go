@@ -76,28 +76,7 @@ func TestEngineSocketIsNotOurs(t *testing.T) {
 }
 
 func TestEngineHangs(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "docker.sock")
-	listener, err := net.Listen("unix", path)
-	require.NoError(t, err)
-	held := make(chan []net.Conn, 1)
-	go func() { // takes every connection, and says nothing on it
-		var all []net.Conn
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				held <- all
-				return
-			}
-			all = append(all, conn)
-		}
-	}()
-	t.Cleanup(func() {
-		require.NoError(t, listener.Close())
-		for _, conn := range <-held {
-			require.NoError(t, conn.Close())
-		}
-	})
-	r, err := New(Options{Environment: "dev", Host: "unix://" + path})
+	r, err := New(Options{Environment: "dev", Host: "unix://" + silentSocket(t)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	for name, call := range everyCall(r) {

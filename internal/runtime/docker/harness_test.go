@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -30,8 +31,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // requireEngine returns a client of a Docker Engine that answers, or skips the test.
 func requireEngine(t *testing.T) *client.Client {
 	t.Helper()
-	engine, err := connect("")
+	engine, unusable, err := connect("")
 	require.NoError(t, err)
+	require.NoError(t, unusable)
 	t.Cleanup(func() { _ = engine.Close() })
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -83,6 +85,15 @@ func newImage(t *testing.T, engine *client.Client, changes ...string) string {
 	t.Helper()
 	binary, err := buildApp()
 	require.NoError(t, err)
+	if changes == nil {
+		changes = []string{`ENTRYPOINT ["/app"]`}
+	}
+	return importImage(t, engine, binary, changes...)
+}
+
+// importImage makes an image of a static program, as /app, and nothing else.
+func importImage(t *testing.T, engine *client.Client, binary []byte, changes ...string) string {
+	t.Helper()
 	var layer bytes.Buffer
 	out := tar.NewWriter(&layer)
 	add := func(name string, mode int64, content []byte) {
@@ -95,9 +106,6 @@ func newImage(t *testing.T, engine *client.Client, changes ...string) string {
 	require.NoError(t, out.Close())
 
 	name := "layover-test-" + strings.ToLower(rand.Text()[:8]) + ":v1"
-	if changes == nil {
-		changes = []string{`ENTRYPOINT ["/app"]`}
-	}
 	result, err := engine.ImageImport(t.Context(), client.ImageImportSource{Source: &layer, SourceName: "-"}, name,
 		client.ImageImportOptions{Changes: changes})
 	require.NoError(t, err)
@@ -120,7 +128,9 @@ func removeImage(t *testing.T, engine *client.Client, name string) {
 		require.NoError(t, err)
 	}
 	_, err = engine.ImageRemove(context.Background(), name, client.ImageRemoveOptions{Force: true, PruneChildren: true})
-	require.NoError(t, err)
+	if !cerrdefs.IsNotFound(err) {
+		require.NoError(t, err)
+	}
 }
 
 func workload(id, image string, command ...string) control.Workload {
@@ -182,4 +192,31 @@ func engineThatFailsWith(t *testing.T, err error) *client.Client {
 	engine, newErr := client.New(client.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, err }))
 	require.NoError(t, newErr)
 	return engine
+}
+
+// silentSocket returns a socket that takes every connection and says nothing.
+func silentSocket(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "docker.sock")
+	listener, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	held := make(chan []net.Conn, 1)
+	go func() {
+		var all []net.Conn
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				held <- all
+				return
+			}
+			all = append(all, conn)
+		}
+	}()
+	t.Cleanup(func() {
+		require.NoError(t, listener.Close())
+		for _, conn := range <-held {
+			require.NoError(t, conn.Close())
+		}
+	})
+	return path
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -208,14 +209,21 @@ func (l *logReader) line(stream stdcopy.StdType, stamp string, text []byte) (api
 		return api.LogLine{}, false
 	}
 	delete(l.open, stream)
-	return line, true
+	return valid(line), true
+}
+
+// valid makes the text of a line UTF-8. Only a whole line can be: a piece may end
+// within a character.
+func valid(line api.LogLine) api.LogLine {
+	line.Text = strings.ToValidUTF8(line.Text, "\uFFFD")
+	return line
 }
 
 // rest returns a last line that ends without a line feed, then io.EOF.
 func (l *logReader) rest() (api.LogLine, error) {
 	for stream, line := range l.open {
 		delete(l.open, stream)
-		return line, nil
+		return valid(line), nil
 	}
 	return api.LogLine{}, io.EOF
 }

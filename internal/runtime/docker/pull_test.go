@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,7 +31,7 @@ const (
 // newRegistry runs a registry that lets only alice in, and returns its address.
 func newRegistry(t *testing.T) string {
 	t.Helper()
-	handler := registry.New()
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if user, password, ok := req.BasicAuth(); !ok || user != registryUser || password != registryPassword {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
@@ -61,8 +62,8 @@ func loginConfig(registry, password string) string {
 // push makes an image under a name of the registry, which then is only there.
 func push(t *testing.T, engine *client.Client, registry string) string {
 	t.Helper()
-	name := registry + "/team/cart:v1"
-	_, err := engine.ImageTag(t.Context(), client.ImageTagOptions{Source: newImage(t, engine), Target: name})
+	source, name := newImage(t, engine), registry+"/team/cart:v1"
+	_, err := engine.ImageTag(t.Context(), client.ImageTagOptions{Source: source, Target: name})
 	require.NoError(t, err)
 	header, err := authconfig.Encode(registrytypes.AuthConfig{Username: registryUser, Password: registryPassword})
 	require.NoError(t, err)
@@ -70,6 +71,7 @@ func push(t *testing.T, engine *client.Client, registry string) string {
 	require.NoError(t, err)
 	require.NoError(t, stream.Wait(t.Context()))
 	removeImage(t, engine, name)
+	removeImage(t, engine, source) // which has the same layer
 	return name
 }
 

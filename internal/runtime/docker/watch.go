@@ -22,6 +22,7 @@ import (
 func (r *Runtime) Watch(ctx context.Context, changed func(control.Status)) error {
 	streaming, cancel := context.WithCancel(ctx)
 	defer cancel()
+	opening := time.AfterFunc(r.queryTimeout, cancel) // the stream has no end, its beginning has
 	// The Engine answers a moment before it subscribes; since fills that gap.
 	stream := r.engine.Events(streaming, client.EventsListOptions{
 		Since: unixTime(time.Now()),
@@ -29,6 +30,9 @@ func (r *Runtime) Watch(ctx context.Context, changed func(control.Status)) error
 			Add("type", string(events.ContainerEventType)).
 			Add("event", string(events.ActionStart), string(events.ActionDie), string(events.ActionOOM)),
 	})
+	if !opening.Stop() && ctx.Err() == nil {
+		return r.fail(ctx, "watch the containers of environment "+r.environment, context.DeadlineExceeded)
+	}
 	listed, err := r.List(ctx)
 	if ctx.Err() != nil {
 		return nil

@@ -3,9 +3,12 @@
 package process
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +21,36 @@ import (
 
 // appVariable names the test app to the tests, which run after it was built.
 const appVariable = "LAYOVER_TEST_APP"
+
+// serverVariable makes the test program a server that starts instances in the
+// folder it names, until it is killed.
+const serverVariable = "LAYOVER_TEST_SERVER"
+
+func serveForever(dir string) int {
+	r, err := New(options(dir, "shop"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var starters sync.WaitGroup
+	for worker := range 3 {
+		starters.Go(func() {
+			for i := range 6 {
+				id := fmt.Sprintf("cart-%d-%d-%d", os.Getpid(), worker, i)
+				_, _ = r.Start(context.Background(), appWorkload(id, nil), nil)
+				if isStopped(id) {
+					_ = r.Stop(context.Background(), id, 0)
+				}
+			}
+		})
+	}
+	fmt.Println("starting")
+	starters.Wait()
+	select {} // until killed
+}
+
+// isStopped says whether the server stops the instances it started under this ID.
+func isStopped(id string) bool { return strings.HasSuffix(id, "2") || strings.HasSuffix(id, "5") }
 
 func TestMain(m *testing.M) {
 	if code, ok := Supervise(os.Args); ok {
@@ -55,9 +88,9 @@ func run(m *testing.M) int {
 
 func TestRuntime(t *testing.T) {
 	dir := t.TempDir()
-	make := func(t *testing.T, environment string, change func(*Options)) *Runtime {
+	newOne := func(t *testing.T, environment string, change func(*Options)) *Runtime {
 		t.Helper()
-		opts := Options{Dir: dir, Environment: environment}
+		opts := options(dir, environment)
 		if change != nil {
 			change(&opts)
 		}
@@ -68,7 +101,7 @@ func TestRuntime(t *testing.T) {
 	runtimetest.Run(t, runtimetest.Harness{
 		New: func(t *testing.T, environment string) control.Runtime {
 			t.Helper()
-			return make(t, environment, nil)
+			return newOne(t, environment, nil)
 		},
 		Run:       appRun(),
 		Env:       map[string]string{"APP_HOST": "127.0.0.1"},
@@ -81,7 +114,7 @@ func TestRuntime(t *testing.T) {
 		},
 		Hanging: func(t *testing.T, environment string) (control.Runtime, api.Run) {
 			t.Helper()
-			return make(t, environment, func(o *Options) {
+			return newOne(t, environment, func(o *Options) {
 				o.Supervisor = []string{"/bin/sh", "-c", "exec sleep 60"}
 			}), appRun()
 		},
@@ -94,4 +127,17 @@ func TestRuntime(t *testing.T) {
 
 func appRun() api.Run {
 	return api.Run{Process: &api.Process{Command: []string{os.Getenv(appVariable), "--port={port}"}}}
+}
+
+// options are those of the tests: supervisors run the test program, without the
+// second that the race detector waits at the end of a process.
+func options(dir, environment string) Options {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return Options{
+		Dir: dir, Environment: environment,
+		Supervisor: []string{"/usr/bin/env", "GORACE=atexit_sleep_ms=0", self},
+	}
 }

@@ -6,7 +6,8 @@
 //	APP_LISTEN=no        never listen
 //	APP_IGNORE_TERM=1    ignore SIGTERM
 //	APP_EXIT_AFTER=2     exit with code 4 after this many requests
-//	APP_FORK=1           start a process that ignores SIGTERM and listens to nobody
+//	APP_FORK=1           start a process that ignores SIGTERM and does not listen;
+//	                     with "session" it has a session of its own
 //	APP_LOG_LINES=1000   write this many lines, numbered, to stdout
 //	APP_LONG_LINE=100000 write a line of this many times x
 //	APP_BINARY=1         write bytes that are no text, and a last line without its end, and exit
@@ -85,6 +86,7 @@ func fork() {
 	child := exec.Command(self)
 	child.Env = append(os.Environ(), "APP_FORK=", "APP_LISTEN=no", "APP_IGNORE_TERM=1", "APP_LOG_LINES=", "APP_LONG_LINE=")
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: os.Getenv("APP_FORK") == "session"}
 	if err := child.Start(); err != nil {
 		fail(err)
 	}

@@ -1,0 +1,332 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+func changed(message string) api.Event {
+	return api.Event{Type: api.EventServiceChanged, Service: "cart", Message: message}
+}
+
+// Every event arrives once and in its order, however often the connection breaks.
+func TestFollowEventsAcrossBreaks(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e.Emit(changed("1"))
+	next := int64(1)
+	for event, err := range e.FollowEvents(ctx, api.EventFilter{}) {
+		require.NoError(t, err)
+		require.Equal(t, next, event.ID)
+		require.Equal(t, fmt.Sprint(next), event.Message)
+		if next == 12 {
+			break
+		}
+		if next%3 == 0 {
+			e.http.CloseClientConnections()
+			e.Emit(changed(fmt.Sprint(next + 1))) // while nobody listens
+			e.Emit(changed(fmt.Sprint(next + 2)))
+			e.Emit(changed(fmt.Sprint(next + 3)))
+		} else if next < 3 {
+			e.Emit(changed(fmt.Sprint(next + 1)))
+		}
+		next++
+	}
+}
+
+// A client that follows from now on misses nothing when the connection breaks
+// before the first event.
+func TestFollowEventsFromNowAcrossABreak(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e.Emit(changed("before"))
+
+	var connections atomic.Int32
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if connections.Add(1) == 1 {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = fmt.Fprint(w, "id: 1\n\n") // the position, as the server says it first
+			e.Emit(changed("in between"))
+			return
+		}
+		r.RequestURI, r.URL.Scheme, r.URL.Host = "", "http", e.http.Listener.Addr().String()
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+		buf := make([]byte, 4096)
+		for {
+			n, err := resp.Body.Read(buf)
+			_, _ = w.Write(buf[:n])
+			_ = http.NewResponseController(w).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	defer front.Close()
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	c, err := api.NewClient(front.URL)
+	require.NoError(t, err)
+	defer c.Close()
+	for event, err := range c.FollowEvents(ctx, api.EventFilter{After: api.FromNow}) {
+		require.NoError(t, err)
+		require.Equal(t, "in between", event.Message)
+		break
+	}
+}
+
+func TestFollowEventsEnds(t *testing.T) {
+	t.Run("with its context", func(t *testing.T) {
+		e := newEnv(t)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		stop := errors.New("enough")
+		e.Emit(changed("1"))
+		var errs []error
+		for _, err := range e.FollowEvents(ctx, api.EventFilter{}) {
+			if err != nil {
+				errs = append(errs, err)
+			}
+			cancel(stop)
+		}
+		require.Equal(t, []error{stop}, errs)
+	})
+	t.Run("when the server refuses", func(t *testing.T) {
+		e := newEnv(t)
+		for _, err := range e.FollowEvents(t.Context(), api.EventFilter{After: -2}) {
+			requireProblem(t, err, 422, api.CodeInvalid)
+		}
+	})
+	t.Run("when no server comes back", func(t *testing.T) {
+		e := newEnv(t, api.WithPatience(200*time.Millisecond))
+		e.Emit(changed("1"))
+		var last error
+		for _, err := range e.FollowEvents(t.Context(), api.EventFilter{}) {
+			last = err
+			if err == nil {
+				require.NoError(t, e.http.Listener.Close())
+				e.http.CloseClientConnections()
+			}
+		}
+		var unreachable *api.UnreachableError
+		require.ErrorAs(t, last, &unreachable)
+	})
+}
+
+func TestWatchTable(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	want := []uint64{1, 5, 9}
+	for table, err := range e.WatchTable(ctx, 0) {
+		require.NoError(t, err)
+		require.Equal(t, want[0], table.Revision)
+		if want = want[1:]; len(want) == 0 {
+			break
+		}
+		e.http.CloseClientConnections()
+		e.SetTable(route.Spec{Revision: want[0]})
+	}
+	require.Empty(t, want)
+}
+
+func TestLogs(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	deploy(t, e)
+	at := time.Date(2026, 1, 31, 12, 0, 0, 1, time.UTC)
+	all := []api.LogLine{{Time: at, Instance: "i", Stream: "stdout", Text: "one"}, {Time: at, Instance: "i", Text: "two\n"}}
+	e.SetLog(nil, all...)
+
+	var got []api.LogLine
+	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{Since: at, Tail: 5}) {
+		require.NoError(t, err)
+		got = append(got, line)
+	}
+	require.Equal(t, all, got)
+	require.Equal(t, control.LogOptions{Since: at, Tail: 5}, e.LogOptions())
+
+	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{Follow: true}) {
+		require.NoError(t, err)
+		require.Equal(t, all[0], line)
+		break
+	}
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
+
+	e.SetLog(errors.New("the disk broke"), all...)
+	var last error
+	for _, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{}) {
+		last = err
+	}
+	var unreachable *api.UnreachableError
+	require.ErrorAs(t, last, &unreachable, "a log that breaks does not look as if it ended")
+
+	for _, err := range e.Client.Logs(ctx, "cart", "unknown", api.LogOptions{}) {
+		requireProblem(t, err, 404, api.CodeNotFound)
+	}
+}
+
+func deploy(t *testing.T, e *env) control.Key {
+	t.Helper()
+	require.NoError(t, e.Control.PutService(t.Context(), api.Service{Name: "cart"}))
+	_, err := e.Client.Deploy(t.Context(), "cart", "x", api.Deployment{})
+	require.NoError(t, err)
+	return control.Key{Service: "cart", Version: "x"}
+}
+
+func TestWaitDeploy(t *testing.T) {
+	step := func(generation int64) api.Event {
+		return api.Event{Type: api.EventDeployStep, Service: "cart", Version: "x", Generation: generation, Step: api.StepStart, Message: "started"}
+	}
+	tests := map[string]struct {
+		before func(t *testing.T, e *env, key control.Key) // after the deploy, before the call
+		during func(t *testing.T, e *env, key control.Key) // once the first event has arrived
+		want   []api.EventType
+		end    api.EventType // of the error; empty where it succeeds
+	}{
+		"over before the call": {
+			before: func(_ *testing.T, e *env, key control.Key) {
+				e.Emit(step(1))
+				e.Settle(key, 1, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployStep, api.EventDeployDone},
+		},
+		"during the call": {
+			during: func(_ *testing.T, e *env, key control.Key) {
+				e.Emit(step(1))
+				e.Emit(api.Event{Type: api.EventDeployDone, Service: "cart", Version: "other", Generation: 1, Message: "not ours"})
+				e.Settle(key, 1, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployStep, api.EventDeployDone},
+		},
+		"across a break": {
+			during: func(_ *testing.T, e *env, key control.Key) {
+				e.http.CloseClientConnections()
+				e.Settle(key, 1, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployDone},
+		},
+		"failed": {
+			during: func(_ *testing.T, e *env, key control.Key) {
+				e.Settle(key, 1, api.EventDeployFailed, "it exited with code 1")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployFailed},
+			end:  api.EventDeployFailed,
+		},
+		"superseded": {
+			during: func(t *testing.T, e *env, key control.Key) {
+				_, err := e.Control.Deploy(t.Context(), key, api.Deployment{})
+				require.NoError(t, err)
+				e.Settle(key, 1, api.EventDeploySuperseded, "gives way")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeploySuperseded},
+			end:  api.EventDeploySuperseded,
+		},
+		"a newer one ended first": {
+			during: func(t *testing.T, e *env, key control.Key) {
+				_, err := e.Control.Deploy(t.Context(), key, api.Deployment{})
+				require.NoError(t, err)
+				e.Settle(key, 2, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted},
+			end:  api.EventDeployDone,
+		},
+		"removed": {
+			during: func(t *testing.T, e *env, key control.Key) {
+				_, err := e.Control.Remove(t.Context(), key, "ada")
+				require.NoError(t, err)
+			},
+			want: []api.EventType{api.EventDeployStarted},
+			end:  api.EventVersionRemoved,
+		},
+		"the end of an earlier stop": {
+			during: func(_ *testing.T, e *env, key control.Key) {
+				e.Emit(api.Event{Type: api.EventVersionStopped, Service: "cart", Version: "x", Message: "stopped"})
+				e.Settle(key, 1, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployDone},
+		},
+		"a busy environment": {
+			before: func(_ *testing.T, e *env, key control.Key) {
+				for range 3000 {
+					e.Emit(api.Event{Type: api.EventInstanceHealth, Service: "other", Version: "x", Generation: 1, Message: "healthy"})
+				}
+				e.Settle(key, 1, api.EventDeployDone, "done")
+			},
+			want: []api.EventType{api.EventDeployStarted, api.EventDeployDone},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			key := deploy(t, e)
+			if tt.before != nil {
+				tt.before(t, e, key)
+			}
+			var got []api.EventType
+			v, err := e.WaitDeploy(ctx, "cart", "x", 1, func(event api.Event) {
+				got = append(got, event.Type)
+				if len(got) == 1 && tt.during != nil {
+					tt.during(t, e, key)
+				}
+			})
+			require.Equal(t, tt.want, got)
+			require.Equal(t, "cart@x", v.ID())
+			if tt.end == "" {
+				require.NoError(t, err)
+				require.Equal(t, api.StateRunning, v.State)
+				return
+			}
+			var failed *api.DeployError
+			require.ErrorAs(t, err, &failed)
+			require.Equal(t, tt.end, failed.Event.Type)
+			require.Equal(t, tt.end != api.EventDeployFailed, failed.Superseded())
+			require.Contains(t, err.Error(), "cart@x: ")
+		})
+	}
+}
+
+// A version that was removed and deployed anew counts from one again: the end of
+// its first life is not the end of the second.
+func TestWaitDeploySecondLife(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	key := deploy(t, e)
+	e.Settle(key, 1, api.EventDeployFailed, "the first life")
+	_, err := e.Client.Remove(ctx, "cart", "x")
+	require.NoError(t, err)
+	v, err := e.Client.Deploy(ctx, "cart", "x", api.Deployment{})
+	require.NoError(t, err)
+	require.Equal(t, int64(1), v.Generation)
+	n := 0
+	_, err = e.WaitDeploy(ctx, "cart", "x", v.Generation, func(event api.Event) {
+		n++
+		if n == 1 {
+			require.Equal(t, api.EventDeployStarted, event.Type)
+			e.Settle(key, 1, api.EventDeployDone, "the second life")
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
