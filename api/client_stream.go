@@ -65,8 +65,8 @@ func (c *Client) WatchTable(ctx context.Context, after uint64) iter.Seq2[*Table,
 	}
 }
 
-// LogOptions says which part of a log is wanted.
-type LogOptions struct {
+// LogFilter selects a part of a log.
+type LogFilter struct {
 	Follow bool      // go on with what the instance writes from now on
 	Since  time.Time // zero means from the start
 	Tail   int       // only the last lines; 0 means all
@@ -74,25 +74,25 @@ type LogOptions struct {
 
 // Logs gives the log of a version's newest instance, oldest line first. A
 // following log ends when the instance has ended. A connection that breaks is an error.
-func (c *Client) Logs(ctx context.Context, service, version string, opts LogOptions) iter.Seq2[LogLine, error] {
+func (c *Client) Logs(ctx context.Context, service, version string, f LogFilter) iter.Seq2[LogLine, error] {
 	return func(yield func(LogLine, error) bool) {
-		err := c.logs(ctx, service, version, opts, func(l LogLine) bool { return yield(l, nil) })
+		err := c.logs(ctx, service, version, f, func(l LogLine) bool { return yield(l, nil) })
 		if err != nil {
 			yield(LogLine{}, err)
 		}
 	}
 }
 
-func (c *Client) logs(ctx context.Context, service, version string, opts LogOptions, yield func(LogLine) bool) error {
+func (c *Client) logs(ctx context.Context, service, version string, f LogFilter, yield func(LogLine) bool) error {
 	q := url.Values{}
-	if opts.Follow {
+	if f.Follow {
 		q.Set("follow", "true")
 	}
-	if !opts.Since.IsZero() {
-		q.Set("since", opts.Since.UTC().Format(time.RFC3339Nano))
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.UTC().Format(time.RFC3339Nano))
 	}
-	if opts.Tail != 0 {
-		q.Set("tail", strconv.Itoa(opts.Tail))
+	if f.Tail != 0 {
+		q.Set("tail", strconv.Itoa(f.Tail))
 	}
 	ctx, dog := newWatchdog(ctx)
 	defer dog.stop()

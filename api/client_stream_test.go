@@ -157,14 +157,14 @@ func TestLogs(t *testing.T) {
 	e.SetLog(nil, all...)
 
 	var got []api.LogLine
-	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{Since: at, Tail: 5}) {
+	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogFilter{Since: at, Tail: 5}) {
 		require.NoError(t, err)
 		got = append(got, line)
 	}
 	require.Equal(t, all, got)
 	require.Equal(t, control.LogOptions{Since: at, Tail: 5}, e.LogOptions())
 
-	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{Follow: true}) {
+	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogFilter{Follow: true}) {
 		require.NoError(t, err)
 		require.Equal(t, all[0], line)
 		break
@@ -173,13 +173,13 @@ func TestLogs(t *testing.T) {
 
 	e.SetLog(errors.New("the disk broke"), all...)
 	var last error
-	for _, err := range e.Client.Logs(ctx, "cart", "x", api.LogOptions{}) {
+	for _, err := range e.Client.Logs(ctx, "cart", "x", api.LogFilter{}) {
 		last = err
 	}
 	var unreachable *api.UnreachableError
 	require.ErrorAs(t, last, &unreachable, "a log that breaks does not look as if it ended")
 
-	for _, err := range e.Client.Logs(ctx, "cart", "unknown", api.LogOptions{}) {
+	for _, err := range e.Client.Logs(ctx, "cart", "unknown", api.LogFilter{}) {
 		requireProblem(t, err, 404, api.CodeNotFound)
 	}
 }

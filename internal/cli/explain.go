@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -58,6 +59,18 @@ func runExplainWith(ctx context.Context, app *App, client *api.Client, req api.E
 	for _, s := range e.Steps {
 		app.printf("%s  %s\n", app.faint(s.Rule), s.Text)
 	}
-	app.printf("=>  %s\n", app.bold(e.Summary()))
+	app.printf("=>  %s\n", app.bold(decided(e)))
 	return nil
+}
+
+// decided says the decision in one line.
+func decided(e api.Explanation) string {
+	switch {
+	case e.Version == "":
+		return e.Outcome
+	case e.Fallback != "":
+		return fmt.Sprintf("%s@%s (%s), fallback=%s", e.Service, e.Version, e.State, e.Fallback)
+	default:
+		return fmt.Sprintf("%s@%s (%s)", e.Service, e.Version, e.State)
+	}
 }

@@ -123,6 +123,9 @@ func (x *exchange) modify(res *http.Response) error {
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
 	}
+	if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 {
+		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
+	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		x.w.begin(res.StatusCode)

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -177,12 +176,4 @@ func quality(params string) float64 {
 		return q
 	}
 	return 1
-}
-
-// firstLine returns the first line of a field that is not empty, or "".
-func firstLine(lines []string) string {
-	if i := slices.IndexFunc(lines, func(s string) bool { return s != "" }); i >= 0 {
-		return lines[i]
-	}
-	return ""
 }

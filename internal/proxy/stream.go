@@ -23,10 +23,11 @@ type answerWriter struct {
 }
 
 // WriteHeader passes on a status. An informational one (1xx) is not the answer,
-// and HTTP/1.0 does not know it.
+// and HTTP/1.0 does not know it. The server itself says 100 Continue when the body is first
+// read, which is when the instance has said so.
 func (w *answerWriter) WriteHeader(status int) {
 	if status >= 100 && status < 200 {
-		if w.request.ProtoAtLeast(1, 1) {
+		if status != http.StatusContinue && w.request.ProtoAtLeast(1, 1) {
 			w.ResponseWriter.WriteHeader(status)
 		}
 		return

@@ -72,7 +72,7 @@ func (s *ServiceEntry) Version(name string) *VersionEntry {
 }
 
 // previewRoom is how many bytes a preview host leaves for the label of the route.
-func (s *ServiceEntry) previewRoom() int { return maxName - len(s.label) }
+func (s *ServiceEntry) previewRoom() int { return maxName - len("--") - len(s.label) }
 
 // VersionEntry is one version of a service of a table. It must not be changed.
 type VersionEntry struct {
