@@ -48,7 +48,7 @@ func proveDeployTime(ctx context.Context) (result, error) {
 		if err != nil {
 			return result{}, fmt.Errorf("in Docker: %w", err)
 		}
-		figure += "; Docker " + containers.String()
+		figure += "; Docker " + containers.String() + ", own start by docker run"
 		ok = ok && containers.overhead() < deployLimit
 	}
 	return result{

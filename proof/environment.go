@@ -84,8 +84,11 @@ func freePorts(n int) ([]string, error) {
 	return ports, nil
 }
 
-// write puts the configuration into the folder.
+// write puts the configuration into the folder, for an environment that begins anew.
 func (e *environment) write(yaml string) error {
+	if err := os.RemoveAll(filepath.Join(e.dir, ".layover")); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(e.dir, "layover.yaml"), []byte(yaml), 0o600)
 }
 
@@ -159,10 +162,10 @@ func (e *environment) versions(ctx context.Context) ([]api.Version, error) {
 
 // allRun waits until every version runs.
 func (e *environment) allRun(ctx context.Context) error {
-	var last []api.Version
+	var last string
 	return until(ctx, 2*time.Minute, func() (bool, error) {
 		versions, err := e.versions(ctx)
-		last = versions
+		last = states(versions)
 		for _, v := range versions {
 			if v.State == api.StateFailed {
 				return false, fmt.Errorf("%s did not come up: %s", v.ID(), v.Reason)
@@ -172,7 +175,15 @@ func (e *environment) allRun(ctx context.Context) error {
 			}
 		}
 		return len(versions) > 0, err
-	}, func() string { return fmt.Sprintf("not all versions run: %+v", last) })
+	}, func() string { return "not all versions run: " + last })
+}
+
+func states(versions []api.Version) string {
+	var out []string
+	for _, v := range versions {
+		out = append(out, fmt.Sprintf("%s %s %s", v.ID(), v.State, v.Reason))
+	}
+	return strings.Join(out, "; ")
 }
 
 // ask makes one request through the proxy, whatever DNS says, and returns the

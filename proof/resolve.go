@@ -55,7 +55,7 @@ func proveResolve(ctx context.Context) (result, error) {
 func lowestCost(table *route.Table) (time.Duration, error) {
 	lowest := time.Duration(1<<63 - 1)
 	for range 3 {
-		cost, err := routetest.Cost(table, resolveCalls)
+		cost, err := routetest.Cost(table, 0, resolveCalls)
 		if err != nil {
 			return 0, err
 		}
@@ -68,7 +68,7 @@ func lowestCost(table *route.Table) (time.Duration, error) {
 func allocsPerResolve(table *route.Table) float64 {
 	spec := table.Spec()
 	requests := make([]route.Request, 256)
-	routetest.NewRequests(spec, 2).Fill(requests)
+	routetest.NewRequests(spec, 0, 2).Fill(requests)
 	host := spec.Services[0].Hosts[0]
 	requests = append(requests,
 		route.Request{Host: host, Baggage: []string{"dynamic_route=service-0%40feature-2"}},

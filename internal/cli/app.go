@@ -8,9 +8,10 @@ import (
 	"os"
 	"os/user"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode"
 
+	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
 
 	"github.com/layover-dev/layover/api"
@@ -26,17 +27,22 @@ type App struct {
 	Environ  []string
 	Server   string // URL of the API
 	NoColor  bool
-	Terminal bool // Out is a terminal: tables and colours; else tabs and RFC 3339
+	Terminal bool // Out is a terminal: tables and ages; else tabs and RFC 3339
+	Color    bool // Out and Err are terminals that show colours
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer, environ []string) *App {
 	app := &App{In: stdin, Out: stdout, Err: stderr, Environ: environ}
 	app.Server = cmp.Or(app.env("LAYOVER_SERVER"), defaultServer)
 	app.NoColor = app.env("NO_COLOR") != ""
-	if f, ok := stdout.(*os.File); ok {
-		app.Terminal = term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
-	}
+	app.Terminal = isTerminal(stdout)
+	app.Color = app.Terminal && isTerminal(stderr) && app.env("TERM") != "dumb"
 	return app
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
 }
 
 // Client returns a client for the server that was named.
@@ -95,7 +101,7 @@ func (a *App) jsonLine(v any) error {
 }
 
 // table writes rows under a header: aligned on a terminal, with single tabs and
-// no header in a pipe.
+// no header in a pipe. Where there are no rows it writes nothing.
 func (a *App) table(header []string, rows [][]string) {
 	if !a.Terminal {
 		for _, row := range rows {
@@ -103,12 +109,36 @@ func (a *App) table(header []string, rows [][]string) {
 		}
 		return
 	}
-	w := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, strings.Join(header, "\t"))
-	for _, row := range rows {
-		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
+	if len(rows) == 0 {
+		return
 	}
-	_ = w.Flush()
+	widths := make([]int, len(header))
+	rows = append([][]string{header}, rows...)
+	for _, row := range rows {
+		for i, text := range row {
+			widths[i] = max(widths[i], lipgloss.Width(text)) // colours have no width
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, text := range row {
+			line.WriteString(text)
+			line.WriteString(strings.Repeat(" ", widths[i]-lipgloss.Width(text)+2))
+		}
+		a.printf("%s\n", strings.TrimRight(line.String(), " "))
+	}
+}
+
+// oneLine makes text from elsewhere fit into a cell of a table: its first line,
+// without tabs and other control characters.
+func oneLine(text string) string {
+	text, _, _ = strings.Cut(text, "\n")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // age writes a time as an age on a terminal, and as RFC 3339 in a pipe.
@@ -141,7 +171,7 @@ func (a *App) faint(s string) string { return a.paint("2", s) }
 func (a *App) bold(s string) string  { return a.paint("1", s) }
 
 func (a *App) paint(code, s string) string {
-	if a.NoColor || !a.Terminal {
+	if a.NoColor || !a.Color {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -81,7 +82,10 @@ func parseCurl(args []string) (curlOptions, error) {
 func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 	path, err := exec.LookPath("curl")
 	if err != nil {
-		return usagef("install curl, or send the header yourself: baggage: "+route.DefaultBaggageKey+"="+opts.route, "there is no curl on this machine")
+		return &control.Error{
+			Code: api.CodeUnavailable, Message: "there is no curl on this machine", Err: err,
+			Hint: "install curl, or send the header yourself: baggage: " + route.DefaultBaggageKey + "=" + opts.route,
+		}
 	}
 	client, err := app.Client()
 	if err != nil {
@@ -94,7 +98,7 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 	var args []string
 	if opts.route != "" {
 		if _, err := route.ParseRoute(opts.route); err != nil {
-			return usagef("", "%s", err)
+			return usagef("", "--route: %s", err)
 		}
 		args = append(args, "-H", "baggage: "+route.PrependMember(nil, env.BaggageKey, opts.route)[0])
 	}
@@ -129,7 +133,7 @@ func connectTo(env api.Environment, args []string) []string {
 		if port == "" {
 			port = "80"
 		}
-		out = append(out, "--connect-to", u.Hostname()+":"+port+":"+proxy.Hostname()+":"+proxy.Port())
+		out = append(out, "--connect-to", u.Hostname()+":"+port+":"+proxy.Host)
 	}
 	return out
 }

@@ -2,17 +2,19 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/mattn/go-shellwords"
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -49,7 +51,7 @@ serving. VERSION may be a Git branch: feature/ABC_12 becomes feature-abc_12.`,
   layover deploy cart@main --url http://cart.internal:8080
   layover deploy cart@$(git branch --show-current) --env-file .env`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeServices(app),
+		ValidArgsFunction: completeBegin(app, "@"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Target = args[0]
 			return runDeploy(cmd.Context(), app, opts)
@@ -112,14 +114,8 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 	if err != nil {
 		return target{}, api.Deployment{}, err
 	}
-	branch := o.Branch
-	if route.CheckName("version", t.Version) != nil {
-		name := route.NameOf(t.Version)
-		app.say("%s is deployed as %s@%s\n", t.Version, t.Service, name)
-		if branch == "" {
-			branch = t.Version
-		}
-		t.Version = name
+	if t.Branch != "" {
+		app.say("branch %s is deployed as %s\n", t.Branch, t)
 	}
 	env, err := readEnv(app, o.EnvFile, o.Env)
 	if err != nil {
@@ -127,20 +123,20 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 	}
 	d := api.Deployment{
 		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env},
-		Branch:    branch,
-		Owner:     o.Owner,
+		Branch:    cmp.Or(o.Branch, t.Branch),
+		Owner:     cmp.Or(o.Owner, app.user()),
 		Source:    o.Source,
 		Timeout:   api.Duration(o.Timeout),
 	}
-	if d.Owner == "" {
-		d.Owner = app.user()
-	}
-	if o.Timeout < 0 {
-		return target{}, api.Deployment{}, usagef("", "--timeout %s is negative", o.Timeout)
+	if err := o.check(); err != nil {
+		return target{}, api.Deployment{}, err
 	}
 	if o.Command != "" {
-		if d.Command, err = shellwords.Parse(o.Command); err != nil || len(d.Command) == 0 {
-			return target{}, api.Deployment{}, usagef("quote it as in a shell", "--command %q cannot be read as a command", o.Command)
+		if d.Command, err = config.SplitCommand(o.Command); err != nil {
+			return target{}, api.Deployment{}, usagef(`for a shell: --command 'sh -c "…"'`, "--command: %s", err)
+		}
+		if len(d.Command) == 0 {
+			return target{}, api.Deployment{}, usagef("", "--command %q has no words", o.Command)
 		}
 	}
 	if o.Command != "" || o.Dir != "" {
@@ -148,16 +144,29 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 			return target{}, api.Deployment{}, fmt.Errorf("find the directory %s: %w", o.Dir, err)
 		}
 	}
-	given := 0
-	for _, set := range []bool{o.Image != "", o.Command != "", o.URL != ""} {
-		if set {
-			given++
+	return t, d, nil
+}
+
+// check looks for flags that are wrong whatever the server says.
+func (o *deployOptions) check() error {
+	var ways []string
+	for flag, value := range map[string]string{"--image": o.Image, "--command": o.Command, "--url": o.URL} {
+		if value != "" {
+			ways = append(ways, flag)
 		}
 	}
-	if given > 1 {
-		return target{}, api.Deployment{}, usagef("", "--image, --command and --url exclude each other")
+	slices.Sort(ways)
+	switch {
+	case len(ways) > 1:
+		return usagef("a version runs in one way", "%s exclude each other", strings.Join(ways, " and "))
+	case o.Dir != "" && (o.Image != "" || o.URL != ""):
+		return usagef("", "--dir is for a command, not for %s", ways[0])
+	case o.Timeout < 0:
+		return usagef("", "--timeout %s is negative", o.Timeout)
+	case o.Port < 0 || o.Port > 65535:
+		return usagef("", "--port %d is not between 1 and 65535", o.Port)
 	}
-	return t, d, nil
+	return nil
 }
 
 // readEnv takes the variables of a file and of the flags together; flags win.
@@ -171,15 +180,15 @@ func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 		defer func() { _ = f.Close() }()
 		lines := bufio.NewScanner(f)
 		for n := 1; lines.Scan(); n++ {
-			line := strings.TrimSpace(lines.Text())
+			line := strings.TrimSpace(strings.TrimPrefix(lines.Text(), "\ufeff"))
 			if line == "" || strings.HasPrefix(line, "#") {
 				continue
 			}
 			name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
-			if !ok || name == "" {
+			if name = strings.TrimSpace(name); !ok || name == "" {
 				return nil, usagef("", "%s:%d: %q is not KEY=VALUE", file, n, line)
 			}
-			env[strings.TrimSpace(name)] = unquote(strings.TrimSpace(value))
+			env[name] = unquote(strings.TrimSpace(value))
 		}
 		if err := lines.Err(); err != nil {
 			return nil, usagef("", "read %s: %s", file, err)
@@ -208,26 +217,34 @@ func unquote(s string) string {
 // waitDeploy shows the steps of a deployment as they are taken, until it ends.
 func waitDeploy(ctx context.Context, app *App, client *api.Client, v api.Version) (api.Version, error) {
 	done, err := client.WaitDeploy(ctx, v.Service, v.Name, v.Generation, func(e api.Event) { showStep(app, e) })
-	if err != nil {
-		return done, err
+	if err != nil && ctx.Err() != nil {
+		app.say("the server goes on with it; see: layover status %s\n", v.ID())
 	}
-	return done, nil
+	return done, err
 }
 
-// showStep prints one event of a deployment.
+// describeDeployError says why a deployment failed, with the last lines of the log.
+func describeDeployError(e *api.DeployError) (message, hint string) {
+	message = e.Event.Message
+	for _, line := range e.Event.LogTail {
+		message += "\n    | " + line
+	}
+	id := e.Event.Service + "@" + e.Event.Version
+	if e.Superseded() {
+		return message, "see what is wanted now: layover status " + id
+	}
+	return message, "more: layover status " + id + ", layover logs " + id
+}
+
+// showStep prints a step of a deployment: one that is done with how long it
+// took, one that goes on with how far it is.
 func showStep(app *App, e api.Event) {
-	switch e.Type {
-	case api.EventDeployStep:
-		if e.Took > 0 {
-			app.say("  %s %-8s %s\n", app.green("✓"), e.Step, roundDuration(time.Duration(e.Took)))
-		} else {
-			app.say("  · %-8s %s\n", e.Step, strings.TrimPrefix(e.Message, e.Service+"@"+e.Version+": "))
-		}
-	case api.EventDeployFailed:
-		app.say("  %s %s\n", app.red("✗"), e.Message)
-		for _, line := range e.LogTail {
-			app.say("    | %s\n", line)
-		}
+	switch {
+	case e.Type != api.EventDeployStep:
+	case e.Took > 0:
+		app.say("  %s %-8s %s\n", app.green("✓"), e.Step, roundDuration(time.Duration(e.Took)))
+	default:
+		app.say("  · %-8s %s\n", e.Step, strings.TrimPrefix(e.Message, e.Service+"@"+e.Version+": "))
 	}
 }
 

@@ -39,6 +39,7 @@ func newEventsCmd(app *App) *cobra.Command {
 	f.StringVar(&opts.Filter.Service, "service", "", "only of this service")
 	f.StringVar(&opts.Filter.Version, "version", "", "only of this version")
 	f.BoolVar(&opts.JSON, "json", false, "print one JSON object a line")
+	completeFlag(cmd, "service", completeServices(app))
 	return cmd
 }
 
@@ -47,17 +48,11 @@ func runEvents(ctx context.Context, app *App, opts *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	last, err := client.LastEvent(ctx)
+	past, last, err := pastEvents(ctx, client, opts.Filter, opts.Limit)
 	if err != nil {
 		return err
 	}
-	filter := opts.Filter
-	filter.After, filter.Limit = max(0, last-int64(opts.Limit)), opts.Limit
-	past, err := client.Events(ctx, filter)
-	if err != nil {
-		return err
-	}
-	for _, e := range past.Items {
+	for _, e := range past {
 		if err := showEvent(app, e, opts.JSON); err != nil {
 			return err
 		}
@@ -65,10 +60,8 @@ func runEvents(ctx context.Context, app *App, opts *eventsOptions) error {
 	if !opts.Follow {
 		return nil
 	}
-	filter.After = max(last, filter.After)
-	if n := len(past.Items); n > 0 {
-		filter.After = max(filter.After, past.Items[n-1].ID)
-	}
+	filter := opts.Filter
+	filter.After = last
 	for e, err := range client.FollowEvents(ctx, filter) {
 		if err != nil {
 			return err
@@ -80,21 +73,51 @@ func runEvents(ctx context.Context, app *App, opts *eventsOptions) error {
 	return ctx.Err()
 }
 
+// pastEvents returns the last events that a filter selects, at most limit, and the
+// ID up to which it has looked. It looks back further and further until it has enough.
+func pastEvents(ctx context.Context, client *api.Client, filter api.EventFilter, limit int) ([]api.Event, int64, error) {
+	last, err := client.LastEvent(ctx)
+	if err != nil || last == 0 {
+		return nil, last, err
+	}
+	for window := int64(limit); ; window *= 8 {
+		var found []api.Event
+		begin := max(0, last-window)
+		filter.After, filter.Limit = begin, 1000
+		for {
+			page, err := client.Events(ctx, filter)
+			if err != nil {
+				return nil, last, err
+			}
+			for _, e := range page.Items {
+				filter.After = e.ID
+				if e.ID <= last {
+					found = append(found, e)
+				}
+			}
+			if len(page.Items) < filter.Limit || filter.After >= last {
+				break
+			}
+		}
+		if len(found) >= limit || begin == 0 {
+			return found[max(0, len(found)-limit):], last, nil
+		}
+	}
+}
+
+// showEvent prints one event on a line.
 func showEvent(app *App, e api.Event, asJSON bool) error {
 	if asJSON {
 		return app.jsonLine(e)
 	}
-	when := e.Time.UTC().Format(time.RFC3339)
-	if app.Terminal {
-		when = e.Time.Local().Format("15:04:05")
-	}
-	message := e.Message
-	if e.Took > 0 {
-		message += " (" + roundDuration(time.Duration(e.Took)).String() + ")"
-	}
+	message := oneLine(e.Message) + took(e)
 	if e.Actor != "" {
-		message += ", by " + e.Actor
+		message += ", by " + oneLine(e.Actor)
 	}
-	app.printf("%s\t%s\t%s\n", when, e.Type, message)
+	if app.Terminal {
+		app.printf("%s  %-17s  %s\n", app.faint(e.Time.Local().Format("15:04:05")), e.Type, message)
+	} else {
+		app.printf("%s\t%s\t%s\n", e.Time.UTC().Format(time.RFC3339), e.Type, message)
+	}
 	return nil
 }

@@ -84,6 +84,13 @@ func runInit(app *App, out, compose string, force bool) error {
 	return nil
 }
 
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 func newValidateCmd(app *App) *cobra.Command {
 	name := ""
 	cmd := &cobra.Command{
@@ -97,8 +104,8 @@ func newValidateCmd(app *App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			app.printf("%s is fine: %d services, %d versions, %d routes\n",
-				name, len(file.Services()), len(file.Versions()), len(file.Routes()))
+			app.printf("%s is fine: %s, %s, %s\n", name, count(len(file.Services()), "service"),
+				count(len(file.Versions()), "version"), count(len(file.Routes()), "route"))
 			return nil
 		},
 	}

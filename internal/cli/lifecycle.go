@@ -13,8 +13,8 @@ import (
 
 // lifecycle is one of the commands start, stop, restart and rm.
 type lifecycle struct {
-	use, short, long, example string
-	ask                       func(*api.Client, context.Context, target) (api.Version, error)
+	use, short, long string
+	ask              func(*api.Client, context.Context, target) (api.Version, error)
 	// settled says whether the version came to where the command brings it, or can no longer.
 	settled func(api.Version, error) (bool, error)
 	deploys bool // it is a deployment, whose steps are shown
@@ -87,7 +87,7 @@ func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
 		GroupID: groupVersions,
 		Short:   l.short,
 		Long:    l.long,
-		Example: fmt.Sprintf("  layover %s cart@feature-2981\n  layover %[1]s @feature-2981    every service that has it", l.use),
+		Example: fmt.Sprintf("  layover %s cart@feature-2981\n  layover %[1]s @feature-2981    # every service that has it", l.use),
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			targets, err := parseTargets(args)
@@ -118,10 +118,16 @@ func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, 
 		}
 	}
 	if noWait {
+		for _, t := range targets {
+			app.printf("%s: recorded\n", app.bold(t.String()))
+		}
 		return nil
 	}
 	var failed error
 	for i, t := range targets {
+		if l.deploys && len(targets) > 1 {
+			app.say("%s\n", t)
+		}
 		if err := l.wait(ctx, app, client, t, asked[i]); err != nil {
 			failed = errors.Join(failed, err)
 			continue

@@ -19,6 +19,8 @@ func newLogsCmd(app *App) *cobra.Command {
 		Use:     "logs SERVICE@VERSION",
 		GroupID: groupVersions,
 		Short:   "What a version writes",
+		Long: `Print what the newest instance of a version wrote to its standard output and standard error.
+With -f it goes on until the instance ends.`,
 		Example: `  layover logs cart@feature-2981
   layover logs cart@feature-2981 -f --since 10m`,
 		Args:              cobra.ExactArgs(1),
@@ -59,7 +61,11 @@ func runLogs(ctx context.Context, app *App, t target, filter api.LogFilter, asJS
 			}
 			continue
 		}
-		app.printf("%s %s\n", app.faint(line.Time.Local().Format("15:04:05.000")), line.Text)
+		if app.Terminal {
+			app.printf("%s %s\n", app.faint(line.Time.Local().Format("15:04:05.000")), line.Text)
+		} else {
+			app.printf("%s\t%s\n", line.Time.UTC().Format(time.RFC3339Nano), line.Text)
+		}
 	}
 	return ctx.Err()
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -43,6 +42,8 @@ answer a request with that route with, and why.`,
 	cmd.Flags().StringVar(&opts.Service, "service", "", "only versions of this service")
 	cmd.Flags().StringVar(&opts.Route, "route", "", "what each service answers this route with")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
+	completeFlag(cmd, "service", completeServices(app))
+	completeFlag(cmd, "route", completeRoutes(app))
 	return cmd
 }
 
@@ -55,10 +56,15 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	if err != nil {
 		return err
 	}
+	if len(versions) == 0 && opts.Service != "" {
+		if _, err := findService(ctx, client, opts.Service); err != nil {
+			return err
+		}
+	}
 	if opts.JSON {
 		return app.json(versions)
 	}
-	if len(versions) == 0 && app.Terminal {
+	if len(versions) == 0 {
 		app.say("no versions; run one with: layover deploy SERVICE@VERSION\n")
 	}
 	var rows [][]string
@@ -68,8 +74,8 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 			state += "*"
 		}
 		rows = append(rows, []string{
-			v.Service, v.Name, state, cmp.Or(v.Owner, "-"), cmp.Or(v.Source, "-"), app.age(v.DeployedAt),
-			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), firstLine(v.Reason),
+			v.Service, v.Name, state, cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt),
+			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(v.Reason),
 		})
 	}
 	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "REQUESTS", "ADDRESS", "WHY"}, rows)
@@ -82,8 +88,11 @@ type routedService struct {
 	route.Explanation
 }
 
-// runListRoute asks the server to decide for the first host of every service.
+// runListRoute asks the server to decide for a host of every service.
 func runListRoute(ctx context.Context, app *App, opts *listOptions) error {
+	if _, err := route.ParseRoute(opts.Route); err != nil {
+		return usagef("", "--route: %s", err)
+	}
 	client, err := app.Client()
 	if err != nil {
 		return err
@@ -92,13 +101,16 @@ func runListRoute(ctx context.Context, app *App, opts *listOptions) error {
 	if err != nil {
 		return err
 	}
-	var out []routedService
-	for _, s := range services {
-		i := slices.IndexFunc(s.Hosts, func(h string) bool { return !strings.HasPrefix(h, "*") })
-		if i < 0 || opts.Service != "" && opts.Service != s.Name {
-			continue
+	if opts.Service != "" {
+		one, err := findService(ctx, client, opts.Service)
+		if err != nil {
+			return err
 		}
-		e, err := client.Explain(ctx, api.ExplainRequest{URL: s.Hosts[i], Route: opts.Route})
+		services = []api.Service{one}
+	}
+	out := []routedService{}
+	for _, s := range services {
+		e, err := client.Explain(ctx, api.ExplainRequest{URL: exactHost(s), Route: opts.Route})
 		if err != nil {
 			return err
 		}
@@ -110,11 +122,31 @@ func runListRoute(ctx context.Context, app *App, opts *listOptions) error {
 	var rows [][]string
 	for _, r := range out {
 		rows = append(rows, []string{
-			r.Service, cmp.Or(r.Version, "-"), cmp.Or(string(r.State), string(r.Outcome)), cmp.Or(r.Fallback, "-"),
+			r.Service, cmp.Or(r.Version, "-"), cmp.Or(string(r.State), r.Outcome),
+			cmp.Or(r.Match, "-"), cmp.Or(r.Fallback, "-"),
 		})
 	}
-	app.table([]string{"SERVICE", "VERSION", "STATE", "FALLBACK"}, rows)
+	app.table([]string{"SERVICE", "VERSION", "STATE", "MATCH", "FALLBACK"}, rows)
 	return nil
+}
+
+// findService returns the service of that name.
+func findService(ctx context.Context, client *api.Client, name string) (api.Service, error) {
+	s, err := client.Service(ctx, name)
+	if isNotFound(err) {
+		return s, usagef("see: layover service ls", "there is no service %q", name)
+	}
+	return s, err
+}
+
+// exactHost returns a host of a service that has no star.
+func exactHost(s api.Service) string {
+	for _, host := range s.Hosts {
+		if !strings.HasPrefix(host, "*") {
+			return host
+		}
+	}
+	return strings.Replace(s.Hosts[0], "*", "any", 1)
 }
 
 // state paints a state as good or bad.

@@ -32,6 +32,7 @@ const (
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	app := newApp(stdin, stdout, stderr, os.Environ())
 	root := newRootCmd(app)
 	root.SetArgs(args)
@@ -94,36 +95,44 @@ func codeExit(code api.Code) int {
 
 // printError says what happened and, on a line of its own, what to do next.
 func printError(app *App, err error) {
+	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what was joined last
+		for _, err := range several.Unwrap() {
+			printError(app, err)
+		}
+		return
+	}
 	if _, ok := errors.AsType[*silentError](err); ok {
 		return
 	}
-	message, hint := err.Error(), ""
-	switch e := err; {
-	case asInto[*api.UnreachableError](e, func(u *api.UnreachableError) {
-		message = fmt.Sprintf("no Layover server answers at %s: %s", u.URL, u.Err)
-		hint = "start one with `layover up` or `layover demo`, or name it with --server or LAYOVER_SERVER"
-	}):
-	case asInto[*api.Problem](e, func(p *api.Problem) {
-		message, hint = p.Detail, p.Hint
-		if len(p.Errors) > 1 || len(p.Errors) == 1 && p.Errors[0] != p.Detail {
-			message += "\n  " + strings.Join(p.Errors, "\n  ")
-		}
-	}):
-	case asInto[*usageError](e, func(u *usageError) { hint = u.hint }):
-	case asInto[*control.Error](e, func(c *control.Error) { hint = c.Hint }):
-	}
+	message, hint := describeError(err)
 	_, _ = fmt.Fprintln(app.Err, app.red("error:"), message)
 	if hint != "" {
 		_, _ = fmt.Fprintln(app.Err, app.faint("hint: "), hint)
 	}
 }
 
-func asInto[T error](err error, use func(T)) bool {
-	e, ok := errors.AsType[T](err)
-	if ok {
-		use(e)
+// describeError returns what to say about err, and what to do next, which may be "".
+func describeError(err error) (message, hint string) {
+	if e, ok := errors.AsType[*api.UnreachableError](err); ok {
+		return e.Error(), "start one with `layover up` or `layover demo`, or name it with --server or LAYOVER_SERVER"
 	}
-	return ok
+	if e, ok := errors.AsType[*api.Problem](err); ok {
+		message = e.Detail
+		if len(e.Errors) > 1 || len(e.Errors) == 1 && e.Errors[0] != e.Detail {
+			message += "\n  " + strings.Join(e.Errors, "\n  ")
+		}
+		return message, e.Hint
+	}
+	if e, ok := errors.AsType[*api.DeployError](err); ok {
+		return describeDeployError(e)
+	}
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return err.Error(), e.hint
+	}
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		return err.Error(), e.Hint
+	}
+	return err.Error(), ""
 }
 
 func newRootCmd(app *App) *cobra.Command {
@@ -178,14 +187,21 @@ const (
 // usageArgs makes wrong arguments of every command bad input, with a way to its help.
 func usageArgs(cmd *cobra.Command) {
 	check := cmd.Args
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if check == nil {
 			return nil
 		}
-		if err := check(cmd, args); err != nil {
-			return usagef("see: "+cmd.CommandPath()+" --help", "%s", err)
+		err := check(cmd, args)
+		if err == nil {
+			return nil
 		}
-		return nil
+		if cmd.HasSubCommands() && len(args) > 0 {
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				return usagef("did you mean: "+cmd.CommandPath()+" "+strings.Join(near, ", "), "%s", err)
+			}
+		}
+		return usagef("see: "+cmd.CommandPath()+" --help", "%s", err)
 	}
 	for _, sub := range cmd.Commands() {
 		usageArgs(sub)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
 )
 
 func newRouteCmd(app *App) *cobra.Command {
@@ -34,15 +35,25 @@ func newRouteCreateCmd(app *App) *cobra.Command {
 		Example: `  layover route create checkout cart=pr-88 pricing=feature-1
   layover route create checkout-eu pricing=pr-90 --parent checkout`,
 		Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return completeNamedRoutes(app)(cmd, args, word)
+			}
+			return completeBegin(app, "=")(cmd, args, word)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runRouteCreate(cmd.Context(), app, args[0], parent, args[1:])
 		},
 	}
 	cmd.Flags().StringVar(&parent, "parent", "", "named route that holds where this one has no pick")
+	completeFlag(cmd, "parent", completeNamedRoutes(app))
 	return cmd
 }
 
 func runRouteCreate(ctx context.Context, app *App, name, parent string, picks []string) error {
+	if err := route.CheckName("route", name); err != nil {
+		return usagef("for example "+route.NameOf(name), "%s", err)
+	}
 	r := api.NamedRoute{Name: name, Parent: parent, Picks: map[string]string{}}
 	for _, pick := range picks {
 		service, version, ok := strings.Cut(pick, "=")
@@ -107,12 +118,17 @@ func newRouteRemoveCmd(app *App) *cobra.Command {
 		Short:   "Delete named routes; the versions they pick are left alone",
 		Example: "  layover route rm checkout",
 		Args:    cobra.MinimumNArgs(1),
+
+		ValidArgsFunction: completeNamedRoutes(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := app.Client()
 			if err != nil {
 				return err
 			}
 			for _, name := range args {
+				if err := route.CheckName("route", name); err != nil {
+					return usagef("see: layover route ls", "%s", err)
+				}
 				if err := client.RemoveRoute(cmd.Context(), name); err != nil {
 					return err
 				}

@@ -64,12 +64,17 @@ func newServiceRemoveCmd(app *App) *cobra.Command {
 		Short:   "Remove services that have no versions",
 		Example: "  layover rm cart@main && layover service rm cart",
 		Args:    cobra.MinimumNArgs(1),
+
+		ValidArgsFunction: completeServices(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := app.Client()
 			if err != nil {
 				return err
 			}
 			for _, name := range args {
+				if err := route.CheckName("service", name); err != nil {
+					return usagef("see: layover service ls", "%s", err)
+				}
 				if err := client.RemoveService(cmd.Context(), name); err != nil {
 					return err
 				}

@@ -17,6 +17,9 @@ func newStatusCmd(app *App) *cobra.Command {
 		Use:     "status SERVICE@VERSION",
 		GroupID: groupVersions,
 		Short:   "One version: its state, its instances, and why it is not ready",
+		Long: `Show one version: its state and the reason for it, what it runs, its instances with their
+last health check, how its last deployment went, the last lines of its log where it does not
+run, and what to try next.`,
 		Example: `  layover status cart@feature-2981
   layover status cart@feature-2981 --json | jq .reason`,
 		Args:              cobra.ExactArgs(1),
@@ -45,7 +48,54 @@ func runStatus(ctx context.Context, app *App, t target, asJSON bool) error {
 	if asJSON {
 		return app.json(v)
 	}
-	app.printf("%s  %s\n", app.bold(v.ID()), app.state(v.State))
+	past, _, err := pastEvents(ctx, client, api.EventFilter{Service: v.Service, Version: v.Name}, statusEvents)
+	if err != nil {
+		return err
+	}
+	showStatus(app, v)
+	app.printf("  what happened:\n")
+	for _, e := range past {
+		app.printf("    %-8s %s%s\n", app.age(e.Time), oneLine(e.Message), took(e))
+	}
+	if next := nextSteps(v); next != "" {
+		app.printf("  %-11s %s\n", "next", next)
+	}
+	return nil
+}
+
+// statusEvents is how many events a status shows.
+const statusEvents = 8
+
+// took is how long the thing took that an event tells of, in brackets.
+func took(e api.Event) string {
+	if e.Took == 0 {
+		return ""
+	}
+	return " (" + roundDuration(time.Duration(e.Took)).String() + ")"
+}
+
+// nextSteps says what a person may try who finds a version in this state.
+func nextSteps(v api.Version) string {
+	switch {
+	case v.State == api.StateFailed:
+		return "layover logs " + v.ID() + "; once it is mended: layover start " + v.ID()
+	case v.State == api.StateStopped:
+		return "layover start " + v.ID()
+	case v.State == api.StateStarting:
+		return "layover logs -f " + v.ID()
+	case v.Reason != "":
+		return "deploy it again: layover deploy " + v.ID()
+	}
+	return ""
+}
+
+// showStatus prints what the server knows of a version.
+func showStatus(app *App, v api.Version) {
+	title := ""
+	if v.Default {
+		title = "  (default version)"
+	}
+	app.printf("%s  %s%s\n", app.bold(v.ID()), app.state(v.State), title)
 	line := func(name, value string) {
 		if value != "" {
 			app.printf("  %-11s %s\n", name, value)
@@ -70,13 +120,12 @@ func runStatus(ctx context.Context, app *App, t target, asJSON bool) error {
 			cmp.Or(strings.Join(i.Addresses, ","), "no address"), cmp.Or(i.Health, "not yet checked"),
 			i.StartedAt.Local().Format(time.DateTime))
 	}
-	if v.State != api.StateRunning && len(v.LogTail) > 0 {
-		app.printf("  last lines of its log:\n")
+	if (v.State == api.StateFailed || v.Reason != "") && len(v.LogTail) > 0 {
+		app.printf("  last lines of the log:\n")
 		for _, l := range v.LogTail {
 			app.printf("    | %s\n", l)
 		}
 	}
-	return nil
 }
 
 func describeRun(r api.Run) string {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
 )
@@ -14,11 +12,13 @@ import (
 type target struct {
 	Service string // "" means every service
 	Version string
+	Branch  string // what was given, where that is no valid name of a version
 }
 
 func (t target) String() string { return t.Service + "@" + t.Version }
 
-// parseTarget reads SERVICE@VERSION, and @VERSION where every is allowed.
+// parseTarget reads SERVICE@VERSION, and @VERSION where every is allowed. Where
+// the version is a Git branch that is no valid name, it is the name that stands for that.
 func parseTarget(arg string, every bool) (target, error) {
 	service, version, ok := strings.Cut(arg, "@")
 	form := "SERVICE@VERSION"
@@ -33,19 +33,19 @@ func parseTarget(arg string, every bool) (target, error) {
 			return target{}, usagef("", "%s", err)
 		}
 	}
+	if route.CheckName("version", version) != nil {
+		return target{Service: service, Version: route.NameOf(version), Branch: version}, nil
+	}
 	return target{Service: service, Version: version}, nil
 }
 
-// parseTargets reads several targets that name existing versions.
+// parseTargets reads several targets.
 func parseTargets(args []string) ([]target, error) {
 	var out []target
 	for _, arg := range args {
 		t, err := parseTarget(arg, true)
 		if err != nil {
 			return nil, err
-		}
-		if err := route.CheckName("version", t.Version); err != nil {
-			return nil, usagef("", "%s", err)
 		}
 		out = append(out, t)
 	}
@@ -72,42 +72,4 @@ func expand(ctx context.Context, client *api.Client, targets []target) ([]target
 		}
 	}
 	return out, nil
-}
-
-// completeTargets offers the versions that the server knows.
-func completeTargets(app *App) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		client, err := app.Client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		versions, err := client.Versions(cmd.Context(), api.VersionFilter{})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var out []cobra.Completion
-		for _, v := range versions {
-			out = append(out, cobra.CompletionWithDesc(v.ID(), string(v.State)))
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeServices offers the services that the server knows, as SERVICE@.
-func completeServices(app *App) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		client, err := app.Client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		services, err := client.Services(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var out []cobra.Completion
-		for _, s := range services {
-			out = append(out, s.Name+"@")
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
-	}
 }

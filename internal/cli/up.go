@@ -124,11 +124,7 @@ func tellEvent(app *App, e api.Event) {
 	if e.Type == api.EventDeployFailed || e.Type == api.EventInstanceExited {
 		mark = app.red("✗")
 	}
-	took := ""
-	if e.Took > 0 {
-		took = " (" + e.Took.String() + ")"
-	}
-	app.say("  %s %s%s\n", mark, e.Message, took)
+	app.say("  %s %s%s\n", mark, e.Message, took(e))
 	for _, line := range e.LogTail {
 		app.say("    | %s\n", line)
 	}

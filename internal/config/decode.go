@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
@@ -118,11 +119,37 @@ func (d *decoder) resolve(n ast.Node) (node ast.Node, leave func()) {
 			leave()
 			return nil, nil
 		default:
-			return n, leave
+			return joinPlain(n), leave
 		}
 	}
 	leave()
 	return nil, nil
+}
+
+// joinPlain makes one text again of what the library takes for a key and a value:
+// a colon without a space behind it is part of a plain text, as in [127.0.0.1:8080]
+// (YAML 1.2.2, section 7.3.3).
+func joinPlain(n ast.Node) ast.Node {
+	pair, ok := n.(*ast.MappingValueNode)
+	if !ok {
+		block, ok := n.(*ast.MappingNode)
+		if !ok || block.IsFlowStyle || len(block.Values) != 1 {
+			return n
+		}
+		pair = block.Values[0]
+	}
+	key := pair.Key.GetToken()
+	value, ok := joinPlain(pair.Value).(ast.ScalarNode)
+	if !ok || key.Type == token.DoubleQuoteType || key.Type == token.SingleQuoteType {
+		return n
+	}
+	behind := value.GetToken()
+	if behind.Position.Line != key.Position.Line ||
+		behind.Position.Column != key.Position.Column+utf8.RuneCountInString(key.Value)+1 {
+		return n
+	}
+	text := key.Value + ":" + behind.Value
+	return ast.String(token.New(text, text, key.Position))
 }
 
 // entry is one key of a block with its value.
@@ -313,7 +340,7 @@ func (d *decoder) command(n ast.Node, dst reflect.Value, p path) {
 		d.add(nodePosition(n), "", "%s must be a command, as one line or as a list; this is %s", p, describe(n))
 		return
 	}
-	words, err := splitCommand(line)
+	words, err := SplitCommand(line)
 	if err != nil {
 		d.add(nodePosition(n), `write it as a list, for a shell ["sh", "-c", "…"]`, "%s: %v", p, err)
 		return
@@ -321,9 +348,9 @@ func (d *decoder) command(n ast.Node, dst reflect.Value, p path) {
 	dst.Set(reflect.ValueOf(words))
 }
 
-// splitCommand splits a line into words like a shell does, with quotes and
+// SplitCommand splits a line into words like a shell does, with quotes and
 // backslashes and without expanding anything.
-func splitCommand(line string) ([]string, error) {
+func SplitCommand(line string) ([]string, error) {
 	line = strings.ReplaceAll(line, "\\\n", " ") // a line that goes on
 	parser := shellwords.NewParser()
 	words, err := parser.Parse(line)

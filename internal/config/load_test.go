@@ -227,7 +227,7 @@ func TestSplitCommand(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			words, err := splitCommand(test.line)
+			words, err := SplitCommand(test.line)
 			if test.want == nil {
 				require.Error(t, err)
 				return

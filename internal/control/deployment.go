@@ -48,13 +48,20 @@ func (d *deployment) start(ctx context.Context, s api.Service, timeout time.Dura
 	if !ok {
 		return nil, invalidf("this server runs without it", "there is no runtime %q here", name)
 	}
+	id := instanceID(k.key, d.generation.Number)
 	k.c.mu.Lock()
-	inst, ok := k.instances[instanceID(k.key, d.generation.Number)]
+	inst, ok := k.instances[id]
 	if ok && inst.Running && !inst.leaving {
 		k.c.mu.Unlock()
 		return inst, nil
 	}
+	k.starting = id
 	k.c.mu.Unlock()
+	defer func() {
+		k.c.mu.Lock()
+		k.starting = ""
+		k.c.mu.Unlock()
+	}()
 
 	d.stepBegan = time.Now()
 	starting, cancel := context.WithCancelCause(ctx)

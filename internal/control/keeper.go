@@ -18,6 +18,7 @@ type keeper struct {
 
 	// Guarded by c.mu.
 	instances map[string]*instance
+	starting  string                  // ID of the instance that is being started
 	cancel    context.CancelCauseFunc // of the attempt in progress
 	failure   string                  // why the serving generation has no instance; "" where it has or will have
 	restarts  int                     // of the serving generation in a row

@@ -170,8 +170,9 @@ func (w *watcher) observe(ctx context.Context, s Status) {
 			return
 		}
 		k.instances[s.ID] = newInstance(w.name, s)
+		own := k.starting == s.ID // seen before Start has returned
 		c.mu.Unlock()
-		if s.Running {
+		if s.Running && !own {
 			k.event(ctx, api.Event{
 				Type: api.EventInstanceAdopted, Generation: s.Generation,
 				Message: fmt.Sprintf("%s: an instance was running already", key),

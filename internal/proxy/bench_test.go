@@ -55,6 +55,11 @@ type discard struct {
 	status int
 }
 
-func (d *discard) Header() http.Header         { return d.header }
-func (d *discard) WriteHeader(status int)      { d.status = status }
+// Header is where the answer's header is put.
+func (d *discard) Header() http.Header { return d.header }
+
+// WriteHeader keeps the status.
+func (d *discard) WriteHeader(status int) { d.status = status }
+
+// Write drops the body.
 func (d *discard) Write(b []byte) (int, error) { return len(b), nil }

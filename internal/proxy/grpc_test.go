@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -62,7 +63,7 @@ func greeter(t *testing.T, version string) string {
 				all := version
 				for {
 					var in word
-					if err := s.RecvMsg(&in); err == io.EOF {
+					if err := s.RecvMsg(&in); errors.Is(err, io.EOF) {
 						return s.SendMsg(wrapperspb.String(all))
 					} else if err != nil {
 						return err

@@ -57,8 +57,8 @@ type problem struct {
 	retryAfter time.Duration
 }
 
-// body is the JSON form of a problem.
-type body struct {
+// details is the JSON form of a problem.
+type details struct {
 	Type    string   `json:"type"`
 	Title   string   `json:"title"`
 	Status  int      `json:"status"`
@@ -108,7 +108,7 @@ func (pr *problem) write(w http.ResponseWriter, r *http.Request, page *template.
 func (pr *problem) renderJSON(to *bytes.Buffer) {
 	encoder := json.NewEncoder(to)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(body{ // strings and a number are always encoded
+	_ = encoder.Encode(details{ // strings and a number are always encoded
 		Type:    documentation + "#" + string(pr.code),
 		Title:   pr.title,
 		Status:  pr.status,

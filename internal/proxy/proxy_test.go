@@ -144,10 +144,10 @@ func read(t *testing.T, res *http.Response) answer {
 }
 
 // problem reads the answer as problem details, and checks what all of them have.
-func (a answer) problem(t *testing.T) body {
+func (a answer) problem(t *testing.T) details {
 	t.Helper()
 	require.Equal(t, "application/problem+json", a.Header.Get("Content-Type"), a.text)
-	var b body
+	var b details
 	require.NoError(t, json.Unmarshal([]byte(a.text), &b), a.text)
 	require.Equal(t, a.StatusCode, b.Status)
 	require.Equal(t, a.Header.Get(ErrorHeader), string(b.Code))

@@ -1,6 +1,9 @@
 package route
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+	"math/bits"
+)
 
 // index finds a version by its name. It is a hash table with open addressing
 // whose slots hold the beginning of the name themselves: a look-up reads one
@@ -22,27 +25,23 @@ type slot struct {
 const slotHead = 23
 
 // newIndex makes an index with room for n names; it grows when there are more.
+// At most three of four slots are in use.
 func newIndex(n int) index {
-	size := 1
-	for size*3 < n*4 {
-		size *= 2
-	}
-	return index{slots: make([]slot, size)}
+	return index{slots: make([]slot, n*4/3+1)}
 }
 
 // add adds v under its name, unless something is there already, which it returns.
 func (x *index) add(seed maphash.Seed, v *VersionEntry) *VersionEntry {
-	if len(x.slots)*3 < (x.used+1)*4 {
+	if (x.used+1)*4 > len(x.slots)*3+3 {
 		old := x.slots
-		*x = index{slots: make([]slot, max(2, 2*len(old)))}
+		*x = newIndex(2 * x.used)
 		for i := range old {
 			if old[i].entry != nil {
 				x.add(seed, old[i].entry)
 			}
 		}
 	}
-	mask := uint64(len(x.slots) - 1)
-	for at := maphash.String(seed, v.Name) & mask; ; at = (at + 1) & mask {
+	for at := x.home(maphash.String(seed, v.Name)); ; at = x.after(at) {
 		s := &x.slots[at]
 		if s.entry == nil {
 			s.entry, s.size = v, uint8(len(v.Name)) //nolint:gosec // names have at most 63 bytes
@@ -61,8 +60,7 @@ func (x *index) find(seed maphash.Seed, name []byte) *VersionEntry {
 	if x.used == 0 || len(name) == 0 || len(name) > maxName {
 		return nil
 	}
-	mask := uint64(len(x.slots) - 1)
-	for at := maphash.Bytes(seed, name) & mask; ; at = (at + 1) & mask {
+	for at := x.home(maphash.Bytes(seed, name)); ; at = x.after(at) {
 		s := &x.slots[at]
 		if s.entry == nil {
 			return nil
@@ -78,4 +76,19 @@ func (x *index) find(seed maphash.Seed, name []byte) *VersionEntry {
 			return s.entry
 		}
 	}
+}
+
+// home is the slot where the search for a hash begins: the hash scaled to the
+// number of slots, which need not be a power of two.
+func (x *index) home(hash uint64) uint64 {
+	at, _ := bits.Mul64(hash, uint64(len(x.slots)))
+	return at
+}
+
+// after is the slot behind one, around the end.
+func (x *index) after(at uint64) uint64 {
+	if at++; at == uint64(len(x.slots)) {
+		return 0
+	}
+	return at
 }

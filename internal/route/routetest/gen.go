@@ -53,38 +53,59 @@ func version(service, n int) route.Version {
 	}
 }
 
-// Requests makes requests that ask for the versions of an environment, each one as
-// likely as any other.
+// Requests makes requests that ask for versions of an environment.
 type Requests struct {
 	spec   *route.Spec
 	random *rand.Rand
+	inUse  [][2]int // service and version, by their places in spec
 }
 
-// NewRequests makes requests for the services of spec, which must be compiled (see
-// [route.Table.Spec]); the same seed makes the same requests.
-func NewRequests(spec *route.Spec, seed uint64) *Requests {
-	return &Requests{spec: spec, random: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // for load, not for secrets
+// NewRequests makes requests that ask for so many versions, chosen from all that
+// there are, each as likely as any other; 0 asks for all there are. Spec must be
+// compiled (see [route.Table.Spec]). The same seed makes the same requests.
+func NewRequests(spec *route.Spec, inUse int, seed uint64) *Requests {
+	g := &Requests{spec: spec, random: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // for load, not for secrets
+	for range inUse {
+		service, version := g.any()
+		g.inUse = append(g.inUse, [2]int{service, version})
+	}
+	return g
 }
 
 // Fill replaces batch by new requests.
 func (g *Requests) Fill(batch []route.Request) {
 	for i := range batch {
-		s := &g.spec.Services[g.random.IntN(len(g.spec.Services))]
-		name := s.Versions[g.random.IntN(len(s.Versions))].Name
+		service, version := g.next()
+		s := &g.spec.Services[service]
 		batch[i] = route.Request{
 			Host:    s.Hosts[0] + ":8080",
-			Baggage: []string{"tenant=t-1;ttl=60," + g.spec.BaggageKey + "=" + name + ",user=u-1"},
+			Baggage: []string{"tenant=t-1;ttl=60," + g.spec.BaggageKey + "=" + s.Versions[version].Name + ",user=u-1"},
 		}
 	}
 }
 
+func (g *Requests) next() (service, version int) {
+	if len(g.inUse) == 0 {
+		return g.any()
+	}
+	one := g.inUse[g.random.IntN(len(g.inUse))]
+	return one[0], one[1]
+}
+
+func (g *Requests) any() (service, version int) {
+	service = g.random.IntN(len(g.spec.Services))
+	return service, g.random.IntN(len(g.spec.Services[service].Versions))
+}
+
 // Cost is what one Resolve takes: the median over batches of n requests in all,
-// spread over the whole table. The requests are made just before they are decided,
-// as they come from a connection in service, so that it is the table that is
-// measured. It fails where a request is not answered by the version it asks for.
-func Cost(t *route.Table, n int) (time.Duration, error) {
+// which ask for inUse versions from anywhere in the table (0: for all of them, so
+// that hardly one is in the processor's caches). The requests are made just before
+// they are decided, as in service they have just come from a connection, so that it
+// is the table that is measured. It fails where a request is not answered by the
+// version it asks for.
+func Cost(t *route.Table, inUse, n int) (time.Duration, error) {
 	const size = 256
-	requests := NewRequests(t.Spec(), 1)
+	requests := NewRequests(t.Spec(), inUse, 1)
 	batch := make([]route.Request, size)
 	var took []time.Duration
 	for len(took)*size < n {

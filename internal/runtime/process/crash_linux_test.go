@@ -26,6 +26,7 @@ import (
 // knows all that live, once each, and can end them.
 func TestServerKilled(t *testing.T) {
 	dir := t.TempDir()
+	newRuntime(t, func(o *Options) { o.Dir = dir }) // stops all at the end, even of a test that fails
 	const rounds = 12
 	for round := range rounds {
 		killServer(t, dir, time.Duration(rand.IntN(400))*time.Millisecond)

@@ -87,7 +87,6 @@ func (w *logWriter) pump(stream io.Reader, name byte) {
 func (w *logWriter) add(stream byte, rest, chunk []byte) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := w.nowLocked()
 	for len(chunk) > 0 {
 		piece, after, complete := bytes.Cut(chunk, []byte("\n"))
 		if room := maxLine - len(rest); len(piece) > room {
@@ -96,7 +95,7 @@ func (w *logWriter) add(stream byte, rest, chunk []byte) []byte {
 		rest = append(rest, piece...)
 		chunk = after
 		if complete {
-			w.lineLocked(now, stream, bytes.TrimSuffix(rest, []byte("\r")))
+			w.lineLocked(stream, bytes.TrimSuffix(rest, []byte("\r")))
 			rest = rest[:0]
 		}
 	}
@@ -115,16 +114,15 @@ func (w *logWriter) close() error {
 	return w.file.Close()
 }
 
-// nowLocked never goes back, so that the lines of a log are in order.
-func (w *logWriter) nowLocked() time.Time {
-	if now := time.Now(); now.After(w.last) {
-		w.last = now
+// lineLocked adds a line to the batch. Each line is later than the one before, so
+// that a reader can go on from the time of a line.
+func (w *logWriter) lineLocked(stream byte, text []byte) {
+	now := time.Now().Round(0) // the clock of the wall, which may go back
+	if !now.After(w.last) {
+		now = w.last.Add(time.Nanosecond)
 	}
-	return w.last
-}
-
-func (w *logWriter) lineLocked(at time.Time, stream byte, text []byte) {
-	w.batch = at.UTC().AppendFormat(w.batch, logTime)
+	w.last = now
+	w.batch = now.UTC().AppendFormat(w.batch, logTime)
 	w.batch = append(w.batch, ' ', stream, ' ')
 	w.batch = append(w.batch, text...)
 	w.batch = append(w.batch, '\n')
@@ -137,7 +135,7 @@ func (w *logWriter) flushLocked() {
 	if w.dropped > 0 {
 		batch := w.batch
 		w.batch = nil
-		w.lineLocked(w.nowLocked(), streamNote, fmt.Appendf(nil, "layover: %d lines are missing here: %v", w.dropped, w.problem))
+		w.lineLocked(streamNote, fmt.Appendf(nil, "layover: %d lines are missing here: %v", w.dropped, w.problem))
 		w.batch = append(w.batch, batch...)
 	}
 	if err := w.writeLocked(); err != nil {

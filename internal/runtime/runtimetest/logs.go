@@ -42,8 +42,9 @@ func logUnknown(t *testing.T, s *suite) {
 func logStreams(t *testing.T, s *suite) {
 	address := s.talker(t, "cart-1")
 	say(t, address, "stdout", "good news")
+	good := s.logged(t, "cart-1", "good news") // streams may overtake each other
 	say(t, address, "stderr", "bad news")
-	good, bad := s.logged(t, "cart-1", "good news"), s.logged(t, "cart-1", "bad news")
+	bad := s.logged(t, "cart-1", "bad news")
 	require.Equal(t, "stdout", good.Stream)
 	require.Equal(t, "stderr", bad.Stream)
 	require.Equal(t, "cart-1", good.Instance)
@@ -69,6 +70,7 @@ func logSince(t *testing.T, s *suite) {
 	address := s.talker(t, "cart-1")
 	for i := range 4 {
 		say(t, address, "stdout", fmt.Sprintf("word %d", i))
+		s.logged(t, "cart-1", fmt.Sprintf("word %d", i)) // so that their times differ
 	}
 	second := s.logged(t, "cart-1", "word 2")
 	s.logged(t, "cart-1", "word 3")

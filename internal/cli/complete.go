@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/layover-dev/layover/api"
+)
+
+// complete makes a completion of words that the server knows. Where no server
+// answers there are none, and never names of files.
+func complete(app *App, words func(ctx context.Context, client *api.Client, args []string) ([]cobra.Completion, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		client, err := app.Client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		out, err := words(cmd.Context(), client, args)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeBegin is complete for words that are to be continued, such as cart@.
+func completeBegin(app *App, end string) cobra.CompletionFunc {
+	services := complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		var out []cobra.Completion
+		services, err := client.Services(ctx)
+		for _, s := range services {
+			out = append(out, s.Name+end)
+		}
+		return out, err
+	})
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		out, directive := services(cmd, args, word)
+		return out, directive | cobra.ShellCompDirectiveNoSpace
+	}
+}
+
+// completeTargets offers versions, as SERVICE@VERSION.
+func completeTargets(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		var out []cobra.Completion
+		versions, err := client.Versions(ctx, api.VersionFilter{})
+		for _, v := range versions {
+			out = append(out, cobra.CompletionWithDesc(v.ID(), string(v.State)))
+		}
+		return out, err
+	})
+}
+
+// completeServices offers services.
+func completeServices(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		var out []cobra.Completion
+		services, err := client.Services(ctx)
+		for _, s := range services {
+			out = append(out, s.Name)
+		}
+		return out, err
+	})
+}
+
+// completeNamedRoutes offers named routes.
+func completeNamedRoutes(app *App) cobra.CompletionFunc {
+	return complete(app, namedRoutes)
+}
+
+// completeRoutes offers what a request may carry: named routes and names of versions.
+func completeRoutes(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, args []string) ([]cobra.Completion, error) {
+		out, err := namedRoutes(ctx, client, args)
+		if err != nil {
+			return nil, err
+		}
+		versions, err := client.Versions(ctx, api.VersionFilter{})
+		seen := map[string]bool{}
+		for _, v := range versions {
+			if !seen[v.Name] {
+				seen[v.Name] = true
+				out = append(out, v.Name)
+			}
+		}
+		return out, err
+	})
+}
+
+func namedRoutes(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+	var out []cobra.Completion
+	routes, err := client.Routes(ctx)
+	for _, r := range routes {
+		out = append(out, r.Name)
+	}
+	return out, err
+}
+
+// completeFlag offers words for the value of a flag of cmd.
+func completeFlag(cmd *cobra.Command, flag string, words cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, words); err != nil {
+		panic(err) // the flag does not exist: a defect that every test finds
+	}
+}
