@@ -164,7 +164,7 @@ func TestClientRoutesTableExplain(t *testing.T) {
 	build, err := e.ServerBuild(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "1.2.3", build.Version)
-	environment, err := e.Client.Environment(ctx)
+	environment, err := e.Environment(ctx)
 	require.NoError(t, err)
 	require.Equal(t, shop, environment)
 }

@@ -23,13 +23,17 @@ const (
 
 // proveDeployTime deploys a version of the running shop again and again, as a person
 // does, and takes the time from the command to the first answer of the new version.
-func proveDeployTime(ctx context.Context) (result, error) {
+func proveDeployTime(rounds int) func(context.Context) (result, error) {
+	return func(ctx context.Context) (result, error) { return deployTime(ctx, rounds) }
+}
+
+func deployTime(ctx context.Context, rounds int) (result, error) {
 	e, done, err := newEnvironment(ctx)
 	if err != nil {
 		return result{}, err
 	}
 	defer done()
-	processes, err := deployRoundsOf(ctx, e, processShop(e))
+	processes, err := deployRoundsOf(ctx, e, processShop(e), rounds)
 	if err != nil {
 		return result{}, fmt.Errorf("as processes: %w", err)
 	}
@@ -44,7 +48,7 @@ func proveDeployTime(ctx context.Context) (result, error) {
 			return result{}, err
 		}
 		defer inDocker.cleanUp()
-		containers, err := deployRoundsOf(ctx, e, inDocker)
+		containers, err := deployRoundsOf(ctx, e, inDocker, rounds)
 		if err != nil {
 			return result{}, fmt.Errorf("in Docker: %w", err)
 		}
@@ -80,7 +84,7 @@ func (t times) String() string {
 		t.deployed.Milliseconds(), t.own.Milliseconds(), t.overhead().Milliseconds())
 }
 
-func deployRoundsOf(ctx context.Context, e *environment, s setup) (times, error) {
+func deployRoundsOf(ctx context.Context, e *environment, s setup, rounds int) (times, error) {
 	fmt.Printf("  the shop, %s\n", s.name)
 	if err := e.write(s.yaml); err != nil {
 		return times{}, err
@@ -92,7 +96,7 @@ func deployRoundsOf(ctx context.Context, e *environment, s setup) (times, error)
 		return times{}, fmt.Errorf("%w; up said:\n%s", err, e.said)
 	}
 	var deployed, own []time.Duration
-	for i := range deployRounds {
+	for i := range rounds {
 		start, err := s.ownStart(ctx)
 		if err != nil {
 			return times{}, err
@@ -161,7 +165,7 @@ func throughTheShop(ctx context.Context, e *environment, route, pricing string) 
 func processShop(e *environment) setup {
 	return setup{
 		name: "as processes",
-		yaml: shopYAML(e, []string{"127.0.0.1:" + e.proxyPort}, map[string]string{
+		yaml: shopYAML([]string{"127.0.0.1:" + e.proxyPort}, map[string]string{
 			"HTTP_PROXY": "http://{proxy}", "LAYOVER_PROXY": "{proxy}",
 		}, func(service string) string {
 			return fmt.Sprintf("process: {command: [%q, shop, %s]}", e.binary, service)
@@ -189,11 +193,16 @@ func processShop(e *environment) setup {
 func dockerShop(ctx context.Context, e *environment) (setup, error) {
 	fmt.Println("  building the shop's image")
 	folder := filepath.Join(e.dir, "image")
-	if err := goBuild(ctx, filepath.Join(folder, "shop"), "./examples/shop/cmd/shop"); err != nil {
+	if err := goBuild(ctx, filepath.Join(folder, "shop"), "examples/shop/cmd/shop"); err != nil {
 		return setup{}, err
 	}
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/layover-dev/layover").Output()
+	if err != nil {
+		return setup{}, fmt.Errorf("find the module: %w", err)
+	}
+	dockerfile := filepath.Join(strings.TrimSpace(string(root)), "examples", "shop", "Dockerfile")
 	image := "layover-proof-shop:" + e.proxyPort
-	build := exec.CommandContext(ctx, "docker", "build", "-q", "-t", image, "-f", "examples/shop/Dockerfile", folder)
+	build := exec.CommandContext(ctx, "docker", "build", "-q", "-t", image, "-f", dockerfile, folder)
 	if text, err := build.CombinedOutput(); err != nil {
 		return setup{}, fmt.Errorf("build the image: %w\n%s", err, text)
 	}
@@ -204,7 +213,7 @@ func dockerShop(ctx context.Context, e *environment) (setup, error) {
 	}
 	return setup{
 		name: "in Docker, container to container",
-		yaml: shopYAML(e, []string{"127.0.0.1:" + e.proxyPort, "docker:" + e.proxyPort}, env, func(service string) string {
+		yaml: shopYAML([]string{"127.0.0.1:" + e.proxyPort, "docker:" + e.proxyPort}, env, func(service string) string {
 			return fmt.Sprintf("docker: {image: %q, command: [%s], pull: never}", image, service)
 		}),
 		deploy: []string{"--image", image, "--env", "PRICING_DISCOUNT=50"},
@@ -228,7 +237,7 @@ func dockerShop(ctx context.Context, e *environment) (setup, error) {
 }
 
 // shopYAML is the shop's layover.yaml with ports of its own.
-func shopYAML(e *environment, listen []string, env map[string]string, run func(service string) string) string {
+func shopYAML(listen []string, env map[string]string, run func(service string) string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "environment: proof\nproxy: {listen: [%s]}\n", strings.Join(listen, ", "))
 	b.WriteString("defaults:\n  health: /healthz\n  timeout: 30s\n  env:\n")

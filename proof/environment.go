@@ -43,7 +43,7 @@ func newEnvironment(ctx context.Context) (e *environment, done func(), err error
 		_ = os.RemoveAll(dir)
 	}
 	fmt.Println("  building layover")
-	if err := goBuild(ctx, e.binary, "./cmd/layover"); err != nil {
+	if err := goBuild(ctx, e.binary, "cmd/layover"); err != nil {
 		done()
 		return nil, nil, err
 	}
@@ -61,8 +61,9 @@ func newEnvironment(ctx context.Context) (e *environment, done func(), err error
 	return e, done, nil
 }
 
+// goBuild builds a program of this module as a static binary.
 func goBuild(ctx context.Context, out, pkg string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg)
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/layover-dev/layover/"+pkg)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
@@ -125,16 +126,19 @@ func (e *environment) end() error {
 		return nil
 	}
 	_ = e.up.Process.Signal(os.Interrupt)
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	up := e.up
-	go func() { done <- up.Wait() }()
+	go func() {
+		defer close(done)
+		_ = up.Wait() // it was interrupted: that is the error
+	}()
 	e.up = nil
 	select {
-	case <-done:
+	case <-done: // with 130, as interrupted
 		return nil
 	case <-time.After(2 * time.Minute):
 		_ = up.Process.Kill()
-		return errors.Join(errors.New("up did not end within two minutes of Ctrl-C"), <-done)
+		return errors.New("up did not end within two minutes of Ctrl-C")
 	}
 }
 

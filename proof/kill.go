@@ -26,7 +26,11 @@ const (
 // proveKill kills the server at a random moment of five deployments, starts it
 // again, and compares what `layover ls` says with the processes and containers
 // that there really are.
-func proveKill(ctx context.Context) (result, error) {
+func proveKill(rounds int) func(context.Context) (result, error) {
+	return func(ctx context.Context) (result, error) { return kill(ctx, rounds) }
+}
+
+func kill(ctx context.Context, rounds int) (result, error) {
 	e, done, err := newEnvironment(ctx)
 	if err != nil {
 		return result{}, err
@@ -40,7 +44,7 @@ func proveKill(ctx context.Context) (result, error) {
 	seed := uint64(time.Now().UnixNano())
 	fmt.Printf("  seed %d\n", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for round := range killRounds {
+	for round := range rounds {
 		// More of the moments are early, where most of the steps are.
 		after := time.Duration(random.Float64() * random.Float64() * float64(killWithin))
 		if err := k.round(ctx, round, after); err != nil {
@@ -61,7 +65,7 @@ func proveKill(ctx context.Context) (result, error) {
 		fmt.Println("  fault:", fault)
 	}
 	figure := fmt.Sprintf("%d kills in the middle of %d deployments (%d running, %d of them containers; %d failed, %d never recorded): %d faults",
-		killRounds, killRounds*killDeploys, k.running, k.containers, k.failed, k.unrecorded, len(k.faults))
+		rounds, rounds*killDeploys, k.running, k.containers, k.failed, k.unrecorded, len(k.faults))
 	tried := k.running > k.containers && k.failed > 0 && (k.containers > 0 || k.image == "")
 	return result{figure: figure, bar: "0 orphaned, doubled or half-done", ok: len(k.faults) == 0 && tried}, nil
 }
@@ -94,7 +98,7 @@ services:
 		return nil
 	}
 	folder := filepath.Join(k.dir, "image")
-	if err := goBuild(ctx, filepath.Join(folder, "shop"), "./examples/shop/cmd/shop"); err != nil {
+	if err := goBuild(ctx, filepath.Join(folder, "shop"), "examples/shop/cmd/shop"); err != nil {
 		return err
 	}
 	dockerfile := "FROM scratch\nCOPY shop /shop\nENV HOST=0.0.0.0\nENTRYPOINT [\"/shop\", \"pricing\"]\n"

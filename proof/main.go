@@ -36,8 +36,8 @@ type result struct {
 func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
-		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime},
-		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill},
+		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // command returns the test binary as the program shop, with env and nothing else
 // in its environment.
 func command(ctx context.Context, env map[string]string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, os.Args[0], args...) //nolint:gosec // the test binary itself
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = []string{"SHOP_TEST_MAIN=1"}
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)

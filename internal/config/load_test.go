@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	if *update {
-		require.NoError(t, os.WriteFile(name, got, 0o644)) //nolint:gosec // committed files
+		require.NoError(t, os.WriteFile(name, got, 0o644))
 	}
 	want, err := os.ReadFile(name)
 	require.NoError(t, err)

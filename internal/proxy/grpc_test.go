@@ -43,7 +43,7 @@ func greeter(t *testing.T, version string) string {
 			if in.Value == "fail" {
 				return nil, status.Error(codes.FailedPrecondition, "100% bad: ü")
 			}
-			grpc.SetTrailer(ctx, metadata.Pairs("x-trailer", version))
+			_ = grpc.SetTrailer(ctx, metadata.Pairs("x-trailer", version))
 			return wrapperspb.String(version + " " + in.Value), nil
 		}}},
 		Streams: []grpc.StreamDesc{

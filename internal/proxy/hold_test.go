@@ -118,7 +118,7 @@ func TestHold_ClientThatLeaves(t *testing.T) {
 	left := make(chan error, 1)
 	req := w.request(t, http.MethodGet, "cart.localhost", "/", nil).WithContext(ctx)
 	go func() {
-		_, err := w.client.Do(req) //nolint:bodyclose // there is no answer
+		_, err := w.client.Do(req)
 		left <- err
 	}()
 	w.waitHeld(t, 1)
@@ -184,7 +184,7 @@ func TestDrain_WaitIdleCountsUpgrades(t *testing.T) {
 	w := newWorld(t, Options{}, service("cart", version))
 	c := dial(t, w.addr)
 	c.send(t, "GET / HTTP/1.1", "Host: cart.localhost", "Connection: Upgrade", "Upgrade: websocket", "")
-	require.Equal(t, http.StatusSwitchingProtocols, c.response(t, http.MethodGet).StatusCode) //nolint:bodyclose // it is the connection
+	require.Equal(t, http.StatusSwitchingProtocols, c.response(t, http.MethodGet).StatusCode)
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	require.Error(t, w.WaitIdle(short, version.Instances[0].ID))
@@ -217,7 +217,7 @@ func TestDrain_IsBounded(t *testing.T) {
 		}))))
 	c := dial(t, w.addr)
 	c.send(t, "GET / HTTP/1.1", "Host: cart.localhost", "Connection: Upgrade", "Upgrade: websocket", "")
-	require.Equal(t, http.StatusSwitchingProtocols, c.response(t, http.MethodGet).StatusCode) //nolint:bodyclose // it is the connection
+	require.Equal(t, http.StatusSwitchingProtocols, c.response(t, http.MethodGet).StatusCode)
 	res, err := w.client.Do(w.request(t, http.MethodGet, "slow.localhost", "/", nil))
 	require.NoError(t, err)
 	defer func() { _ = res.Body.Close() }()

@@ -197,7 +197,7 @@ func TestStream_ExpectContinue(t *testing.T) {
 
 	c := dial(t, w.addr)
 	c.send(t, "POST / HTTP/1.1", "Host: cart.localhost", "Content-Length: 5", "Expect: 100-continue", "")
-	require.Equal(t, http.StatusContinue, c.response(t, http.MethodPost).StatusCode) //nolint:bodyclose // it has none
+	require.Equal(t, http.StatusContinue, c.response(t, http.MethodPost).StatusCode)
 	_, err := io.WriteString(c, "hello")
 	require.NoError(t, err)
 	require.Equal(t, "hello", c.answer(t, http.MethodPost).text)
@@ -230,7 +230,7 @@ func TestStream_Upgrades(t *testing.T) {
 			c := dial(t, w.addr)
 			c.send(t, "GET /socket HTTP/1.1", "Host: cart.localhost", "Connection: keep-alive, Upgrade", "Upgrade: "+protocol,
 				"Sec-WebSocket-Key: k", "", "early") // sent before the upgrade is granted
-			res := c.response(t, http.MethodGet) //nolint:bodyclose // it is the connection
+			res := c.response(t, http.MethodGet)
 			require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
 			require.Equal(t, protocol, res.Header.Get("Upgrade"))
 			require.Equal(t, "x", res.Header.Get("Sec-WebSocket-Accept"))

@@ -46,7 +46,7 @@ func TestTarget_HTTPProxyOfAClient(t *testing.T) {
 
 	req, err = http.NewRequestWithContext(t.Context(), http.MethodGet, "https://cart.localhost/", nil)
 	require.NoError(t, err)
-	_, err = client.Do(req) //nolint:bodyclose // there is none
+	_, err = client.Do(req)
 	require.ErrorContains(t, err, "Not Implemented")
 }
 

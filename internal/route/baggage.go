@@ -151,8 +151,12 @@ func hasKey(raw, key string) bool {
 	if !strings.HasPrefix(raw, key) {
 		return false
 	}
-	rest := strings.TrimLeft(raw[len(key):], " \t")
-	return rest != "" && rest[0] == '='
+	for i := len(key); i < len(raw); i++ {
+		if c := raw[i]; c != ' ' && c != '\t' {
+			return c == '='
+		}
+	}
+	return false
 }
 
 // withoutMember returns line without the members that have the key. Blank members

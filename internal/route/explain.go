@@ -186,12 +186,15 @@ func (x *recorder) chosen(selector string, match Match, s *ServiceEntry, want st
 }
 
 // unscoped records a selector without a scope that came before any that decides.
-func (x *recorder) unscoped(selector string, match Match, s *ServiceEntry, want string, got *VersionEntry) {
-	if match != MatchNone {
-		x.chosen(selector, match, s, want, got)
-		return
+func (x *recorder) unscoped(selector string, match Match, s *ServiceEntry, name string, got *VersionEntry) {
+	switch match {
+	case MatchNamed:
+		x.chosen(selector, match, s, s.picks[name], got)
+	case MatchName:
+		x.chosen(selector, match, s, name, got)
+	default:
+		x.step("R4", "skipped", "Selector %s is no version of service %q, and no named route with a pick for it.", quoteShort(selector), s.Name)
 	}
-	x.step("R4", "skipped", "Selector %s is no version of service %q, and no named route with a pick for it.", quoteShort(selector), s.Name)
 }
 
 // skipped records a selector that cannot decide for the service (R4).

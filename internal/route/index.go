@@ -25,16 +25,16 @@ type slot struct {
 const slotHead = 23
 
 // newIndex makes an index with room for n names; it grows when there are more.
-// At most three of four slots are in use.
+// At most three of four slots are in use, so that a search always ends.
 func newIndex(n int) index {
 	return index{slots: make([]slot, n*4/3+1)}
 }
 
 // add adds v under its name, unless something is there already, which it returns.
 func (x *index) add(seed maphash.Seed, v *VersionEntry) *VersionEntry {
-	if (x.used+1)*4 > len(x.slots)*3+3 {
+	if (x.used+1)*4 > len(x.slots)*3 {
 		old := x.slots
-		*x = newIndex(2 * x.used)
+		*x = newIndex(2*x.used + 2)
 		for i := range old {
 			if old[i].entry != nil {
 				x.add(seed, old[i].entry)

@@ -220,10 +220,9 @@ func (t *Table) selectVersion(d *Decision, x *recorder) {
 				x.skipped(scan.text(), scoped)
 			}
 		default:
-			var want string
-			chosen, match, want = t.byName(s, name)
+			chosen, match = t.byName(s, name)
 			if x != nil {
-				x.unscoped(scan.text(), match, s, want, chosen)
+				x.unscoped(scan.text(), match, s, string(name), chosen)
 			}
 		}
 		if match == MatchScoped {
@@ -249,17 +248,18 @@ func (t *Table) selectVersion(d *Decision, x *recorder) {
 
 // byName finds what an unscoped selector means for a service: the pick of a named
 // route, else a version. Chosen is nil where the service lacks the version that
-// the route picks.
-func (t *Table) byName(s *ServiceEntry, name []byte) (chosen *VersionEntry, match Match, want string) {
+// the route picks. It does not look into the version: that is a line of memory
+// which is hardly ever in a cache where there are many.
+func (t *Table) byName(s *ServiceEntry, name []byte) (chosen *VersionEntry, match Match) {
 	if len(s.picks) > 0 {
 		if want, ok := s.picks[string(name)]; ok {
-			return s.Version(want), MatchNamed, want
+			return s.Version(want), MatchNamed
 		}
 	}
 	if v := s.versions.find(t.seed, name); v != nil {
-		return v, MatchName, v.Name
+		return v, MatchName
 	}
-	return nil, MatchNone, ""
+	return nil, MatchNone
 }
 
 // known says whether any and whether all selectors of a route name something that

@@ -53,15 +53,17 @@ func (t *Table) Service(name string) *ServiceEntry { return t.services[name] }
 
 // ServiceEntry is one service of a table. It must not be changed.
 type ServiceEntry struct {
+	// What every decision reads comes first, to lie close together.
+	versions index             // of all, by name
+	picks    map[string]string // named route -> version, parents included
+
+	Default  *VersionEntry // nil where the default version does not exist
 	Name     string
 	Protocol Protocol
-	Default  *VersionEntry // nil where the default version does not exist
-	Hosts    []string      // exact hosts and "*.suffix" hosts, in their normal form
+	Hosts    []string // exact hosts and "*.suffix" hosts, in their normal form
 
-	defaultName string            // of the version that Default is, or would be
-	all         []VersionEntry    // in the order of the Spec
-	versions    index             // of all, by name
-	picks       map[string]string // named route -> version, parents included
+	defaultName string         // of the version that Default is, or would be
+	all         []VersionEntry // in the order of the Spec
 	table       *Table
 	label       string // of the service in preview hosts
 }

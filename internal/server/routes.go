@@ -49,7 +49,8 @@ func (s *Server) registerRoutes() {
 	}, func(ctx context.Context, in *struct {
 		RoutePath
 		ActorHeader
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		return nil, s.control.RemoveRoute(ctx, string(in.Route), in.actor())
 	})
 }

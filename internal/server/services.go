@@ -69,7 +69,8 @@ func (s *Server) registerServices() {
 	}, func(ctx context.Context, in *struct {
 		ServicePath
 		ActorHeader
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		return nil, s.control.RemoveService(ctx, string(in.Service), in.actor())
 	})
 }

@@ -139,5 +139,5 @@ func encode(v any) ([]byte, error) {
 }
 
 func formatID[T int64 | uint64](id T) string {
-	return strconv.FormatUint(uint64(id), 10) //nolint:gosec // IDs are not negative
+	return strconv.FormatUint(uint64(id), 10)
 }

@@ -12,7 +12,7 @@ import (
 // tryLock locks f where no other open file has it locked. The lock belongs to
 // this opening of the file, so that one process cannot take it twice either.
 func tryLock(f *os.File) (bool, error) {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor is a small number
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}
@@ -20,5 +20,5 @@ func tryLock(f *os.File) (bool, error) {
 }
 
 func unlock(f *os.File) error {
-	return unix.Flock(int(f.Fd()), unix.LOCK_UN) //nolint:gosec // a descriptor is a small number
+	return unix.Flock(int(f.Fd()), unix.LOCK_UN)
 }

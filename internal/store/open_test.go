@@ -161,7 +161,7 @@ func TestOpenSQLite_RefusesLostFileWithLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "layover.db")
 	write(t, path+"-wal", []byte("something"))
 	_, err := store.OpenSQLite(t.Context(), path)
-	requireError(t, err, api.CodeUnavailable)
+	_ = requireError(t, err, api.CodeUnavailable)
 	require.NoFileExists(t, path)
 	require.FileExists(t, path+"-wal")
 }
@@ -177,7 +177,7 @@ func TestOpenSQLite_RefusesFileAsFolder(t *testing.T) {
 
 func TestOpenSQLite_RefusesNameTooLong(t *testing.T) {
 	_, err := store.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), string(bytes.Repeat([]byte("n"), 300))))
-	requireError(t, err, api.CodeUnavailable)
+	_ = requireError(t, err, api.CodeUnavailable)
 }
 
 // A creation that was cut short is finished by the next opening.
@@ -284,7 +284,7 @@ func TestDB_UnreadableRecord(t *testing.T) {
 		func(*control.VersionRecord) (*control.VersionRecord, error) {
 			return nil, errors.New("edit was called")
 		})
-	requireError(t, err, api.CodeUnavailable)
+	_ = requireError(t, err, api.CodeUnavailable)
 }
 
 // The store knows the domain, and nothing else of ours: no runtime, no server.

@@ -161,7 +161,7 @@ func makeFile(path string) (string, error) {
 			return "", err
 		}
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the path of the store is the user's choice
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -229,7 +229,7 @@ func checkDatabase(ctx context.Context, path, settings string, known int64, conn
 }
 
 func readHead(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the path of the store is the user's choice
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

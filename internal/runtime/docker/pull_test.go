@@ -88,7 +88,7 @@ func TestPull_FromAPrivateRegistry(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := dockerConfig(t, config)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "docker-credential-layover-test"), []byte(helper), 0o700)) //nolint:gosec // it is run
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "docker-credential-layover-test"), []byte(helper), 0o700))
 			t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 			r := newRuntime(t, engine, Options{})
 			var steps []string
@@ -183,7 +183,7 @@ func TestPull_SaysWhyNot(t *testing.T) {
 			require.Contains(t, known.Hint, test.hint)
 			for cause := error(known); cause != nil; {
 				require.NotContains(t, cause.Error(), "wrong-secret")
-				wrapped, ok := cause.(interface{ Unwrap() error }) //nolint:errorlint // each error of the chain is looked at
+				wrapped, ok := cause.(interface{ Unwrap() error })
 				if !ok {
 					break
 				}

@@ -3,7 +3,6 @@ package process
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -66,7 +65,7 @@ func TestServerKilled(t *testing.T) {
 // killServer runs a server, and kills it some time after it began to start instances.
 func killServer(t *testing.T, dir string, after time.Duration) {
 	t.Helper()
-	server := exec.Command(os.Args[0]) //nolint:gosec // the test program itself
+	server := exec.Command(os.Args[0])
 	server.Env = append(os.Environ(), serverVariable+"="+dir)
 	out, err := server.StdoutPipe()
 	require.NoError(t, err)
@@ -231,7 +230,7 @@ func fillDisk(t *testing.T, path string) {
 		for block := bytes.Repeat([]byte("z"), size); err == nil; {
 			_, err = file.Write(block)
 		}
-		require.True(t, errors.Is(err, syscall.ENOSPC), err)
+		require.ErrorIs(t, err, syscall.ENOSPC, err)
 		err = nil
 	}
 	require.NoError(t, file.Close())

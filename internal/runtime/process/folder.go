@@ -115,7 +115,7 @@ func (f folder) isLockFile(lock *os.File) bool {
 
 func flock(file *os.File, how int) error {
 	for {
-		if err := unix.Flock(int(file.Fd()), how); !errors.Is(err, unix.EINTR) { //nolint:gosec // a file number fits
+		if err := unix.Flock(int(file.Fd()), how); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

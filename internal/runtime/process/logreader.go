@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -211,8 +212,8 @@ func streamName(stream byte) string {
 
 // tailStart returns the file and the place in it where the last n lines begin.
 func tailStart(dir string, numbers []int, n int) (number int, offset int64, err error) {
-	for i := len(numbers) - 1; i >= 0; i-- {
-		offset, found, err := tailOffset(logFile(dir, numbers[i]), n)
+	for _, number := range slices.Backward(numbers) {
+		offset, found, err := tailOffset(logFile(dir, number), n)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed meanwhile
 		}
@@ -220,7 +221,7 @@ func tailStart(dir string, numbers []int, n int) (number int, offset int64, err 
 			return 0, 0, err
 		}
 		if found >= n {
-			return numbers[i], offset, nil
+			return number, offset, nil
 		}
 		n -= found
 	}
@@ -229,7 +230,7 @@ func tailStart(dir string, numbers []int, n int) (number int, offset int64, err 
 
 // tailOffset returns where the last n lines of a file begin, and how many of them it has.
 func tailOffset(path string, n int) (offset int64, found int, err error) {
-	file, err := os.Open(path) //nolint:gosec // a log file
+	file, err := os.Open(path)
 	if err != nil {
 		return 0, 0, err
 	}

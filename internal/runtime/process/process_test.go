@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -47,9 +48,7 @@ func appWorkload(id string, env map[string]string) control.Workload {
 		ID: id, Environment: "shop", Service: "cart", Version: "main", Generation: 1, Run: appRun(),
 		Env: map[string]string{"APP_HOST": "127.0.0.1"},
 	}
-	for key, value := range env {
-		w.Env[key] = value
-	}
+	maps.Copy(w.Env, env)
 	return w
 }
 

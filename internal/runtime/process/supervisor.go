@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -237,7 +236,7 @@ func (f folder) recordExit(how exit) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(file, string(data))
+	_, err = file.Write(data)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}

@@ -55,8 +55,8 @@ func fill(t *testing.T, v reflect.Value, count *int) {
 			v.SetMapIndex(key, value)
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(t, v.Field(i), count)
+		for _, field := range v.Fields() {
+			fill(t, field, count)
 		}
 	default:
 		require.FailNow(t, "no sample", "of a %s: add the kind to this function", v.Type())

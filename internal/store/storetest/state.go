@@ -152,7 +152,7 @@ func routeTests() map[string]func(*testing.T, *subject) {
 func keys(records []control.VersionRecord) []string {
 	var all []string
 	for _, r := range records {
-		all = append(all, r.Key.String())
+		all = append(all, r.String())
 	}
 	return all
 }
