@@ -160,6 +160,25 @@ func cmdBecomes(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// happens waits until an event of a type is told of a version: happens instance.exited cart@main.
+func cmdHappens(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: happens TYPE SERVICE@VERSION")
+	}
+	client, err := api.NewClient(ts.Getenv("LAYOVER_SERVER"))
+	ts.Check(err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	service, version, _ := strings.Cut(args[1], "@")
+	for e, err := range client.FollowEvents(ctx, api.EventFilter{Service: service, Version: version}) {
+		ts.Check(err)
+		if string(e.Type) == args[0] {
+			return
+		}
+	}
+}
+
 // ask sends a GET request for a host through the proxy, with the header lines
 // that follow: ask cart.localhost/items 'baggage: dynamic_route=pr-88'. Stdout gets the
 // status, the header Layover-Served-By, and the body. It fails from status 400 on.

@@ -69,6 +69,7 @@ func TestScripts(t *testing.T) {
 			"interrupt": cmdInterrupt,
 			"crash":     cmdCrash,
 			"becomes":   cmdBecomes,
+			"happens":   cmdHappens,
 			"ask":       cmdAsk,
 			"exits":     cmdExits,
 			"processes": cmdProcesses,

@@ -170,8 +170,12 @@ func (c *Control) StopInstances(ctx context.Context) error {
 	var group errgroup.Group
 	var mu sync.Mutex
 	var errs []error
+	inUse := c.runtimesInUse()
 	for name, rt := range c.opts.Runtimes {
 		statuses, err := rt.List(ctx)
+		if err != nil && !inUse[name] {
+			continue // a runtime that is not there, and that nothing runs on
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("list the instances of %s: %w", name, err))
 			continue
@@ -199,17 +203,11 @@ func (c *Control) Ready(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	running := c.group != nil
-	inUse := map[string]bool{}
-	for _, r := range c.records {
-		if g := r.newest(); g != nil && r.Desired == DesiredRunning {
-			inUse[g.Run.Runtime()] = true
-		}
-	}
 	c.mu.Unlock()
 	if !running {
 		return errors.New("the reconciler is not running")
 	}
-	for _, name := range slices.Sorted(maps.Keys(inUse)) {
+	for _, name := range slices.Sorted(maps.Keys(c.runtimesInUse())) {
 		if w := c.watchers[name]; w != nil {
 			if err := w.err(); err != nil {
 				return fmt.Errorf("runtime %s: %w", name, err)
@@ -217,6 +215,25 @@ func (c *Control) Ready(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// runtimesInUse returns the names of the runtimes that versions should run on, or that
+// have an instance.
+func (c *Control) runtimesInUse() map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	inUse := map[string]bool{}
+	for _, r := range c.records {
+		if g := r.newest(); g != nil && r.Desired == DesiredRunning && g.State != GenerationFailed {
+			inUse[g.Run.Runtime()] = true
+		}
+	}
+	for _, k := range c.keepers {
+		for _, inst := range k.instances {
+			inUse[inst.runtime] = true
+		}
+	}
+	return inUse
 }
 
 // keeperLocked returns the keeper that looks after key, and starts one where there is none.

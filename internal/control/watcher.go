@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -46,7 +47,7 @@ func (w *watcher) run(ctx context.Context) error {
 			return nil
 		case err != nil:
 			if w.setErr(err) {
-				w.c.log.Error("runtime not listed", "runtime", w.name, "err", err)
+				w.logErr(ctx, err)
 			}
 			pause = time.Second
 		default:
@@ -90,6 +91,16 @@ func (w *watcher) setErr(err error) bool {
 	fresh := err != nil && (w.problem == nil || w.problem.Error() != err.Error())
 	w.problem = err
 	return fresh
+}
+
+// logErr logs why the runtime could not be listed. Where nothing runs on it that is
+// no error: it may not even be installed.
+func (w *watcher) logErr(ctx context.Context, err error) {
+	level := slog.LevelDebug
+	if w.c.runtimesInUse()[w.name] {
+		level = slog.LevelError
+	}
+	w.c.log.Log(ctx, level, "runtime not listed", "runtime", w.name, "err", err)
 }
 
 func (w *watcher) markListed() {

@@ -159,7 +159,7 @@ func (x *recorder) baggage(key string, lines []string) {
 	}
 	switch {
 	case own == 0:
-		x.step("R3", "no route", "None of the %d baggage members read is a well-formed %q.", members, key)
+		x.step("R3", "no route", "Baggage has no well-formed member %q among the %s read.", key, count(members, "member"))
 	case value == "":
 		x.step("R3", "no route", "The last baggage member %q is empty.", key)
 	case own > 1:
@@ -249,7 +249,7 @@ func (x *recorder) state(v *VersionEntry) {
 	}
 	switch v.State {
 	case Ready:
-		x.step("R5", "ready", "Version %q is ready, with %d healthy instances.", v.ID, len(v.Instances))
+		x.step("R5", "ready", "Version %q is ready, with %s.", v.ID, count(len(v.Instances), "healthy instance"))
 	case Failed:
 		x.step("R5", "failed", "Version %q has failed%s: the request is answered 503 at once, never by another version.", v.ID, because)
 	default:
@@ -277,4 +277,12 @@ func tooLong(lines []string) bool {
 		}
 	}
 	return false
+}
+
+// count is "1 thing" or "n things".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }

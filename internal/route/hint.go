@@ -99,7 +99,7 @@ func newHints(want string, n int) *hints {
 	if len(want) > maxHost {
 		want = want[:maxHost]
 	}
-	return &hints{want: strings.ToLower(want), n: n, limit: 1 + len(want)/4, left: maxCandidates}
+	return &hints{want: strings.ToLower(want), n: n, limit: min(1+len(want)/4, 3), left: maxCandidates}
 }
 
 // consider offers text, to be shown as show. It returns false when enough was

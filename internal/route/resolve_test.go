@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/route/routetest"
 )
 
 // shop is the environment of the tables of cases.
@@ -370,4 +371,28 @@ func FuzzResolve(f *testing.F) {
 			require.Equal(t, m.resolve(r), verdictOf(d))
 		}
 	})
+}
+
+func TestResolve_EveryVersionOfALargeTable(t *testing.T) {
+	spec := routetest.Spec(30, 40)
+	table := compiled(t, spec)
+	for i := range spec.Services {
+		s := &spec.Services[i]
+		other := spec.Services[(i+1)%len(spec.Services)].Name
+		for _, v := range s.Versions {
+			r := &route.Request{Host: s.Name + ".localhost", Baggage: []string{"dynamic_route=" + v.Name}}
+			require.Equal(t, s.Name+"@"+v.Name, table.Resolve(r).Version.ID)
+
+			r.Host = other + ".localhost"
+			d := table.Resolve(r)
+			if table.Service(other).Version(v.Name) == nil {
+				require.Equal(t, route.FallbackDefault, d.Fallback, "%s exists elsewhere", v.Name)
+			} else {
+				require.Equal(t, other+"@"+v.Name, d.Version.ID)
+			}
+		}
+	}
+	cost, err := routetest.Cost(table, 0, 1000)
+	require.NoError(t, err)
+	require.Positive(t, cost)
 }
