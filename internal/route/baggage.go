@@ -43,18 +43,19 @@ func Member(lines []string, key string) (value string, ok bool) {
 // allow as they are. The key must be a token (RFC 9110, section 5.6.2).
 func PrependMember(lines []string, key, value string) []string {
 	out := make([]string, 1, len(lines)+1)
-	first := key + "=" + EncodeValue(percentDecode(value))
+	var first strings.Builder
+	first.WriteString(key + "=" + EncodeValue(percentDecode(value)))
 	for i, line := range lines {
 		kept := withoutMember(line, key)
 		switch {
 		case strings.Trim(kept, " \t") == "":
 		case i == 0:
-			first += "," + kept
+			first.WriteString("," + kept)
 		default:
 			out = append(out, kept)
 		}
 	}
-	out[0] = first
+	out[0] = first.String()
 	return out
 }
 
@@ -124,8 +125,8 @@ type member struct {
 // it is not.
 func parseMember(raw string) (m member, problem string) {
 	pair, properties := raw, ""
-	if at := strings.IndexByte(raw, ';'); at >= 0 {
-		pair, properties = raw[:at], raw[at+1:]
+	if before, after, ok := strings.Cut(raw, ";"); ok {
+		pair, properties = before, after
 	}
 	at := strings.IndexByte(pair, '=')
 	if at < 0 {
@@ -265,7 +266,7 @@ func decodeByte(text string) (c byte, n int) {
 	if high < 0 || low < 0 {
 		return c, 1
 	}
-	return byte(high<<4 | low), 3
+	return byte(high<<4 | low), 3 //nolint:gosec // both are at most 15
 }
 
 func unhex(c byte) int {

@@ -107,7 +107,7 @@ func labelsProblem(host string) string {
 			if r >= 0x80 {
 				return fmt.Sprintf("has %s: write an international name in its xn-- form", quoteRune(label[i:], r))
 			}
-			if c := byte(r); !isAlnum(c) && c != '-' && c != '_' {
+			if c := byte(r); !isAlnum(c) && c != '-' && c != '_' { //nolint:gosec // the host is ASCII by now
 				return fmt.Sprintf("has %s: host names are made of a-z, 0-9, \"-\", \"_\" and dots", quoteRune(label[i:], r))
 			}
 		}

@@ -143,7 +143,7 @@ func (m model) route(r *route.Request) (by, value string) {
 			return "header", line
 		}
 	}
-	for _, pair := range strings.Split(strings.Join(r.Cookie, ";"), ";") {
+	for pair := range strings.SplitSeq(strings.Join(r.Cookie, ";"), ";") {
 		if value, ok := strings.CutPrefix(strings.Trim(pair, " \t"), "layover_route="); ok {
 			if len(value) > 1 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`) {
 				value = value[1 : len(value)-1]
@@ -160,7 +160,7 @@ func (m model) route(r *route.Request) (by, value string) {
 // baggage is R3.
 func (m model) baggage(lines []string) (value string) {
 	end := 0
-	for _, text := range strings.Split(strings.Join(lines, ","), ",") {
+	for text := range strings.SplitSeq(strings.Join(lines, ","), ",") {
 		end += len(text)
 		if end > 8192 {
 			break
@@ -169,7 +169,7 @@ func (m model) baggage(lines []string) (value string) {
 		pair, properties, _ := strings.Cut(text, ";")
 		parts := memberForm.FindStringSubmatch(pair)
 		good := parts != nil && parts[1] == "dynamic_route"
-		for _, one := range strings.Split(properties, ";") {
+		for one := range strings.SplitSeq(properties, ";") {
 			good = good && propertyForm.MatchString(one)
 		}
 		if good {

@@ -78,7 +78,7 @@ func nameProblem(name string) string {
 	}
 	for i, r := range name {
 		switch {
-		case r < 0x80 && isNameByte(byte(r)):
+		case r < 0x80 && isNameByte(byte(r)): //nolint:gosec // below 0x80
 		case 'A' <= r && r <= 'Z':
 			return "has upper-case letters"
 		default:

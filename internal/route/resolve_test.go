@@ -22,7 +22,9 @@ func shop() route.Spec {
 		Services: []route.Service{
 			{Name: "cart", Versions: []route.Version{
 				ready("main"), ready("feature-1"), ready("pr-88"), ready("1.2.3"), ready(long), ready("both"),
-				{Name: "sleeping", State: route.Asleep}, {Name: "broken", State: route.Failed, Reason: "exit code 1"}, {Name: "new", State: route.Starting},
+				{Name: "sleeping", State: route.Asleep},
+				{Name: "broken", State: route.Failed, Reason: "exit code 1"},
+				{Name: "new", State: route.Starting},
 			}},
 			{Name: "pricing", Hosts: []string{"pricing.test", "*.pricing.test"}, Default: "stable", Versions: []route.Version{
 				ready("stable"), ready("main"), ready("feature-2"), ready("try"),

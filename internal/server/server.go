@@ -131,7 +131,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests did not end within %s: %w", shutdownTimeout, err), srv.Close())
 	}
-	<-served
+	_ = <-served // only that it was closed
 	return err
 }
 
