@@ -17,7 +17,7 @@ import (
 )
 
 func newCurlCmd(app *App) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "curl --route ROUTE URL [curl's own arguments]",
 		GroupID: groupRoutes,
 		Short:   "curl with a route: adds the baggage header, and finds the proxy",
@@ -40,6 +40,9 @@ through its proxy, whatever DNS says. All other arguments go to curl as they are
 			return runCurl(cmd.Context(), app, opts)
 		},
 	}
+	// For the help: all flags are parsed by parseCurl.
+	cmd.Flags().String("route", "", "route to send, for example feature-2981")
+	return cmd
 }
 
 type curlOptions struct {

@@ -86,6 +86,7 @@ func runDeploy(ctx context.Context, app *App, opts *deployOptions) error {
 	began := time.Now()
 	v, err := client.Deploy(ctx, t.Service, t.Version, d)
 	if err != nil {
+		sayGoesOn(ctx, app, t.String())
 		return err
 	}
 	if !opts.NoWait {
@@ -217,10 +218,17 @@ func unquote(s string) string {
 // waitDeploy shows the steps of a deployment as they are taken, until it ends.
 func waitDeploy(ctx context.Context, app *App, client *api.Client, v api.Version) (api.Version, error) {
 	done, err := client.WaitDeploy(ctx, v.Service, v.Name, v.Generation, func(e api.Event) { showStep(app, e) })
-	if err != nil && ctx.Err() != nil {
-		app.say("the server goes on with it; see: layover status %s\n", v.ID())
+	if err != nil {
+		sayGoesOn(ctx, app, v.ID())
 	}
 	return done, err
+}
+
+// sayGoesOn tells a person who ended the command that this does not end the deployment.
+func sayGoesOn(ctx context.Context, app *App, id string) {
+	if ctx.Err() != nil {
+		app.say("what the server has recorded goes on; see: layover status %s\n", id)
+	}
 }
 
 // describeDeployError says why a deployment failed, with the last lines of the log.

@@ -28,24 +28,28 @@ const (
 	exitInterrupted = 130 // Ctrl-C
 )
 
+//go:generate go test . -run TestReference -update
+
 // Main runs the command line and returns the exit code of the process.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	app := newApp(stdin, stdout, stderr, os.Environ())
+	return execute(ctx, newApp(stdin, stdout, stderr, os.Environ()), args)
+}
+
+func execute(ctx context.Context, app *App, args []string) int {
 	root := newRootCmd(app)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitOK
-	}
-	code := exitCode(err)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
 	}
 	printError(app, err)
-	return code
+	return exitCode(err)
 }
 
 // usageError is bad input that the command line itself found.

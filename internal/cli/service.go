@@ -14,9 +14,10 @@ func newServiceCmd(app *App) *cobra.Command {
 		Use:     "service",
 		GroupID: groupVersions,
 		Short:   "The services of the environment",
-		Long:    "Services are declared in layover.yaml, or over the API. A service that left the file stays until it is removed here.",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `Services are declared in layover.yaml, or over the API. A service that left the file stays
+until it is removed here.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newServiceListCmd(app), newServiceRemoveCmd(app))
 	return cmd

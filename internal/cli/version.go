@@ -12,9 +12,10 @@ import (
 func newVersionCmd(app *App) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Which build this is, and which the server is",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Which build this is, and which the server is",
+		Example: "  layover version\n  layover version --json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := struct {
 				Client api.Build  `json:"client"`

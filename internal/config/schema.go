@@ -6,6 +6,8 @@ import (
 	"fmt"
 )
 
+//go:generate go test . -run "TestSchema|TestReference" -update
+
 // Patterns of the schema. The loader says more exactly what is wrong.
 const (
 	namePattern     = `^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`

@@ -19,6 +19,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,9 @@ type Options struct {
 	Log          *slog.Logger
 }
 
+// storeTimeout bounds a change of the store that nobody may cut short.
+const storeTimeout = 30 * time.Second
+
 // Control is the control plane of one environment. Its methods are safe for concurrent use.
 type Control struct {
 	opts Options
@@ -74,8 +78,9 @@ type Control struct {
 	last     int64               // ID of the newest event
 
 	publishing sync.Mutex
-	published  uint64 // value of dirty that the newest table covers
-	table      *route.Table
+	published  uint64                      // value of dirty that the newest table covers
+	table      atomic.Pointer[route.Table] // stored by publish only
+	behind     chan struct{}               // a change could not be published
 
 	tables signal // a new table
 	events signal // a new event
@@ -91,8 +96,9 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 		records:  map[Key]*VersionRecord{},
 		keepers:  map[Key]*keeper{},
 		watchers: map[string]*watcher{},
-		table:    route.EmptyTable(),
+		behind:   make(chan struct{}, 1),
 	}
+	c.table.Store(route.EmptyTable())
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -134,6 +140,7 @@ func (c *Control) load(ctx context.Context) error {
 		key := versions[i].Key
 		c.records[key] = &versions[i]
 		c.keepers[key] = newKeeper(c, key)
+		c.keepers[key].inherit(c.records[key])
 	}
 	return nil
 }
@@ -148,8 +155,10 @@ func (c *Control) Run(ctx context.Context) error {
 		return errors.New("control runs already")
 	}
 	c.group, c.ctx = group, ctx
+	group.Go(func() error { return c.catchUp(ctx) })
 	for _, w := range c.watchers {
 		group.Go(func() error { return w.run(ctx) })
+		group.Go(func() error { return w.watch(ctx) })
 	}
 	for _, k := range c.keepers {
 		group.Go(func() error { return k.run(ctx) })
@@ -251,8 +260,13 @@ func (c *Control) keeperLocked(key Key) *keeper {
 }
 
 // update changes one record in the store and in memory. Where edit returns nil
-// the record is deleted.
+// the record is deleted. Where something else is wanted from then on, the keeper's
+// attempt in progress is over: no attempt sees the new record and is ended for it.
+//
+// The end of ctx does not cut it short: nobody could tell then what the store has.
 func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord) (*VersionRecord, error)) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
 	c.writes.Lock()
 	defer c.writes.Unlock()
 	var result *VersionRecord
@@ -267,11 +281,15 @@ func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dirty++
+	k := c.keeperLocked(key)
+	if k.cancel != nil && !c.records[key].sameWish(result) {
+		k.cancel(errSuperseded)
+	}
 	if result == nil {
 		delete(c.records, key)
+		k.told = 0 // the next life of this name counts anew
 	} else {
 		c.records[key] = result.clone()
-		c.keeperLocked(key)
 	}
 	return nil
 }

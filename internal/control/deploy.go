@@ -86,10 +86,7 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 // again makes a new generation of what served last.
 func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version, error) {
 	return c.begin(ctx, key, actor, "again: ", func(r *VersionRecord) (Generation, error) {
-		last := r.serving()
-		if last == nil {
-			last = r.newest()
-		}
+		last := r.startable()
 		if last == nil {
 			return Generation{}, c.unknownVersion(key)
 		}
@@ -125,21 +122,21 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
 		Message: fmt.Sprintf("%sdeploying %s (generation %d)", how, key, number),
 	})
-	c.begun(ctx, key)
+	c.begun(ctx, key, number)
 	v, err := c.Version(ctx, key)
 	v.Generation = number // also where a later one is recorded already
 	return v, err
 }
 
 // begun makes the data plane hold requests for a version from the moment it is
-// wanted, and sets its keeper to work.
-func (c *Control) begun(ctx context.Context, key Key) {
+// wanted, and sets its keeper to work, now that the beginning is told.
+func (c *Control) begun(ctx context.Context, key Key, generation int64) {
 	c.changed(ctx)
 	c.mu.Lock()
-	k := c.keepers[key]
-	c.mu.Unlock()
-	if k != nil {
-		k.supersede()
+	defer c.mu.Unlock()
+	if k := c.keepers[key]; k != nil {
+		k.told = max(k.told, generation)
+		k.look()
 	}
 }
 
@@ -164,11 +161,12 @@ func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) 
 	c.noteSuperseded(ctx, key, superseded, actor)
 	c.mu.Lock()
 	if k := c.keepers[key]; k != nil {
-		k.halting = cmp.Or(actor, "somebody")
+		k.halting = &halt{actor}
 	}
 	c.mu.Unlock()
+	c.changed(ctx) // no new requests from here on
 	v, err := c.Version(ctx, key)
-	c.begun(ctx, key)
+	c.begun(ctx, key, 0)
 	if CodeOf(err) == api.CodeNotFound {
 		return api.Version{Service: key.Service, Name: key.Version, State: api.StateStopped}, nil // gone already
 	}

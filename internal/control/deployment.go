@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -51,15 +52,15 @@ func (d *deployment) start(ctx context.Context, s api.Service, timeout time.Dura
 	id := instanceID(k.key, d.generation.Number)
 	k.c.mu.Lock()
 	inst, ok := k.instances[id]
-	if ok && inst.Running && !inst.leaving {
+	if ok && inst.Running {
 		k.c.mu.Unlock()
 		return inst, nil
 	}
-	k.starting = id
+	k.starting[id] = true
 	k.c.mu.Unlock()
 	defer func() {
 		k.c.mu.Lock()
-		k.starting = ""
+		delete(k.starting, id)
 		k.c.mu.Unlock()
 	}()
 
@@ -98,9 +99,9 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	}
 	for first := true; ; first = false {
 		if !first || healthKind(s.Health) != api.HealthProcess {
-			if _, healthy := k.probe(ctx, s, inst); healthy > 0 {
+			if k.probe(ctx, s, inst).after > 0 {
 				k.c.mu.Lock()
-				inst.ready, inst.nextCheck = true, time.Now().Add(s.Health.Interval.Or(defaultInterval))
+				inst.nextCheck = time.Now().Add(interval(s))
 				k.c.mu.Unlock()
 				return nil
 			}
@@ -117,7 +118,7 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 			defer k.c.mu.Unlock()
 			return &Error{
 				Code:    api.CodeInvalid,
-				Message: fmt.Sprintf("not healthy after %s: %s", timeout, inst.health),
+				Message: fmt.Sprintf("not healthy after %s: %s", timeout, strings.TrimPrefix(inst.health, "unhealthy: ")),
 				Hint:    "does it listen on the port in PORT, on all addresses or 127.0.0.1? Its health check is set per service",
 			}
 		case <-ctx.Done():

@@ -34,20 +34,21 @@ func (c *Control) WaitEvents(ctx context.Context, after int64) error {
 	}
 }
 
-// note stores an event. The work it tells of is done, so it is stored even
-// where ctx has ended, and a store that refuses it stops nothing.
-func (c *Control) note(ctx context.Context, e api.Event) {
+// note stores an event, and says whether that worked. The work it tells of is done,
+// so it is stored even where ctx has ended, and a store that refuses it stops nothing.
+func (c *Control) note(ctx context.Context, e api.Event) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	e.Time = time.Now().UTC()
 	id, err := c.opts.Store.AppendEvent(ctx, e)
 	if err != nil {
 		c.log.Error("event not stored", "type", string(e.Type), "service", e.Service, "version", e.Version, "err", err)
-		return
+		return false
 	}
 	c.log.Info(e.Message, "type", string(e.Type), "service", e.Service, "version", e.Version) //nolint:sloglint // the event's own words
 	c.mu.Lock()
 	c.last = max(c.last, id)
 	c.mu.Unlock()
 	c.events.raise()
+	return true
 }

@@ -17,6 +17,7 @@ import (
 
 const (
 	defaultInterval = 5 * time.Second
+	minInterval     = 10 * time.Millisecond
 	defaultFailures = 3
 	defaultCheck    = 2 * time.Second  // one check
 	defaultTimeout  = 2 * time.Minute  // a deployment, from the start of its instance
@@ -29,6 +30,14 @@ const (
 	// port of a container accepts before anything listens inside.
 	listens = 20 * time.Millisecond
 )
+
+// checksAtOnce is how many addresses of one instance are checked at a time.
+const checksAtOnce = 8
+
+// interval is the time between checks of a healthy instance.
+func interval(s api.Service) time.Duration {
+	return max(s.Health.Interval.Or(defaultInterval), minInterval)
+}
 
 // checkHealth asks one address whether it is healthy, in the service's own way.
 func checkHealth(ctx context.Context, s api.Service, a Address) error {

@@ -1,25 +1,31 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// instance is what the keeper knows of one running copy. Its fields are guarded by Control.mu.
+// instance is what the keeper knows of one running copy. Its fields are guarded by Control.mu,
+// except for those that say which instance it is: they never change.
 type instance struct {
 	Status
 	EndedAt   time.Time       // when it was seen to have ended
 	runtime   string          // name of its runtime
 	healthy   map[string]bool // addresses that passed their last check
 	health    string          // the last check, in words
-	failures  int             // failed checks in a row
+	misses    map[string]int  // failed checks in a row, by address
 	nextCheck time.Time
-	ready     bool          // was healthy once
+	ready     bool          // was healthy once since it was started
 	leaving   bool          // gets no new requests, will be stopped
 	ended     chan struct{} // closed when it has ended
 }
@@ -47,29 +53,27 @@ func (i *instance) updateLocked(s Status) bool {
 	case i.Running && !s.Running:
 		i.EndedAt = time.Now()
 		close(i.ended)
-		i.Status, i.healthy = s, map[string]bool{}
+		i.take(s)
+		i.healthy = map[string]bool{}
 		return true
 	case !i.Running && s.Running && s.StartedAt.After(i.StartedAt):
-		i.Status, i.healthy, i.ended = s, map[string]bool{}, make(chan struct{})
-		i.failures, i.nextCheck, i.leaving = 0, time.Time{}, false
+		i.take(s)
+		i.healthy, i.ended = map[string]bool{}, make(chan struct{})
+		i.misses, i.health, i.nextCheck, i.ready = nil, "", time.Time{}, false
 		return true
-	case i.Running && s.Running && !sameAddresses(i.Addresses, s.Addresses):
-		i.Status, i.nextCheck = s, time.Time{}
+	case i.Running && s.Running && !slices.Equal(i.Addresses, s.Addresses):
+		i.take(s)
+		i.nextCheck = time.Time{}
 		return true
 	}
 	return false
 }
 
-func sameAddresses(a, b []Address) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
+// take takes over all of a status but what says which instance it is of: that is
+// read without the lock.
+func (i *instance) take(s Status) {
+	i.Addresses, i.StartedAt = s.Addresses, s.StartedAt
+	i.Running, i.ExitCode, i.Reason = s.Running, s.ExitCode, s.Reason
 }
 
 // routed returns the addresses that may get requests, as the table has them.
@@ -107,53 +111,86 @@ func (k *keeper) routeIDs(inst *instance) []string {
 	return ids
 }
 
-// probe checks every address once. It returns how many were healthy before and are now.
-func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) (before, after int) {
-	k.c.mu.Lock()
-	addresses := inst.Addresses
-	k.c.mu.Unlock()
-
-	passed := map[string]bool{}
-	var last error
-	for _, a := range addresses {
-		if err := checkHealth(ctx, s, a); err != nil {
-			last = err
-		} else {
-			passed[a.HostPort] = true
-		}
-	}
-	k.c.mu.Lock()
-	defer k.c.mu.Unlock()
-	before = len(inst.healthy)
-	switch {
-	case ctx.Err() != nil || !inst.Running:
-		return before, before
-	case len(passed) > 0 || len(addresses) == 0:
-		inst.failures, inst.healthy, inst.health = 0, passed, "healthy"
-	default:
-		inst.failures++
-		inst.health = fmt.Sprintf("unhealthy: %s", last)
-		limit := s.Health.Failures
-		if limit == 0 {
-			limit = defaultFailures
-		}
-		if inst.failures >= limit || !inst.ready {
-			inst.healthy = passed
-		}
-	}
-	return before, len(inst.healthy)
+// checkup is the result of a probe.
+type checkup struct {
+	before, after int    // healthy addresses
+	changed       bool   // which ones they are
+	health        string // in words
 }
 
-// release lets go of the instances that match: they leave the table, finish
-// what is in flight, and are stopped, all in the background. It returns how many
-// matching ones are still there.
-func (k *keeper) release(match func(*instance) bool) int {
+// probe checks every address once.
+func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) checkup {
+	k.c.mu.Lock()
+	addresses, run := inst.Addresses, inst.StartedAt
+	k.c.mu.Unlock()
+	errs := make([]error, len(addresses))
+	var group errgroup.Group
+	group.SetLimit(checksAtOnce)
+	for i, a := range addresses {
+		group.Go(func() error {
+			errs[i] = checkHealth(ctx, s, a)
+			return nil
+		})
+	}
+	_ = group.Wait() // every error is in errs
+
+	k.c.mu.Lock()
+	defer k.c.mu.Unlock()
+	seen := checkup{before: len(inst.healthy), after: len(inst.healthy), health: inst.health}
+	if ctx.Err() != nil || !inst.Running || !inst.StartedAt.Equal(run) {
+		return seen // it proves nothing any more
+	}
+	limit := cmp.Or(s.Health.Failures, defaultFailures)
+	healthy, misses := map[string]bool{}, map[string]int{}
+	for i, a := range addresses {
+		if errs[i] != nil {
+			misses[a.HostPort] = inst.misses[a.HostPort] + 1
+		}
+		if errs[i] == nil || inst.healthy[a.HostPort] && misses[a.HostPort] < limit {
+			healthy[a.HostPort] = true
+		}
+	}
+	seen.after, seen.changed = len(healthy), !maps.Equal(healthy, inst.healthy)
+	seen.health = describeHealth(errs)
+	inst.healthy, inst.misses, inst.health = healthy, misses, seen.health
+	if seen.after > 0 {
+		inst.ready = true
+		k.recoveredLocked(inst)
+	}
+	return seen
+}
+
+// recoveredLocked forgets why the serving generation did not answer, where inst is its.
+func (k *keeper) recoveredLocked(inst *instance) {
+	if rec := k.c.records[k.key]; rec != nil && rec.serving() != nil && rec.serving().Number == inst.Generation {
+		k.failure = ""
+	}
+}
+
+// describeHealth says in words what the checks of an instance's addresses gave.
+func describeHealth(errs []error) string {
+	bad := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	switch {
+	case len(errs) == 0:
+		return "unhealthy: it has no address"
+	case len(bad) == 0:
+		return "healthy"
+	case len(bad) == len(errs):
+		return "unhealthy: " + bounded(bad[0].Error(), maxReason)
+	}
+	return fmt.Sprintf("healthy at %d of %d addresses: %s", len(errs)-len(bad), len(errs), bounded(bad[0].Error(), maxReason))
+}
+
+// release lets go of the instances that rec does not want: they leave the table,
+// finish what is in flight, and are stopped, all in the background. None is wanted
+// again: a later deployment has another ID. It returns how many are still there.
+func (k *keeper) release(rec *VersionRecord) int {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
 	ctx := k.c.ctx // the step that lets go ends before
 	left := 0
 	for _, inst := range k.instances {
-		if !match(inst) {
+		if rec.wants(inst.Generation) {
 			continue
 		}
 		left++
@@ -169,11 +206,12 @@ func (k *keeper) release(match func(*instance) bool) int {
 	return left
 }
 
-// retire stops an instance that is leaving, once its requests have ended or its
-// time to drain is over. Where the server ends meanwhile, the next one does it.
+// retire stops an instance that is leaving, once it is out of the table, and its
+// requests have ended or its time to drain is over. Where the server ends
+// meanwhile, the next one does it.
 func (k *keeper) retire(ctx context.Context, inst *instance) {
-	if err := k.c.publish(ctx); err != nil {
-		k.c.log.Error("routing table not published", "service", k.key.Service, "version", k.key.Version, "err", err)
+	if k.c.publishAtLast(ctx) != nil {
+		return
 	}
 	s, _ := k.c.service(k.key.Service)
 	drain, cancel := context.WithTimeout(ctx, s.Drain.Or(defaultDrain))
@@ -182,22 +220,23 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	}
 	cancel()
 	rt := k.c.opts.Runtimes[inst.runtime]
-	for delay := time.Second; ; delay = min(2*delay, maxRestartDelay) {
+	for delay := retryDelay; ; delay = min(2*delay, maxRestartDelay) {
+		if ctx.Err() != nil {
+			return
+		}
 		err := rt.Stop(ctx, inst.ID, k.c.grace(k.key.Service))
 		if err == nil {
 			break
 		}
-		k.c.log.Error("instance not stopped", "service", k.key.Service, "version", k.key.Version, "err", err)
-		select {
-		case <-ctx.Done():
+		if ctx.Err() == nil {
+			k.c.log.Error("instance not stopped", "service", k.key.Service, "version", k.key.Version, "err", err)
+		}
+		if !pause(ctx, delay) {
 			return
-		case <-time.After(delay):
 		}
 	}
 	k.c.mu.Lock()
-	if k.instances[inst.ID] == inst {
-		delete(k.instances, inst.ID)
-	}
+	delete(k.instances, inst.ID)
 	k.c.mu.Unlock()
 	k.look()
 }

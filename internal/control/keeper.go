@@ -4,27 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/layover-dev/layover/api"
 )
 
 // keeper keeps one version as it is wanted. Its goroutine is the only one that
-// starts and stops instances of that version.
+// starts instances of that version, and decides which of them end.
 type keeper struct {
-	c    *Control
-	key  Key
-	wake chan struct{} // something changed: look again
+	c         *Control
+	key       Key
+	wake      chan struct{} // something changed: look again
+	inherited []string      // runtimes that may have instances of an earlier server's
 
 	// Guarded by c.mu.
 	instances map[string]*instance
-	starting  string                  // ID of the instance that is being started
-	cancel    context.CancelCauseFunc // of the attempt in progress
+	starting  map[string]bool         // IDs of the instances that are being started
+	cancel    context.CancelCauseFunc // of the attempt in progress; nil where there is none
+	told      int64                   // the newest generation whose beginning is among the events
 	failure   string                  // why the serving generation has no instance; "" where it has or will have
 	restarts  int                     // of the serving generation in a row
 	nextStart time.Time               // not before
-	halting   string                  // who asked to stop, while instances are still there
+	halting   *halt                   // who asked to stop; nil where that is told already
 }
+
+// halt is a wish that a version stops.
+type halt struct{ actor string }
 
 // errSuperseded is why an attempt ends when something else is wanted now.
 var errSuperseded = errors.New("something else is wanted now")
@@ -36,29 +44,49 @@ const (
 )
 
 func newKeeper(c *Control, key Key) *keeper {
-	return &keeper{c: c, key: key, wake: make(chan struct{}, 1), instances: map[string]*instance{}}
+	return &keeper{
+		c: c, key: key, wake: make(chan struct{}, 1),
+		instances: map[string]*instance{}, starting: map[string]bool{},
+	}
+}
+
+// inherit notes what an earlier server left to do for the version.
+func (k *keeper) inherit(rec *VersionRecord) {
+	for i := range rec.Generations {
+		g := &rec.Generations[i]
+		k.told = g.Number
+		if name := g.Run.Runtime(); g.State != GenerationFailed && !slices.Contains(k.inherited, name) {
+			k.inherited = append(k.inherited, name)
+		}
+	}
 }
 
 // run takes one step after another until ctx ends or the version is removed.
 func (k *keeper) run(ctx context.Context) error {
 	for {
 		again := k.step(ctx)
-		if k.retired() {
+		if k.retired() || !k.sleep(ctx, again) {
 			return nil
-		}
-		var timer <-chan time.Time
-		if again > 0 {
-			t := time.NewTimer(again)
-			timer = t.C
-			defer t.Stop()
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-k.wake:
-		case <-timer:
 		}
 	}
+}
+
+// sleep waits until the keeper is woken or d is over; 0 means when woken. It returns
+// false where ctx ends before.
+func (k *keeper) sleep(ctx context.Context, d time.Duration) bool {
+	var over <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-k.wake:
+	case <-over:
+	}
+	return true
 }
 
 // look wakes the keeper to look at the facts again.
@@ -69,24 +97,14 @@ func (k *keeper) look() {
 	}
 }
 
-// supersede ends the attempt in progress, if any, because what is wanted has changed.
-func (k *keeper) supersede() {
-	k.c.mu.Lock()
-	if k.cancel != nil {
-		k.cancel(errSuperseded)
-	}
-	k.c.mu.Unlock()
-	k.look()
-}
-
 // step brings the version one step closer to what is wanted, and returns after
 // which time to look again; 0 means when woken.
 func (k *keeper) step(ctx context.Context) time.Duration {
 	attempt, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	k.c.mu.Lock()
-	k.cancel = cancel // before the record is read, so that no change is missed
-	rec := k.c.records[k.key]
+	k.cancel = cancel // together with reading the record, so that no change is missed
+	rec, told := k.c.records[k.key], k.told
 	k.c.mu.Unlock()
 	defer func() {
 		k.c.mu.Lock()
@@ -94,123 +112,120 @@ func (k *keeper) step(ctx context.Context) time.Duration {
 		k.c.mu.Unlock()
 	}()
 
+	if rec == nil {
+		return 0
+	}
+	left := k.release(rec)
+	newest, serving := rec.newest(), rec.serving()
 	switch {
-	case rec == nil:
-		return 0
 	case rec.Desired != DesiredRunning:
-		return k.halt(ctx, rec)
-	}
-	newest := rec.newest()
-	if newest == nil {
-		return 0
-	}
-	// What a runtime has must be known before anything is started again. A new
-	// deployment only waits for the first look: where that failed, it says why.
-	if w := k.c.watchers[newest.Run.Runtime()]; w != nil && !w.wait(attempt, newest.State == GenerationPending) {
-		return 0
-	}
-	if newest.State == GenerationPending {
-		return k.deploy(attempt, newest)
-	}
-	k.release(func(i *instance) bool { return !rec.wants(i.Generation) })
-	if serving := rec.serving(); serving != nil {
+		if left > 0 {
+			return 0 // woken when they are gone
+		}
+		return k.halt(attempt, rec)
+	case newest != nil && newest.State == GenerationPending:
+		if told < newest.Number {
+			return 0 // woken when its beginning has been told
+		}
+		return k.deploy(attempt, newest, serving)
+	case serving != nil:
 		return k.keep(attempt, serving)
 	}
 	return 0
 }
 
-// deploy brings up generation g beside what serves, swaps it in, and lets go of
-// the rest. Where g does not become healthy, what served before goes on.
-func (k *keeper) deploy(ctx context.Context, g *Generation) time.Duration {
+// deploy brings up generation g beside what serves, and swaps it in; the next
+// step lets go of the rest. Where g does not become healthy, what served before goes on.
+func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Duration {
+	// A first look at the runtime may find what is to be started. Where it fails, the start says why.
+	if w := k.c.watchers[g.Run.Runtime()]; w != nil && !w.waitLooked(ctx) {
+		return 0
+	}
 	began := time.Now()
 	d := &deployment{k: k, generation: g, stepBegan: began}
+	enough := k.keepMeanwhile(ctx, serving)
 	inst, err := d.bringUp(ctx)
-	if err != nil {
-		return k.deployFailed(ctx, g, inst, err)
-	}
 	d.stepBegan = time.Now()
-	err = k.c.update(context.WithoutCancel(ctx), k.key, func(r *VersionRecord) (*VersionRecord, error) {
-		if r == nil || r.Desired != DesiredRunning || r.newest().Number != g.Number {
-			return nil, errSuperseded
-		}
-		for i := range r.Generations {
-			if r.Generations[i].State == GenerationServing {
-				r.Generations[i].State = GenerationSuperseded
-			}
-		}
-		r.newest().State = GenerationServing
-		return r, nil
-	})
+	if err == nil {
+		err = k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) { return r.promote(g.Number) })
+	}
+	enough()
 	if err != nil {
 		return k.deployFailed(ctx, g, inst, err)
 	}
 	k.settled()
-	if err := k.c.publish(ctx); err != nil {
-		k.c.log.Error("routing table not published", "service", k.key.Service, "version", k.key.Version, "err", err)
-		return time.Second // it is healthy and recorded: only the table is behind
+	if k.c.publishAtLast(ctx) != nil {
+		return 0 // something else is wanted, or the next server goes on here
 	}
 	d.done(ctx, api.StepRouted)
-	k.event(ctx, api.Event{
+	k.conclude(ctx, api.Event{
 		Type: api.EventDeployDone, Generation: g.Number, Took: api.Duration(time.Since(began)),
 		Message: fmt.Sprintf("%s is up (generation %d)", k.key, g.Number),
 	})
-	k.release(func(i *instance) bool { return i.Generation != g.Number })
-	return k.attend(ctx, inst)
+	k.look()
+	return 0
+}
+
+// keepMeanwhile keeps the serving generation, if any, while another is brought
+// up, until the returned function is called.
+func (k *keeper) keepMeanwhile(ctx context.Context, serving *Generation) (enough func()) {
+	if serving == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
+		for k.sleep(ctx, k.keep(ctx, serving)) {
+		}
+	})
+	return func() {
+		cancel()
+		keeping.Wait()
+		k.look() // what woke it may concern others
+	}
 }
 
 // deployFailed records why generation g did not come up, unless something else
 // is wanted by now or the server is ending: then nothing failed.
 func (k *keeper) deployFailed(ctx context.Context, g *Generation, inst *instance, err error) time.Duration {
-	switch {
-	case errors.Is(err, errSuperseded) || errors.Is(context.Cause(ctx), errSuperseded):
-		k.release(func(i *instance) bool { return i.Generation == g.Number })
-		k.look()
+	defer k.look() // what served before still needs care, and g's instance has to go
+	if errors.Is(err, errSuperseded) || ctx.Err() != nil {
 		return 0
-	case ctx.Err() != nil:
-		return 0 // the next server goes on here
 	}
-	tail := k.logTail(ctx, g, inst)
-	reason := err.Error()
-	k.release(func(i *instance) bool { return i.Generation == g.Number })
-	stored := k.c.update(context.WithoutCancel(ctx), k.key, func(r *VersionRecord) (*VersionRecord, error) {
-		if r == nil {
-			return nil, errSuperseded
-		}
-		if own := r.generation(g.Number); own != nil && own.State == GenerationPending {
-			own.State, own.Reason, own.LogTail = GenerationFailed, reason, tail
-		}
-		return r, nil
-	})
-	if stored != nil && !errors.Is(stored, errSuperseded) {
-		k.c.log.Error("failed deployment not stored", "service", k.key.Service, "version", k.key.Version, "err", stored)
-		return time.Second
+	reason, hint, tail := bounded(err.Error(), maxReason), hintOf(err), k.logTail(ctx, g, inst)
+	err = k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) { return r.fail(g.Number, reason, tail) })
+	if err != nil {
+		return 0
 	}
 	k.c.changed(ctx)
-	if hint := hintOf(err); hint != "" {
+	if hint != "" {
 		reason += " (" + hint + ")"
 	}
-	k.event(ctx, api.Event{
+	k.conclude(ctx, api.Event{
 		Type: api.EventDeployFailed, Generation: g.Number, LogTail: tail,
 		Message: fmt.Sprintf("%s did not come up: %s", k.key, reason),
 	})
-	k.look() // what served before still needs care
 	return 0
 }
 
 // keep makes sure that the serving generation has an instance. One that ended
 // is started again at once, and then less and less often.
 func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
+	// What a runtime has must be known before anything is started again.
+	if w := k.c.watchers[g.Run.Runtime()]; w != nil && !w.waitListed(ctx) {
+		return 0
+	}
 	k.c.mu.Lock()
 	inst := k.instances[instanceID(k.key, g.Number)]
-	dead := inst == nil || !inst.Running
-	if inst != nil && dead && inst.EndedAt.Sub(inst.StartedAt) > stableAfter {
+	if inst != nil && inst.Running {
+		k.c.mu.Unlock()
+		return k.attend(ctx, inst)
+	}
+	if inst != nil && inst.EndedAt.Sub(inst.StartedAt) > stableAfter {
 		k.restarts, k.nextStart = 0, time.Time{}
 	}
 	wait := time.Until(k.nextStart)
 	k.c.mu.Unlock()
-	if !dead {
-		return k.attend(ctx, inst)
-	}
 	if wait > 0 {
 		if inst != nil {
 			k.fail(ctx, exitReason(inst.Status), wait)
@@ -239,35 +254,30 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 // attend checks the health of the instance that serves, where it is time to.
 func (k *keeper) attend(ctx context.Context, inst *instance) time.Duration {
 	s, _ := k.c.service(k.key.Service)
+	interval := interval(s)
 	k.c.mu.Lock()
-	wait := time.Until(inst.nextCheck)
-	k.c.mu.Unlock()
-	if wait > 0 {
+	if wait := time.Until(inst.nextCheck); wait > 0 {
+		k.c.mu.Unlock()
 		return wait
 	}
-	before, after := k.probe(ctx, s, inst)
-	if ctx.Err() != nil {
-		return 0
-	}
-	interval := s.Health.Interval.Or(defaultInterval)
-	if after == 0 {
-		interval = min(interval, time.Second)
-	}
-	k.c.mu.Lock()
-	inst.nextCheck = time.Now().Add(interval)
-	known, health := inst.ready, inst.health
-	if after > 0 {
-		inst.ready, k.failure = true, ""
-	}
+	inst.nextCheck = time.Now().Add(interval) // before the check: an address that changes meanwhile asks for another
+	known := inst.ready
 	k.c.mu.Unlock()
-	if before == after {
+	seen := k.probe(ctx, s, inst)
+	if seen.after == 0 && interval > time.Second {
+		interval = time.Second
+		k.c.mu.Lock()
+		inst.nextCheck = time.Now().Add(interval)
+		k.c.mu.Unlock()
+	}
+	if !seen.changed || ctx.Err() != nil {
 		return interval
 	}
 	k.c.changed(ctx)
-	if known && (before == 0 || after == 0) {
+	if known && (seen.before == 0 || seen.after == 0) {
 		k.event(ctx, api.Event{
 			Type: api.EventInstanceHealth, Generation: inst.Generation,
-			Message: fmt.Sprintf("%s: %s", k.key, health),
+			Message: fmt.Sprintf("%s: %s", k.key, seen.health),
 		})
 	}
 	return interval
@@ -284,44 +294,74 @@ func (k *keeper) countRestart() time.Duration {
 	return delay
 }
 
-// fail says why the serving generation has no instance, and when the next is tried.
+// fail says why the serving generation does not answer and, where it has no
+// instance that runs, when the next one is tried.
 func (k *keeper) fail(ctx context.Context, reason string, wait time.Duration) {
 	k.c.mu.Lock()
-	k.failure = fmt.Sprintf("%s; next try in %s", reason, max(wait, 0).Round(time.Second))
+	k.failure = bounded(reason, maxReason)
+	if !k.runsLocked() {
+		k.failure += fmt.Sprintf("; next try in %s", max(wait, 0).Round(time.Second))
+	}
 	k.c.mu.Unlock()
 	k.c.changed(ctx)
 }
 
-// halt lets go of every instance, then says that the version is stopped, or
-// deletes its record where it is to be removed.
+// runsLocked says whether an instance of the serving generation runs, healthy or not.
+func (k *keeper) runsLocked() bool {
+	rec := k.c.records[k.key]
+	if rec == nil || rec.serving() == nil {
+		return false
+	}
+	inst := k.instances[instanceID(k.key, rec.serving().Number)]
+	return inst != nil && inst.Running
+}
+
+// halt says that a version without instances is stopped, or deletes its record
+// where it is to be removed.
 func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
-	if k.release(func(*instance) bool { return true }) > 0 {
-		k.c.changed(ctx)
-		return 0 // woken when they are gone
+	// What an earlier server started is not gone before its runtime says so.
+	for _, name := range k.inherited {
+		if w := k.c.watchers[name]; w != nil && !w.waitListed(ctx) {
+			return 0
+		}
 	}
 	k.settled()
 	if rec.Desired == DesiredStopped {
-		k.c.changed(ctx)
-		if k.takeHalting() {
-			k.event(ctx, api.Event{Type: api.EventVersionStopped, Message: k.key.String() + " is stopped"})
+		if by := k.takeHalting(); by != nil {
+			k.conclude(ctx, api.Event{Type: api.EventVersionStopped, Actor: by.actor, Message: k.key.String() + " is stopped"})
 		}
 		return 0
 	}
-	err := k.c.update(ctx, k.key, func(r *VersionRecord) (*VersionRecord, error) {
-		if r == nil || r.Desired == DesiredRemoved {
-			return nil, nil
+	err := k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) {
+		if r != nil && r.Desired != DesiredRemoved {
+			return nil, errSuperseded // wanted again
 		}
-		return r, nil // wanted again
+		return nil, nil
 	})
 	if err != nil {
-		k.c.log.Error("version not removed", "service", k.key.Service, "version", k.key.Version, "err", err)
-		return time.Second
+		return 0
 	}
-	if k.c.record(k.key) == nil {
-		k.c.changed(ctx)
-		k.event(ctx, api.Event{Type: api.EventVersionRemoved, Message: k.key.String() + " is removed"})
+	e := api.Event{Type: api.EventVersionRemoved, Message: k.key.String() + " is removed"}
+	if by := k.takeHalting(); by != nil {
+		e.Actor = by.actor
 	}
+	k.conclude(ctx, e)
 	return 0
+}
+
+// store changes the record, and tries again while the store refuses to. It returns
+// errSuperseded where edit does, or where something else is wanted meanwhile.
+func (k *keeper) store(ctx context.Context, edit func(*VersionRecord) (*VersionRecord, error)) error {
+	for {
+		err := k.c.update(ctx, k.key, edit)
+		if err == nil || errors.Is(err, errSuperseded) {
+			return err
+		}
+		k.c.log.Error("version not stored", "service", k.key.Service, "version", k.key.Version, "err", err)
+		if !pause(ctx, retryDelay) {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // retired says whether the version is gone for good, and forgets the keeper then.
@@ -342,17 +382,25 @@ func (k *keeper) settled() {
 	k.failure, k.restarts, k.nextStart = "", 0, time.Time{}
 }
 
-func (k *keeper) takeHalting() bool {
+func (k *keeper) takeHalting() *halt {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	was := k.halting != ""
-	k.halting = ""
-	return was
+	by := k.halting
+	k.halting = nil
+	return by
 }
 
-func (k *keeper) event(ctx context.Context, e api.Event) {
+// conclude stores the event that ends something that people wait for, and tries
+// again while the store refuses it.
+func (k *keeper) conclude(ctx context.Context, e api.Event) {
+	for !k.event(ctx, e) && pause(ctx, retryDelay) {
+	}
+}
+
+// event stores an event of this version, and says whether that worked.
+func (k *keeper) event(ctx context.Context, e api.Event) bool {
 	e.Service, e.Version = k.key.Service, k.key.Version
-	k.c.note(ctx, e)
+	return k.c.note(ctx, e)
 }
 
 // logTail returns the last lines of generation g's instance.
@@ -374,13 +422,27 @@ func (k *keeper) logTail(ctx context.Context, g *Generation, inst *instance) []s
 		if err != nil {
 			break
 		}
-		tail = append(tail, line.Text)
+		tail = append(tail, bounded(line.Text, maxTailLine))
+		tail = tail[max(0, len(tail)-tailLines):]
 	}
-	return tail[max(0, len(tail)-tailLines):]
+	return tail
 }
 
-// tailLines is how much of its log a failed deployment shows.
-const tailLines = 20
+// How much is kept of why a deployment failed.
+const (
+	tailLines   = 20      // the last of its log
+	maxTailLine = 1 << 10 // bytes of each
+	maxReason   = 2 << 10 // bytes
+)
+
+// bounded cuts text to at most limit bytes, between two characters.
+func bounded(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const cut = " …"
+	return strings.ToValidUTF8(text[:limit-len(cut)], "") + cut
+}
 
 func hintOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -154,6 +154,7 @@ func (f *flaky) started() int {
 // newBench starts a control plane with a service cart, whose template is the test app.
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	t.Parallel()
 	b := &bench{t: t, dir: t.TempDir()}
 	b.open()
 	require.NoError(t, b.PutService(t.Context(), cart()))
@@ -223,16 +224,33 @@ func (b *bench) up(version string, env map[string]string) api.Version {
 	})
 }
 
-// wait polls a version until it is as wanted.
+// wait polls a version until it is as wanted, and the table in force says so too: the
+// one follows the other within a moment.
 func (b *bench) wait(version, what string, ok func(api.Version) bool) api.Version {
 	b.t.Helper()
 	var v api.Version
 	b.until(func() bool {
 		var err error
 		v, err = b.Version(b.t.Context(), control.Key{Service: "cart", Version: version})
-		return err == nil && ok(v)
+		return err == nil && ok(v) && b.agrees(v)
 	}, func() string { return fmt.Sprintf("waited in vain for cart@%s %s; it is %+v", version, what, v) })
 	return v
+}
+
+// agrees says whether the table in force has the version as v is.
+func (b *bench) agrees(v api.Version) bool {
+	entry := b.routed(v.Name)
+	switch v.State {
+	case api.StateRunning:
+		return entry != nil && entry.State == route.Ready &&
+			entry.Instances[0].ID == fmt.Sprintf("cart--%s--%d", v.Name, v.Serving)
+	case api.StateStarting:
+		return entry != nil && entry.State == route.Starting
+	case api.StateFailed:
+		return entry != nil && entry.State == route.Failed
+	default:
+		return entry == nil
+	}
 }
 
 func (b *bench) until(ok func() bool, why func() string) {

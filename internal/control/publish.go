@@ -14,11 +14,7 @@ import (
 )
 
 // Table returns the routing table in force.
-func (c *Control) Table() *route.Table {
-	c.publishing.Lock()
-	defer c.publishing.Unlock()
-	return c.table
-}
+func (c *Control) Table() *route.Table { return c.table.Load() }
 
 // WaitTable returns the table in force once its revision is above after.
 func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
@@ -37,6 +33,7 @@ func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, er
 
 // publish puts every change made before the call into the table that the data
 // plane decides from. Callers that come while another publishes share the next table.
+// Where it does not work out, [Control.catchUp] tries again.
 func (c *Control) publish(ctx context.Context) error {
 	c.mu.Lock()
 	need := c.dirty
@@ -44,10 +41,22 @@ func (c *Control) publish(ctx context.Context) error {
 
 	c.publishing.Lock()
 	defer c.publishing.Unlock()
-	if c.published >= need && c.table.Revision() > 0 {
+	if c.published >= need && c.Table().Revision() > 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	if err := c.publishOwned(ctx); err != nil {
+		select {
+		case c.behind <- struct{}{}:
+		default:
+		}
+		return err
+	}
+	return nil
+}
+
+// publishOwned publishes. The caller holds publishing.
+func (c *Control) publishOwned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	c.mu.Lock()
 	covers := c.dirty
@@ -64,9 +73,54 @@ func (c *Control) publish(ctx context.Context) error {
 		return fmt.Errorf("compile the routing table: %w", err)
 	}
 	c.opts.DataPlane.SetTable(table)
-	c.table, c.published = table, covers
+	c.table.Store(table)
+	c.published = covers
 	c.tables.raise()
 	return nil
+}
+
+// catchUp publishes what could not be published, until ctx ends.
+func (c *Control) catchUp(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.behind:
+		}
+		if pause(ctx, retryDelay) && c.publish(ctx) == nil {
+			c.log.Info("routing table published after all")
+		}
+	}
+}
+
+// publishAtLast returns once every change made before the call is in the table, or
+// with the cause of ctx's end.
+func (c *Control) publishAtLast(ctx context.Context) error {
+	for {
+		err := c.publish(ctx)
+		if err == nil {
+			return nil
+		}
+		c.log.Error("routing table not published", "err", err)
+		if !pause(ctx, retryDelay) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// retryDelay is how soon something is tried again that the store refused.
+const retryDelay = time.Second
+
+// pause waits for d, and returns false where ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // changed marks the table as out of date, and publishes.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 )
@@ -26,6 +27,28 @@ func (r *VersionRecord) serving() *Generation {
 	return nil
 }
 
+// startable returns the generation that a start without a deployment runs: what
+// serves; else what was wanted last, unless it failed and an earlier one had come up.
+func (r *VersionRecord) startable() *Generation {
+	if g := r.serving(); g != nil {
+		return g
+	}
+	newest := r.newest()
+	if newest == nil || newest.State != GenerationFailed {
+		return newest
+	}
+	return cmp.Or(r.generation(r.lastServed()), newest)
+}
+
+// sameWish says whether r and o, which may be nil, want the same to run.
+func (r *VersionRecord) sameWish(o *VersionRecord) bool {
+	if r == nil || o == nil {
+		return r == o
+	}
+	a, b := r.newest(), o.newest()
+	return r.Desired == o.Desired && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number)
+}
+
 // generation returns the generation with that number, or nil.
 func (r *VersionRecord) generation(number int64) *Generation {
 	for i := range r.Generations {
@@ -43,6 +66,16 @@ func (r *VersionRecord) wants(number int64) bool {
 		(g.State == GenerationServing || g.State == GenerationPending)
 }
 
+// lastServed returns the number of the newest generation that came up, 0 where none did.
+func (r *VersionRecord) lastServed() int64 {
+	for i := len(r.Generations) - 1; i >= 0; i-- {
+		if r.Generations[i].Served {
+			return r.Generations[i].Number
+		}
+	}
+	return 0
+}
+
 // append adds g as the newest generation, and supersedes one that is still pending.
 func (r *VersionRecord) append(g Generation) {
 	if last := r.newest(); last != nil {
@@ -50,14 +83,45 @@ func (r *VersionRecord) append(g Generation) {
 		if last.State == GenerationPending {
 			last.State = GenerationSuperseded
 		}
+		last.LogTail = nil // only that of the newest is shown
 	} else {
 		g.Number = 1
 	}
 	r.Generations = append(r.Generations, g)
 	for len(r.Generations) > keptGenerations {
-		i := slices.IndexFunc(r.Generations, func(g Generation) bool { return g.State != GenerationServing })
+		again := r.lastServed()
+		i := slices.IndexFunc(r.Generations, func(g Generation) bool { return g.Number != again })
 		r.Generations = slices.Delete(r.Generations, i, i+1)
 	}
+}
+
+// promote makes a generation the one that serves. It returns [errSuperseded] where
+// r, which may be nil, no longer wants that.
+func (r *VersionRecord) promote(number int64) (*VersionRecord, error) {
+	if r == nil || r.Desired != DesiredRunning || r.newest().Number != number {
+		return nil, errSuperseded
+	}
+	for i := range r.Generations {
+		if r.Generations[i].State == GenerationServing {
+			r.Generations[i].State = GenerationSuperseded
+		}
+	}
+	r.newest().State, r.newest().Served = GenerationServing, true
+	return r, nil
+}
+
+// fail notes why a generation did not come up. It returns [errSuperseded] where
+// r, which may be nil, no longer waits for it.
+func (r *VersionRecord) fail(number int64, reason string, tail []string) (*VersionRecord, error) {
+	if r == nil {
+		return nil, errSuperseded
+	}
+	g := r.generation(number)
+	if g == nil || g.State != GenerationPending {
+		return nil, errSuperseded
+	}
+	g.State, g.Reason, g.LogTail = GenerationFailed, reason, tail
+	return r, nil
 }
 
 // supersede ends what is pending or serving: the version is to be stopped.

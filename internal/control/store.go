@@ -80,6 +80,7 @@ type Generation struct {
 	Run        api.Run           `json:"run"`           // template and overrides taken together, when it was deployed
 	Env        map[string]string `json:"env,omitempty"` // likewise
 	State      GenerationState   `json:"state"`
+	Served     bool              `json:"served,omitempty"`   // it came up once
 	Reason     string            `json:"reason,omitempty"`   // why it failed
 	LogTail    []string          `json:"log_tail,omitempty"` // its last lines, where it failed
 	At         time.Time         `json:"at"`

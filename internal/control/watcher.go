@@ -21,23 +21,32 @@ type watcher struct {
 	listed chan struct{} // closed once it has answered
 
 	// Guarded by c.mu.
-	problem error // why the last look failed; nil where it did not
+	problem error           // why the last look failed; nil where it did not
+	ending  map[string]bool // IDs of the orphans that are being ended
 }
 
 // relist is how often a runtime is listed although it reports what changes: the
 // net under reports that got lost.
 const relist = 5 * time.Second
 
+const (
+	listTimeout = time.Minute     // a runtime that takes longer to list hangs
+	firstLook   = 5 * time.Second // how long a deployment waits for the first list
+)
+
 func newWatcher(c *Control, name string, rt Runtime) *watcher {
-	return &watcher{c: c, name: name, rt: rt, looked: make(chan struct{}), listed: make(chan struct{}), problem: errors.New("not yet looked at")}
+	return &watcher{
+		c: c, name: name, rt: rt,
+		looked: make(chan struct{}), listed: make(chan struct{}),
+		problem: errors.New("not yet looked at"), ending: map[string]bool{},
+	}
 }
 
-// run lists and watches the runtime until ctx ends; it runs once. A runtime that does not answer
-// changes nothing of what is known (R5).
+// run lists the runtime again and again until ctx ends; it runs once. A runtime
+// that does not answer changes nothing of what is known (R5).
 func (w *watcher) run(ctx context.Context) error {
-	go w.watch(ctx)
 	for first := true; ; first = false {
-		pause := relist
+		again := relist
 		err := w.list(ctx)
 		if first {
 			close(w.looked)
@@ -49,28 +58,37 @@ func (w *watcher) run(ctx context.Context) error {
 			if w.setErr(err) {
 				w.logErr(ctx, err)
 			}
-			pause = time.Second
+			again = time.Second
 		default:
 			w.setErr(nil)
 			w.markListed()
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, again) {
 			return nil
-		case <-time.After(pause):
 		}
 	}
 }
 
-// wait returns true once the runtime has been listed, or only asked, and false
-// where ctx ends before.
-func (w *watcher) wait(ctx context.Context, onlyAsked bool) bool {
-	known := w.listed
-	if onlyAsked {
-		known = w.looked
-	}
+// waitListed returns true once the runtime has been listed, and false where ctx
+// ends before.
+func (w *watcher) waitListed(ctx context.Context) bool {
 	select {
-	case <-known:
+	case <-w.listed:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// waitLooked returns true once the runtime has been asked, whatever the answer,
+// or hangs, and false where ctx ends before.
+func (w *watcher) waitLooked(ctx context.Context) bool {
+	hangs := time.NewTimer(firstLook)
+	defer hangs.Stop()
+	select {
+	case <-w.looked:
+		return true
+	case <-hangs.C:
 		return true
 	case <-ctx.Done():
 		return false
@@ -111,50 +129,56 @@ func (w *watcher) markListed() {
 	}
 }
 
-// watch hands on what the runtime reports, and begins anew where it loses track.
-func (w *watcher) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := w.rt.Watch(ctx, func(s Status) { w.observe(ctx, s) })
-		if ctx.Err() != nil {
-			return
+// watch hands on what the runtime reports until ctx ends, and begins anew where it
+// loses track. What nobody wants is left to list, which knows it from what has just ended.
+func (w *watcher) watch(ctx context.Context) error {
+	for {
+		err := w.rt.Watch(ctx, func(s Status) { _ = w.observe(ctx, s) })
+		if ctx.Err() == nil {
+			w.c.log.Debug("runtime no longer watched", "runtime", w.name, "err", err)
 		}
-		w.c.log.Debug("runtime no longer watched", "runtime", w.name, "err", err)
-		if time.Since(began) < time.Second {
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+		if !pause(ctx, time.Second) {
+			return nil
 		}
 	}
 }
 
-// list compares what the runtime has with what is known.
+// list compares what the runtime has with what is known, and ends what nobody wants.
 func (w *watcher) list(ctx context.Context) error {
-	known := w.running()
-	statuses, err := w.rt.List(ctx)
+	known := w.known()
+	limited, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	statuses, err := w.rt.List(limited)
 	if err != nil {
 		return err
 	}
+	there := map[string]bool{}
 	for _, s := range statuses {
-		delete(known, s.ID)
-		w.observe(ctx, s)
+		there[s.ID] = true
+		if _, ok := known[s.ID]; ok && !w.keeps(s) {
+			continue // let go of since: the list was made before that
+		}
+		if !w.observe(ctx, s) {
+			w.endOrphan(ctx, s)
+		}
 	}
-	for _, s := range known {
-		s.Running, s.ExitCode, s.Reason = false, -1, "it is gone: something other than Layover removed it"
-		w.observe(ctx, s)
+	for id, s := range known {
+		if s.Running && !there[id] {
+			s.Running, s.ExitCode, s.Reason = false, -1, "it is gone: something other than Layover removed it"
+			_ = w.observe(ctx, s)
+		}
 	}
 	return nil
 }
 
-// running returns the instances of this runtime that are thought to run, by ID.
-func (w *watcher) running() map[string]Status {
+// known returns the instances of this runtime that keepers know, by ID.
+func (w *watcher) known() map[string]Status {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	out := map[string]Status{}
 	for _, k := range w.c.keepers {
 		for _, inst := range k.instances {
-			if inst.runtime == w.name && inst.Running && !inst.leaving {
+			if inst.runtime == w.name {
 				out[inst.ID] = inst.Status
 			}
 		}
@@ -162,26 +186,33 @@ func (w *watcher) running() map[string]Status {
 	return out
 }
 
-// observe takes over the status of one instance. One that nobody wants is ended.
-func (w *watcher) observe(ctx context.Context, s Status) {
+// keeps says whether a keeper knows the instance.
+func (w *watcher) keeps(s Status) bool {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	k := w.c.keepers[Key{Service: s.Service, Version: s.Version}]
+	return k != nil && k.instances[s.ID] != nil
+}
+
+// observe takes over the status of one instance, and says whether it is one that
+// is wanted, or was and is leaving.
+func (w *watcher) observe(ctx context.Context, s Status) bool {
 	key := Key{Service: s.Service, Version: s.Version}
 	c := w.c
 	c.mu.Lock()
 	rec, k := c.records[key], c.keepers[key]
 	if k == nil {
 		c.mu.Unlock()
-		w.endOrphan(ctx, s)
-		return
+		return false
 	}
 	inst, known := k.instances[s.ID]
 	if !known {
 		if rec == nil || !rec.wants(s.Generation) || s.ID != instanceID(key, s.Generation) {
 			c.mu.Unlock()
-			w.endOrphan(ctx, s)
-			return
+			return false
 		}
 		k.instances[s.ID] = newInstance(w.name, s)
-		own := k.starting == s.ID // seen before Start has returned
+		own := k.starting[s.ID] // seen before Start has returned
 		c.mu.Unlock()
 		if s.Running && !own {
 			k.event(ctx, api.Event{
@@ -190,13 +221,13 @@ func (w *watcher) observe(ctx context.Context, s Status) {
 			})
 		}
 		k.look()
-		return
+		return true
 	}
 	served := inst.ready && !inst.leaving
 	changed := inst.updateLocked(s)
 	c.mu.Unlock()
 	if !changed {
-		return
+		return true
 	}
 	if served {
 		c.changed(ctx)
@@ -208,17 +239,33 @@ func (w *watcher) observe(ctx context.Context, s Status) {
 		}
 	}
 	k.look()
+	return true
 }
 
-// endOrphan ends an instance that no record wants.
+// endOrphan ends an instance that no record wants, in the background. Where that
+// does not work out, the next list finds it again.
 func (w *watcher) endOrphan(ctx context.Context, s Status) {
-	if err := w.rt.Stop(ctx, s.ID, w.c.grace(s.Service)); err != nil {
-		w.c.log.Error("orphan not ended", "service", s.Service, "version", s.Version, "err", err)
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	if w.ending[s.ID] || w.c.group == nil {
 		return
 	}
-	w.c.note(ctx, api.Event{
-		Type: api.EventOrphanEnded, Service: s.Service, Version: s.Version, Generation: s.Generation,
-		Message: fmt.Sprintf("ended %s, which nobody wants", s.ID),
+	w.ending[s.ID] = true
+	w.c.group.Go(func() error {
+		err := w.rt.Stop(ctx, s.ID, w.c.grace(s.Service))
+		w.c.mu.Lock()
+		delete(w.ending, s.ID)
+		w.c.mu.Unlock()
+		switch {
+		case err == nil:
+			w.c.note(ctx, api.Event{
+				Type: api.EventOrphanEnded, Service: s.Service, Version: s.Version, Generation: s.Generation,
+				Message: fmt.Sprintf("ended %s, which nobody wants", s.ID),
+			})
+		case ctx.Err() == nil:
+			w.c.log.Error("orphan not ended", "service", s.Service, "version", s.Version, "err", err)
+		}
+		return nil
 	})
 }
 
@@ -234,7 +281,6 @@ func (c *Control) take(k *keeper, runtime string, s Status) *instance {
 		return inst
 	}
 	inst.updateLocked(s)
-	inst.leaving = false
 	return inst
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
+//go:generate go test . -run TestOpenAPIGolden -update
+
 // The groups of operations, in the order of the documentation.
 const (
 	tagServices = "Services"

@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+)
+
+func TestParseCurl(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want curlOptions
+		says string
+	}{
+		"curl's own are left alone": {
+			args: []string{"-sS", "-H", "A: b=c", "http://x", "-d", "a=b", "--", "-x"},
+			want: curlOptions{rest: []string{"-sS", "-H", "A: b=c", "http://x", "-d", "a=b", "--", "-x"}},
+		},
+		"route in front":       {args: []string{"--route", "a", "http://x"}, want: curlOptions{route: "a", rest: []string{"http://x"}}},
+		"route at the end":     {args: []string{"http://x", "--route=a=b"}, want: curlOptions{route: "a=b", rest: []string{"http://x"}}},
+		"server":               {args: []string{"--server", "http://s", "http://x"}, want: curlOptions{server: "http://s", rest: []string{"http://x"}}},
+		"help":                 {args: []string{"--help"}, want: curlOptions{help: true}},
+		"no value":             {args: []string{"http://x", "--route"}, says: "--route needs a value"},
+		"no URL":               {args: []string{"--route", "a"}, says: "a URL is missing"},
+		"begins like our flag": {args: []string{"--routes", "a"}, want: curlOptions{rest: []string{"--routes", "a"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseCurl(test.args)
+			if test.says != "" {
+				require.ErrorContains(t, err, test.says)
+				require.Equal(t, exitUsage, exitCode(err))
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
+func TestConnectTo(t *testing.T) {
+	for name, test := range map[string]struct {
+		proxy string
+		args  []string
+		want  []string
+	}{
+		"host of the environment": {"http://127.0.0.1:9", []string{"http://cart.localhost/"}, []string{"--connect-to", "cart.localhost:80:127.0.0.1:9"}},
+		"with a port":             {"http://[::1]:9", []string{"-s", "cart.localhost:8080/a?b"}, []string{"--connect-to", "cart.localhost:8080:[::1]:9"}},
+		"several":                 {"http://p:9", []string{"http://a.b", "http://c.d:1"}, []string{"--connect-to", "a.b:80:p:9", "--connect-to", "c.d:1:p:9"}},
+		"TLS is not ours":         {"http://p:9", []string{"https://cart.localhost/"}, nil},
+		"an address is meant so":  {"http://p:9", []string{"http://127.0.0.1:8080/"}, nil},
+		"no proxy":                {"", []string{"http://cart.localhost/"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, test.want, connectTo(api.Environment{ProxyURL: test.proxy}, test.args))
+		})
+	}
+}
+
+func TestWithoutProxies(t *testing.T) {
+	require.Equal(t, []string{"PATH=/bin", "HTTPS_PROXY=x", "NO_PROXY=y"},
+		withoutProxies([]string{"PATH=/bin", "http_proxy=a", "HTTP_PROXY=b", "HTTPS_PROXY=x", "ALL_PROXY=c", "NO_PROXY=y"}))
+}
