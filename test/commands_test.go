@@ -46,7 +46,7 @@ func of(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*scri
 func (s *script) end() {
 	if s.server != nil {
 		_ = s.server.Process.Kill()
-		<-s.ended
+		_ = <-s.ended
 	}
 	pids, _ := processesOf(s.work) // on a system without /proc there is nothing to find
 	for pid := range pids {

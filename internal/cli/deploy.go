@@ -174,7 +174,7 @@ func (o *deployOptions) check() error {
 func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 	env := map[string]string{}
 	if file != "" {
-		f, err := os.Open(file) //nolint:gosec // the user names it
+		f, err := os.Open(file)
 		if err != nil {
 			return nil, usagef("", "read --env-file: %s", err)
 		}

@@ -150,7 +150,7 @@ func (e *environment) apply(ctx context.Context) error {
 func (e *environment) close() error {
 	var errs []error
 	for _, l := range e.proxies {
-		errs = append(errs, ignoreClosed(l.Listener.Close()))
+		errs = append(errs, ignoreClosed(l.Close()))
 	}
 	if e.serverLis != nil {
 		errs = append(errs, ignoreClosed(e.serverLis.Close()))
@@ -304,7 +304,7 @@ func isLoopback(a net.Addr) bool {
 // readIdentity returns what keeps the instances of this environment apart from those of
 // another of the same name on the same machine. It is made once.
 func readIdentity(path string) (string, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // below the data folder
+	text, err := os.ReadFile(path)
 	if err == nil {
 		return strings.TrimSpace(string(text)), nil
 	}

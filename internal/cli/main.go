@@ -99,7 +99,7 @@ func codeExit(code api.Code) int {
 
 // printError says what happened and, on a line of its own, what to do next.
 func printError(app *App, err error) {
-	if several, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what was joined last
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range several.Unwrap() {
 			printError(app, err)
 		}

@@ -252,8 +252,17 @@ func TestRoutes(t *testing.T) {
 	require.Equal(t, "team-a\t-\tcart=a pricing=b\n", c.out.String())
 	require.Equal(t, exitOK, c.run(t.Context(), "route", "rm", "team-a"))
 	for _, bad := range [][]string{
-		{"create"}, {"create", "Team"}, {"create", "a"}, {"create", "a", "cart"}, {"create", "a", "cart="}, {"create", "a", "=x"},
-		{"create", "a", "cart=x", "cart=y"}, {"rm"}, {"rm", "a/b"}, {"rm", "nope"}, {"crate"},
+		{"create"},
+		{"create", "Team"},
+		{"create", "a"},
+		{"create", "a", "cart"},
+		{"create", "a", "cart="},
+		{"create", "a", "=x"},
+		{"create", "a", "cart=x", "cart=y"},
+		{"rm"},
+		{"rm", "a/b"},
+		{"rm", "nope"},
+		{"crate"},
 	} {
 		require.Equal(t, exitUsage, c.run(t.Context(), append([]string{"route"}, bad...)...), "%s", bad)
 		require.Contains(t, c.err.String(), "error: ")

@@ -29,7 +29,7 @@ func (d *deployment) bringUp(ctx context.Context) (*instance, error) {
 		return nil, fmt.Errorf("service %s is gone", d.k.key.Service)
 	}
 	timeout := d.generation.Deployment.Timeout.Or(s.Timeout.Or(defaultTimeout))
-	inst, err := d.start(ctx, s, timeout)
+	inst, err := d.start(ctx, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (d *deployment) bringUp(ctx context.Context) (*instance, error) {
 
 // start starts the instance, or takes the one that already runs. A runtime
 // that makes no progress for as long as timeout is given up.
-func (d *deployment) start(ctx context.Context, s api.Service, timeout time.Duration) (*instance, error) {
+func (d *deployment) start(ctx context.Context, timeout time.Duration) (*instance, error) {
 	k, name := d.k, d.generation.Run.Runtime()
 	rt, ok := k.c.opts.Runtimes[name]
 	if !ok {
@@ -70,7 +70,7 @@ func (d *deployment) start(ctx context.Context, s api.Service, timeout time.Dura
 	hung := fmt.Errorf("the start made no progress for %s", timeout)
 	idle := time.AfterFunc(timeout, func() { cancel(hung) })
 	defer idle.Stop()
-	status, err := rt.Start(starting, k.c.workload(s, k.key, d.generation), func(step api.Step, detail string) {
+	status, err := rt.Start(starting, k.c.workload(k.key, d.generation), func(step api.Step, detail string) {
 		idle.Reset(timeout)
 		d.enter(ctx, step, detail)
 	})

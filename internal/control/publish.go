@@ -177,8 +177,7 @@ func (c *Control) check(edit func(*route.Spec)) error {
 	c.mu.Unlock()
 	edit(&spec)
 	if _, err := route.Compile(spec); err != nil {
-		var problems *route.CompileError
-		if errors.As(err, &problems) {
+		if _, ok := errors.AsType[*route.CompileError](err); ok {
 			return &Error{Code: api.CodeInvalid, Message: err.Error(), Err: err}
 		}
 		return err

@@ -68,9 +68,9 @@ func (r *VersionRecord) wants(number int64) bool {
 
 // lastServed returns the number of the newest generation that came up, 0 where none did.
 func (r *VersionRecord) lastServed() int64 {
-	for i := len(r.Generations) - 1; i >= 0; i-- {
-		if r.Generations[i].Served {
-			return r.Generations[i].Number
+	for _, v := range slices.Backward(r.Generations) {
+		if v.Served {
+			return v.Number
 		}
 	}
 	return 0

@@ -126,7 +126,7 @@ func checkPlaceholders(what string, texts ...string) error {
 }
 
 // workload fills in everything but {port}, which the runtime knows.
-func (c *Control) workload(s api.Service, key Key, g *Generation) Workload {
+func (c *Control) workload(key Key, g *Generation) Workload {
 	values := map[string]string{
 		"service": key.Service,
 		"version": key.Version,
