@@ -141,6 +141,9 @@ func (k *killing) round(ctx context.Context, round int, after time.Duration) err
 	defer client.Close()
 	for i := range killDeploys {
 		wanted[i] = fmt.Sprintf("r%d-%d", round, i)
+		if i == 1 {
+			wanted[i] = "main" // it runs, and is replaced
+		}
 		// Some find no server any more: that is the point.
 		group.Go(func() { _, _ = client.Deploy(deploying, "pricing", wanted[i], k.deployment(i)) })
 	}
@@ -164,16 +167,21 @@ func (k *killing) round(ctx context.Context, round int, after time.Duration) err
 	}
 	fmt.Printf("  round %2d: killed after %3d ms; running/failed/unrecorded %s -> %d/%d/%d\n",
 		round+1, after.Milliseconds(), counts, k.running, k.failed, k.unrecorded)
-	for _, version := range append(wanted, "main")[:killDeploys] {
-		_, _ = k.cli(ctx, "rm", "pricing@"+version) // those that were never recorded are unknown
+	for _, version := range wanted {
+		if version != "main" {
+			_, _ = k.cli(ctx, "rm", "pricing@"+version) // those that were never recorded are unknown
+		}
 	}
 	return nil
 }
 
-// deployment is one of the five: a container, one that starts slowly, one that crashes.
+// deployment is one of the five: one that runs already and is replaced, one that
+// starts slowly, a container, one that crashes.
 func (k *killing) deployment(i int) api.Deployment {
 	var d api.Deployment
 	switch {
+	case i == 1:
+		d.Env = map[string]string{"SHOP_START_DELAY": "50ms"}
 	case i == 2:
 		d.Env = map[string]string{"SHOP_START_DELAY": "200ms"}
 	case i == 3 && k.image != "":

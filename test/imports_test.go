@@ -22,6 +22,7 @@ func mayImport() map[string][]string {
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
+		"docs":                             {},
 		"examples/shop":                    {"examples/shop/inventorypb"},
 		"examples/shop/cmd/shop":           {"examples/shop"},
 		"examples/shop/inventorypb":        {},

@@ -60,11 +60,11 @@ func openEnvironment(ctx context.Context, file *config.File, data string, log *s
 	if e.store, err = store.OpenSQLite(ctx, filepath.Join(data, "layover.db")); err != nil {
 		return nil, err
 	}
-	identity, err := readIdentity(filepath.Join(data, "id"))
+	identity, err := readIdentity(filepath.Join(data, "id"), file.Environment)
 	if err != nil {
 		return nil, err
 	}
-	runtimes, err := e.openRuntimes(ctx, data, file.Environment+"-"+identity)
+	runtimes, err := e.openRuntimes(ctx, data, identity)
 	if err != nil {
 		return nil, err
 	}
@@ -302,22 +302,36 @@ func isLoopback(a net.Addr) bool {
 }
 
 // readIdentity returns what keeps the instances of this environment apart from those of
-// another of the same name on the same machine. It is made once.
-func readIdentity(path string) (string, error) {
+// another of the same name on the same machine. It is made once, from the name the
+// environment has then: one that is renamed still finds its instances.
+func readIdentity(path, name string) (string, error) {
 	text, err := os.ReadFile(path)
-	if err == nil {
-		return strings.TrimSpace(string(text)), nil
+	if identity := strings.TrimSpace(string(text)); identity != "" {
+		return identity, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read the identity of the environment: %w", err)
 	}
 	random := make([]byte, 4)
 	_, _ = rand.Read(random) // never fails
-	identity := hex.EncodeToString(random)
-	if err := os.WriteFile(path, []byte(identity+"\n"), 0o600); err != nil {
+	identity := name + "-" + hex.EncodeToString(random)
+	if err := writeWhole(path, identity+"\n"); err != nil {
 		return "", fmt.Errorf("write the identity of the environment: %w", err)
 	}
 	return identity, nil
+}
+
+// writeWhole writes a file so that, after a crash, it is there with all its text or not at all.
+func writeWhole(path, text string) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func ignoreCanceled(err error) error {

@@ -282,7 +282,7 @@ func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord)
 	defer c.mu.Unlock()
 	c.dirty++
 	k := c.keeperLocked(key)
-	if k.cancel != nil && !c.records[key].sameWish(result) {
+	if k.cancel != nil && result != nil && !c.records[key].sameWish(result) {
 		k.cancel(errSuperseded)
 	}
 	if result == nil {

@@ -330,6 +330,8 @@ func TestBadInput(t *testing.T) {
 		"relative directory": {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Dir: "here"}}), api.CodeInvalid, "here"},
 		"placeholder":        {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": "{serivce}"}}}), api.CodeInvalid, "serivce"},
 		"another branch":     {deploy("cart", "from-branch", api.Deployment{Branch: "from_branch"}), api.CodeConflict, "from/branch"},
+		"endless variable":   {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": strings.Repeat("a", 200_000)}}}), api.CodeInvalid, "200"},
+		"port":               {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Port: 70000}}), api.CodeInvalid, "70000"},
 		"control bytes":      {deploy("cart", "a", api.Deployment{Owner: "a\nb"}), api.CodeInvalid, "owner"},
 		"host taken":         {b.PutService(t.Context(), api.Service{Name: "other", Hosts: []string{"cart.localhost"}}), api.CodeInvalid, "cart.localhost"},
 		"service name":       {b.PutService(t.Context(), api.Service{Name: "No Name"}), api.CodeInvalid, "No Name"},

@@ -83,7 +83,7 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 	return s, nil
 }
 
-// again makes a new generation of what served last.
+// again makes a new generation of what the version ran last.
 func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version, error) {
 	return c.begin(ctx, key, actor, "again: ", func(r *VersionRecord) (Generation, error) {
 		last := r.startable()
@@ -98,6 +98,9 @@ func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version
 func (c *Control) begin(ctx context.Context, key Key, actor, how string, make func(*VersionRecord) (Generation, error)) (api.Version, error) {
 	var superseded, number int64
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
+		if _, ok := c.service(key.Service); !ok { // removed since it was looked up
+			return nil, c.unknownService(key.Service)
+		}
 		if r == nil {
 			r = &VersionRecord{Key: key, CreatedAt: time.Now().UTC()}
 		}
@@ -122,25 +125,40 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
 		Message: fmt.Sprintf("%sdeploying %s (generation %d)", how, key, number),
 	})
-	c.begun(ctx, key, number)
-	v, err := c.Version(ctx, key)
+	c.changed(ctx) // requests for it are held from here on
+	v := c.versionOrGone(ctx, key)
 	v.Generation = number // also where a later one is recorded already
-	return v, err
+	c.setToWork(key, number)
+	return v, nil
 }
 
-// begun makes the data plane hold requests for a version from the moment it is
-// wanted, and sets its keeper to work, now that the beginning is told.
-func (c *Control) begun(ctx context.Context, key Key, generation int64) {
-	c.changed(ctx)
+// setToWork wakes the keeper of a version for which something else is wanted now. The
+// beginning of the generations up to told is among the events.
+func (c *Control) setToWork(key Key, told int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if k := c.keepers[key]; k != nil {
-		k.told = max(k.told, generation)
+		k.told = max(k.told, told)
 		k.look()
 	}
 }
 
+// versionOrGone returns the version, as a stopped one where it is removed by now.
+func (c *Control) versionOrGone(ctx context.Context, key Key) api.Version {
+	v, err := c.Version(ctx, key)
+	if err != nil {
+		return api.Version{Service: key.Service, Name: key.Version, State: api.StateStopped}
+	}
+	return v
+}
+
+// end records that the version is to stop or to go, and sets its keeper to work.
 func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) (api.Version, error) {
+	c.mu.Lock()
+	if k := c.keepers[key]; k != nil {
+		k.halting = &halt{actor} // before the keeper can see the wish
+	}
+	c.mu.Unlock()
 	var superseded int64
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if r == nil {
@@ -159,18 +177,10 @@ func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) 
 		return api.Version{}, err
 	}
 	c.noteSuperseded(ctx, key, superseded, actor)
-	c.mu.Lock()
-	if k := c.keepers[key]; k != nil {
-		k.halting = &halt{actor}
-	}
-	c.mu.Unlock()
 	c.changed(ctx) // no new requests from here on
-	v, err := c.Version(ctx, key)
-	c.begun(ctx, key, 0)
-	if CodeOf(err) == api.CodeNotFound {
-		return api.Version{Service: key.Service, Name: key.Version, State: api.StateStopped}, nil // gone already
-	}
-	return v, err
+	v := c.versionOrGone(ctx, key)
+	c.setToWork(key, 0)
+	return v, nil
 }
 
 func (c *Control) noteSuperseded(ctx context.Context, key Key, generation int64, actor string) {
@@ -196,10 +206,8 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 	if err := c.PutServices(ctx, services); err != nil {
 		return err
 	}
-	for _, r := range routes {
-		if err := c.PutRoute(ctx, r, "file"); err != nil {
-			return err
-		}
+	if err := c.putRoutes(ctx, routes, "file"); err != nil {
+		return err
 	}
 	for _, w := range versions {
 		same, err := c.runsAlready(w)
@@ -231,7 +239,8 @@ func (c *Control) runsAlready(w Wanted) (bool, error) {
 		return false, nil
 	}
 	g := rec.newest()
-	return g != nil && g.State != GenerationFailed && reflect.DeepEqual(g.Run, run) && maps.Equal(g.Env, env), nil
+	return g != nil && g.State != GenerationFailed && reflect.DeepEqual(g.Run, run) &&
+		maps.Equal(g.Env, env) && g.Deployment.Port == w.Deployment.Port, nil
 }
 
 func (c *Control) unknownService(name string) *Error {

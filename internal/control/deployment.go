@@ -119,12 +119,20 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 			return &Error{
 				Code:    api.CodeInvalid,
 				Message: fmt.Sprintf("not healthy after %s: %s", timeout, strings.TrimPrefix(inst.health, "unhealthy: ")),
-				Hint:    "does it listen on the port in PORT, on all addresses or 127.0.0.1? Its health check is set per service",
+				Hint:    healthHint(d.generation.Run),
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// healthHint says what to look at where an instance does not become healthy.
+func healthHint(run api.Run) string {
+	if run.External != nil {
+		return "can this machine reach " + run.External.URL + "? Its health check is set per service"
+	}
+	return "does it listen on the port in PORT, on all addresses or 127.0.0.1? Its health check is set per service"
 }
 
 // enter begins a step, which ends the one before. The same step again is

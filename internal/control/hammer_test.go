@@ -63,6 +63,7 @@ func TestHammer(t *testing.T) {
 			return fmt.Sprintf("want %d instances, there are %+v", want, statuses)
 		})
 	}
+	require.False(t, b.hasEvent("feature-1", api.EventOrphanEnded), "what a keeper ends is no orphan")
 }
 
 // wish asks for one of several things; that there is no such version is no error here.

@@ -18,6 +18,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/runtime/external"
 	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/runtime/runtimetest"
 	"github.com/layover-dev/layover/internal/store"
@@ -58,6 +59,7 @@ func run(m *testing.M) int {
 type dataPlane struct {
 	mu     sync.Mutex
 	tables []*route.Table
+	routed map[string]bool          // instances that were in a table
 	busy   map[string]chan struct{} // closed when the instance has no request left
 	waited []string
 }
@@ -66,6 +68,37 @@ func (d *dataPlane) SetTable(t *route.Table) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.tables = append(d.tables, t)
+	if d.routed == nil {
+		d.routed = map[string]bool{}
+	}
+	for id := range routedIDs(t) {
+		d.routed[id] = true
+	}
+}
+
+func routedIDs(t *route.Table) map[string]bool {
+	ids := map[string]bool{}
+	for _, s := range t.Spec().Services {
+		for _, v := range s.Versions {
+			for _, i := range v.Instances {
+				ids[i.ID] = true
+			}
+		}
+	}
+	return ids
+}
+
+// mayStop says what is wrong with stopping an instance now; "" where nothing is.
+func (d *dataPlane) mayStop(id string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case len(d.tables) > 0 && routedIDs(d.tables[len(d.tables)-1])[id]:
+		return id + " is stopped while requests go to it"
+	case d.routed[id] && !slices.Contains(d.waited, id):
+		return id + " is stopped before it was asked whether it is idle"
+	}
+	return ""
 }
 
 func (d *dataPlane) WaitIdle(ctx context.Context, id string) error {
@@ -104,6 +137,13 @@ func (d *dataPlane) makeBusy(id string) (idle func()) {
 	return sync.OnceFunc(func() { close(done) })
 }
 
+// twoAddresses is a resolver that knows two addresses of this machine for every name.
+type twoAddresses struct{}
+
+func (twoAddresses) LookupHost(context.Context, string) ([]string, error) {
+	return []string{"127.0.0.1", "127.0.0.2"}, nil
+}
+
 // bench is a control plane over a real store and real processes.
 type bench struct {
 	*control.Control
@@ -111,25 +151,128 @@ type bench struct {
 	dir     string
 	plane   *dataPlane
 	runtime *flaky
+	store   *refusing
 	end     func() // lets Run return, as a server that ends does, without stopping instances
+
+	listFails error // the next runtime's List does
+	listHangs bool
 }
 
-// flaky is a runtime whose List fails when told to.
+// flaky is a runtime whose List fails or hangs when told to. It notes what is
+// stopped that should not be.
 type flaky struct {
 	control.Runtime
+	plane  *dataPlane
 	mu     sync.Mutex
 	broken error
+	hangs  bool
+	over   bool // the test is: everything may be stopped
 	starts int
+	faults []string
 }
 
 func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
 	f.mu.Lock()
-	err := f.broken
+	err, hangs := f.broken, f.hangs
 	f.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}
 	return f.Runtime.List(ctx)
+}
+
+func (f *flaky) Stop(ctx context.Context, id string, grace time.Duration) error {
+	f.mu.Lock()
+	if fault := f.plane.mayStop(id); fault != "" && !f.over {
+		f.faults = append(f.faults, fault)
+	}
+	f.mu.Unlock()
+	return f.Runtime.Stop(ctx, id, grace)
+}
+
+// end lets everything be stopped from here on, and returns what was wrong before.
+func (f *flaky) end() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over, f.broken, f.hangs = true, nil, false
+	return f.faults
+}
+
+// noDocker is a machine without Docker.
+type noDocker struct{ control.Runtime }
+
+var errNoDocker = &control.Error{Code: api.CodeUnavailable, Message: "Docker does not answer here", Hint: "start it"}
+
+func (noDocker) Start(context.Context, control.Workload, func(api.Step, string)) (control.Status, error) {
+	return control.Status{}, errNoDocker
+}
+func (noDocker) Stop(context.Context, string, time.Duration) error { return errNoDocker }
+func (noDocker) List(context.Context) ([]control.Status, error)    { return nil, errNoDocker }
+func (noDocker) Watch(context.Context, func(control.Status)) error { return errNoDocker }
+func (noDocker) Logs(context.Context, string, control.LogOptions) (control.LogReader, error) {
+	return nil, errNoDocker
+}
+
+// refusing is a store that refuses some calls, or takes its time over them, when told to.
+type refusing struct {
+	control.Store
+	mu      sync.Mutex
+	refuses map[string]bool // names of methods
+	slow    api.EventType   // an event that takes long to store
+}
+
+var errDiskFull = errors.New("disk full")
+
+func (s *refusing) refuse(methods ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuses = map[string]bool{}
+	for _, name := range methods {
+		s.refuses[name] = true
+	}
+}
+
+func (s *refusing) ask(method string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuses[method] {
+		return errDiskFull
+	}
+	return nil
+}
+
+func (s *refusing) NextRevision(ctx context.Context) (uint64, error) {
+	if err := s.ask("NextRevision"); err != nil {
+		return 0, err
+	}
+	return s.Store.NextRevision(ctx)
+}
+
+func (s *refusing) UpdateVersion(ctx context.Context, key control.Key, edit func(*control.VersionRecord) (*control.VersionRecord, error)) error {
+	if err := s.ask("UpdateVersion"); err != nil {
+		return err
+	}
+	return s.Store.UpdateVersion(ctx, key, edit)
+}
+
+func (s *refusing) AppendEvent(ctx context.Context, e api.Event) (int64, error) {
+	if err := s.ask("AppendEvent"); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	slow := e.Type == s.slow
+	s.mu.Unlock()
+	if slow {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return s.Store.AppendEvent(ctx, e)
 }
 
 func (f *flaky) Start(ctx context.Context, w control.Workload, step func(api.Step, string)) (control.Status, error) {
@@ -180,17 +323,22 @@ func (b *bench) open() {
 	require.NoError(b.t, err)
 	processes, err := process.New(process.Options{Dir: filepath.Join(b.dir, "instances"), Environment: "test"})
 	require.NoError(b.t, err)
-	b.plane, b.runtime = &dataPlane{}, &flaky{Runtime: processes}
+	b.plane, b.store = &dataPlane{}, &refusing{Store: db}
+	b.runtime = &flaky{Runtime: processes, plane: b.plane}
+	b.runtime.hangs, b.runtime.broken = b.listHangs, b.listFails
 	b.Control, err = control.New(b.t.Context(), control.Options{
-		Environment: "test", Store: db, DataPlane: b.plane,
-		Runtimes:     map[string]control.Runtime{api.RuntimeProcess: b.runtime},
+		Environment: "test", Store: b.store, DataPlane: b.plane,
+		Runtimes: map[string]control.Runtime{
+			api.RuntimeProcess: b.runtime, api.RuntimeDocker: noDocker{},
+			api.RuntimeExternal: external.New(external.Options{Resolver: twoAddresses{}}),
+		},
 		ProxyAddress: map[string]string{api.RuntimeProcess: "127.0.0.1:1"},
 	})
 	require.NoError(b.t, err)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	c := b.Control
+	c, rt := b.Control, b.runtime
 	go func() { done <- c.Run(ctx) }()
 	b.end = sync.OnceFunc(func() {
 		cancel()
@@ -199,6 +347,7 @@ func (b *bench) open() {
 	})
 	b.t.Cleanup(func() {
 		b.end()
+		require.Empty(b.t, rt.end())
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(b.t, c.StopInstances(ctx))
@@ -286,7 +435,7 @@ func (b *bench) answer(version string) runtimetest.Answer {
 // eventsOf returns the events of a version so far.
 func (b *bench) eventsOf(version string) []api.Event {
 	b.t.Helper()
-	all, err := b.Events(b.t.Context(), 0, 1000)
+	all, err := b.Events(b.t.Context(), 0, 100_000)
 	require.NoError(b.t, err)
 	return slices.DeleteFunc(all, func(e api.Event) bool { return e.Version != version })
 }

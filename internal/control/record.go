@@ -40,10 +40,10 @@ func (r *VersionRecord) startable() *Generation {
 	return cmp.Or(r.generation(r.lastServed()), newest)
 }
 
-// sameWish says whether r and o, which may be nil, want the same to run.
+// sameWish says whether r, which may be nil, and o want the same to run.
 func (r *VersionRecord) sameWish(o *VersionRecord) bool {
-	if r == nil || o == nil {
-		return r == o
+	if r == nil {
+		return false
 	}
 	a, b := r.newest(), o.newest()
 	return r.Desired == o.Desired && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number)

@@ -42,9 +42,25 @@ func (c *Control) PutServices(ctx context.Context, services []api.Service) error
 			}
 		}
 	}
+	taken, err := c.takeServices(ctx, services)
+	for _, s := range taken {
+		c.note(ctx, api.Event{
+			Type: api.EventServiceChanged, Service: s.Name,
+			Message: fmt.Sprintf("service %s is reached at %s", s.Name, strings.Join(s.Hosts, ", ")),
+		})
+	}
+	if len(taken) > 0 {
+		c.changed(ctx)
+	}
+	return err
+}
+
+// takeServices checks and stores services, and returns those that are new or
+// changed. With an error it returns what was stored before it.
+func (c *Control) takeServices(ctx context.Context, services []api.Service) (taken []api.Service, err error) {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	err := c.check(func(spec *route.Spec) {
+	err = c.check(func(spec *route.Spec) {
 		for _, s := range services {
 			entry := routeService(s)
 			i := slices.IndexFunc(spec.Services, func(o route.Service) bool { return o.Name == s.Name })
@@ -57,43 +73,46 @@ func (c *Control) PutServices(ctx context.Context, services []api.Service) error
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range services {
 		if before, ok := c.service(s.Name); ok && reflect.DeepEqual(before, s) {
 			continue
 		}
 		if err := c.opts.Store.PutService(ctx, s); err != nil {
-			return fmt.Errorf("store service %s: %w", s.Name, err)
+			return taken, fmt.Errorf("store service %s: %w", s.Name, err)
 		}
 		c.mu.Lock()
 		c.services[s.Name] = s
 		c.mu.Unlock()
-		c.note(ctx, api.Event{
-			Type: api.EventServiceChanged, Service: s.Name,
-			Message: fmt.Sprintf("service %s is reached at %s", s.Name, strings.Join(s.Hosts, ", ")),
-		})
+		taken = append(taken, s)
 	}
+	return taken, nil
+}
+
+// RemoveService forgets a service that has no versions, and that no named route picks.
+func (c *Control) RemoveService(ctx context.Context, name, actor string) error {
+	if err := c.dropService(ctx, name); err != nil {
+		return err
+	}
+	c.note(ctx, api.Event{
+		Type: api.EventServiceRemoved, Service: name, Actor: actor,
+		Message: fmt.Sprintf("service %s is removed", name),
+	})
 	c.changed(ctx)
 	return nil
 }
 
-// RemoveService forgets a service that has no versions.
-func (c *Control) RemoveService(ctx context.Context, name, actor string) error {
+func (c *Control) dropService(ctx context.Context, name string) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	c.mu.Lock()
-	var versions []string
-	for key := range c.records {
-		if key.Service == name {
-			versions = append(versions, key.String())
-		}
-	}
-	c.mu.Unlock()
-	if len(versions) > 0 {
-		slices.Sort(versions)
+	versions, routes := c.usersOf(name)
+	switch {
+	case len(versions) > 0:
 		return conflictf("remove them first: layover rm "+strings.Join(versions, " "),
 			"service %s still has %d versions", name, len(versions))
+	case len(routes) > 0:
+		return conflictf("change or remove those first", "service %s is picked by the routes %s", name, strings.Join(routes, ", "))
 	}
 	if err := c.opts.Store.DeleteService(ctx, name); err != nil {
 		if errors.Is(err, ErrNotStored) {
@@ -102,14 +121,28 @@ func (c *Control) RemoveService(ctx context.Context, name, actor string) error {
 		return fmt.Errorf("delete service %s: %w", name, err)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	delete(c.services, name)
-	c.mu.Unlock()
-	c.note(ctx, api.Event{
-		Type: api.EventServiceRemoved, Service: name, Actor: actor,
-		Message: fmt.Sprintf("service %s is removed", name),
-	})
-	c.changed(ctx)
 	return nil
+}
+
+// usersOf returns the versions of a service, and the named routes that pick one of it.
+func (c *Control) usersOf(service string) (versions, routes []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.records {
+		if key.Service == service {
+			versions = append(versions, key.String())
+		}
+	}
+	for name, r := range c.routes {
+		if _, ok := r.Picks[service]; ok {
+			routes = append(routes, name)
+		}
+	}
+	slices.Sort(versions)
+	slices.Sort(routes)
+	return versions, routes
 }
 
 // Routes returns every named route, ordered by name.
@@ -121,36 +154,69 @@ func (c *Control) Routes(context.Context) ([]api.NamedRoute, error) {
 
 // PutRoute adds a named route, or replaces it.
 func (c *Control) PutRoute(ctx context.Context, r api.NamedRoute, actor string) error {
+	return c.putRoutes(ctx, []api.NamedRoute{r}, actor)
+}
+
+// putRoutes adds or replaces several routes, in any order of parents and
+// children. They are checked together, and either all fit or none is taken.
+func (c *Control) putRoutes(ctx context.Context, routes []api.NamedRoute, actor string) error {
+	taken, err := c.takeRoutes(ctx, routes)
+	for _, r := range taken {
+		c.note(ctx, api.Event{
+			Type: api.EventRouteChanged, Actor: actor,
+			Message: fmt.Sprintf("route %s: %s", r.Name, describeRoute(r)),
+		})
+	}
+	if len(taken) > 0 {
+		c.changed(ctx)
+	}
+	return err
+}
+
+// takeRoutes checks and stores named routes, and returns those that are new or
+// changed. With an error it returns what was stored before it.
+func (c *Control) takeRoutes(ctx context.Context, routes []api.NamedRoute) (taken []api.NamedRoute, err error) {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	c.mu.Lock()
-	before, ok := c.routes[r.Name]
-	c.mu.Unlock()
-	if ok && reflect.DeepEqual(before, r) {
-		return nil
-	}
-	err := c.check(func(spec *route.Spec) {
-		spec.Routes = append(slices.DeleteFunc(spec.Routes, func(o route.NamedRoute) bool { return o.Name == r.Name }), r)
+	err = c.check(func(spec *route.Spec) {
+		for _, r := range routes {
+			spec.Routes = append(slices.DeleteFunc(spec.Routes, func(o route.NamedRoute) bool { return o.Name == r.Name }), r)
+		}
 	})
 	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		c.mu.Lock()
+		before, ok := c.routes[r.Name]
+		c.mu.Unlock()
+		if ok && reflect.DeepEqual(before, r) {
+			continue
+		}
+		if err := c.opts.Store.PutRoute(ctx, r); err != nil {
+			return taken, fmt.Errorf("store route %s: %w", r.Name, err)
+		}
+		c.mu.Lock()
+		c.routes[r.Name] = r
+		c.mu.Unlock()
+		taken = append(taken, r)
+	}
+	return taken, nil
+}
+
+// RemoveRoute deletes a named route that is no other route's parent.
+func (c *Control) RemoveRoute(ctx context.Context, name, actor string) error {
+	if err := c.dropRoute(ctx, name); err != nil {
 		return err
 	}
-	if err := c.opts.Store.PutRoute(ctx, r); err != nil {
-		return fmt.Errorf("store route %s: %w", r.Name, err)
-	}
-	c.mu.Lock()
-	c.routes[r.Name] = r
-	c.mu.Unlock()
 	c.note(ctx, api.Event{
-		Type: api.EventRouteChanged, Actor: actor,
-		Message: fmt.Sprintf("route %s: %s", r.Name, describeRoute(r)),
+		Type: api.EventRouteRemoved, Actor: actor, Message: fmt.Sprintf("route %s is removed", name),
 	})
 	c.changed(ctx)
 	return nil
 }
 
-// RemoveRoute deletes a named route that is no other route's parent.
-func (c *Control) RemoveRoute(ctx context.Context, name, actor string) error {
+func (c *Control) dropRoute(ctx context.Context, name string) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
 	c.mu.Lock()
@@ -173,12 +239,8 @@ func (c *Control) RemoveRoute(ctx context.Context, name, actor string) error {
 		return fmt.Errorf("delete route %s: %w", name, err)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	delete(c.routes, name)
-	c.mu.Unlock()
-	c.note(ctx, api.Event{
-		Type: api.EventRouteRemoved, Actor: actor, Message: fmt.Sprintf("route %s is removed", name),
-	})
-	c.changed(ctx)
 	return nil
 }
 

@@ -20,9 +20,16 @@ func resolve(s api.Service, d api.Deployment) (api.Run, map[string]string, error
 	if err := checkRun(run); err != nil {
 		return api.Run{}, nil, err
 	}
+	if d.Port < 0 || d.Port > 65535 {
+		return api.Run{}, nil, invalidf("", "%d is not a port", d.Port)
+	}
 	env := map[string]string{}
 	maps.Copy(env, s.Env)
 	maps.Copy(env, d.Env)
+	if size := sizeOf(run, env); size > maxWorkload {
+		return api.Run{}, nil, invalidf("put what is long into a file, and name that",
+			"the command and the environment variables have %d bytes together, and may have %d", size, maxWorkload)
+	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(env[name], "\x00") {
 			return api.Run{}, nil, invalidf("", "%q is not the name of an environment variable, or its value has a NUL byte", name)
@@ -33,6 +40,30 @@ func resolve(s api.Service, d api.Deployment) (api.Run, map[string]string, error
 		}
 	}
 	return run, env, nil
+}
+
+// maxWorkload bounds the command and the environment variables of a version, in
+// bytes: each generation that is kept has its own.
+const maxWorkload = 128 << 10
+
+func sizeOf(r api.Run, env map[string]string) int {
+	var words []string
+	switch {
+	case r.Process != nil:
+		words = append([]string{r.Process.Dir}, r.Process.Command...)
+	case r.Docker != nil:
+		words = append([]string{r.Docker.Image}, r.Docker.Command...)
+	case r.External != nil:
+		words = []string{r.External.URL}
+	}
+	size := 0
+	for _, word := range words {
+		size += len(word)
+	}
+	for name, value := range env {
+		size += len(name) + len(value)
+	}
+	return size
 }
 
 // override replaces in the template what the overrides name.
