@@ -20,16 +20,22 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
+// timeToErr gives the control plane time to do what it must not do.
+func timeToErr() {
+	pause := time.NewTimer(300 * time.Millisecond)
+	<-pause.C
+}
+
 func TestTableThatCannotBeNumberedIsPublishedLater(t *testing.T) {
 	b := newBench(t)
-	pid := func() int { return b.answer("feature-1").PID }
 	b.up("feature-1", nil)
-	before := pid()
+	before := b.answer("feature-1").PID
 	b.store.refuse("NextRevision")
 	_, err := b.Stop(t.Context(), key("feature-1"), "ben")
 	require.NoError(t, err, "the wish is recorded")
+	timeToErr()
 	require.NotNil(t, b.routed("feature-1"))
-	require.NoError(t, syscall.Kill(before, 0), "what the table has runs on")
+	require.Equal(t, before, b.answer("feature-1").PID, "what the table has runs on")
 
 	require.NoError(t, b.PutRoute(t.Context(), api.NamedRoute{Name: "late", Picks: map[string]string{"cart": "main"}}, ""))
 	b.store.refuse()
@@ -65,8 +71,7 @@ func TestStoreThatRefusesWhileDeploying(t *testing.T) {
 			b.deploy("feature-1", tt.env)
 			b.store.refuse(tt.refuses...)
 			b.until(func() bool { return b.runtime.started() == 1 }, func() string { return "it was not started" })
-			pause := time.NewTimer(300 * time.Millisecond) // time to do it wrong
-			<-pause.C
+			timeToErr()
 			b.store.refuse()
 			b.wait("feature-1", "to settle", func(v api.Version) bool { return v.State == tt.state })
 			b.until(func() bool { return b.hasEvent("feature-1", tt.event) }, func() string { return "nobody is told" })
@@ -98,7 +103,7 @@ func TestWhatServesIsKeptWhileANewerOneHangs(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	b.until(func() bool { return b.hasEvent("feature-1", api.EventInstanceExited) }, func() string { return "nobody told of the end" })
 	b.wait("feature-1", "to serve again", func(v api.Version) bool {
-		return v.State == api.StateRunning && v.Generation == 2 && v.Serving == 1
+		return v.State == api.StateRunning && v.Generation == 2 && v.Serving == 1 && v.Reason == ""
 	})
 	require.NotEqual(t, pid, b.answer("feature-1").PID)
 	require.Equal(t, "red", b.answer("feature-1").Env["COLOUR"])
@@ -150,8 +155,8 @@ func TestRemoveOfWhatCannotBeSeen(t *testing.T) {
 	b.open()
 	_, err := b.Remove(t.Context(), key("feature-1"), "ben")
 	require.NoError(t, err)
-	_, err = b.Deploy(t.Context(), key("feature-1"), api.Deployment{Overrides: api.Overrides{Env: map[string]string{"COLOUR": "blue"}}})
-	require.NoError(t, err)
+	timeToErr()
+	b.deploy("feature-1", map[string]string{"COLOUR": "blue"})
 	b.wait("feature-1", "to serve", func(v api.Version) bool { return v.State == api.StateRunning })
 	require.Equal(t, "blue", b.answer("feature-1").Env["COLOUR"], "the instance that was removed answers for nobody")
 	b.runtime.breakList(nil)
@@ -183,9 +188,13 @@ func TestServerThatEndsAtAnyMoment(t *testing.T) {
 			})
 			require.Equal(t, fmt.Sprint(round), b.answer(version).Env["ROUND"])
 		}
-		statuses, err := b.runtime.List(t.Context())
-		require.NoError(t, err)
-		require.Len(t, statuses, 3)
+		var statuses []control.Status // what the server before left behind takes a moment to end
+		b.until(func() bool {
+			var err error
+			statuses, err = b.runtime.List(t.Context())
+			require.NoError(t, err)
+			return len(statuses) == 3
+		}, func() string { return fmt.Sprintf("want 3 instances, there are %+v", statuses) })
 	}
 }
 

@@ -15,7 +15,7 @@ func adoptCases() map[string]testCase {
 		"adopts and sees the exit":         {run: adoptsAndSeesExit, owned: true},
 		"adopts what exited":               {run: adoptsExited, owned: true},
 		"starting an adopted one again":    {run: startAdopted, owned: true},
-		"external ones are started again":  {run: externalStartedAgain},
+		"external ones are started again":  {run: externalStartedAgain, external: true},
 		"adopted ones are stopped for all": {run: stoppedForAll, owned: true},
 	}
 }
@@ -80,9 +80,6 @@ func stoppedForAll(t *testing.T, s *suite) {
 // externalStartedAgain is what becomes of adoption where a runtime forgets:
 // nothing is listed, and starting the same again gives the same.
 func externalStartedAgain(t *testing.T, s *suite) {
-	if !s.External {
-		t.Skip("this runtime adopts")
-	}
 	before := s.start(t, "cart-1", nil)
 	s.runtime = s.New(t, s.environment)
 	require.Empty(t, s.list(t, s.runtime))

@@ -71,6 +71,7 @@ func Run(t *testing.T, h Harness) {
 type testCase struct {
 	run       func(t *testing.T, s *suite)
 	owned     bool // the runtime starts and ends the app itself
+	external  bool // somebody else does
 	bad       bool
 	hanging   bool
 	fixedPort bool
@@ -90,6 +91,8 @@ func (c testCase) beside(h Harness) string {
 	switch {
 	case c.owned && h.External:
 		return "somebody else runs the instances"
+	case c.external && !h.External:
+		return "this runtime adopts"
 	case c.bad && len(h.Bad) == 0:
 		return "no runs that cannot start"
 	case c.hanging && h.Hanging == nil:
