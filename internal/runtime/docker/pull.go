@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -193,7 +194,7 @@ func (r *Runtime) credentials(ctx context.Context, domain string) login {
 // registries say, in words that differ by version, and mostly without a code.
 func (r *Runtime) failPull(ctx context.Context, image reference.Named, used login, err error) error {
 	name := reference.FamiliarString(image)
-	text := strings.ToLower(words(err))
+	text := strings.ToLower(withoutNames(words(err), image))
 	says := func(parts ...string) bool {
 		for _, part := range parts {
 			if strings.Contains(text, part) {
@@ -212,7 +213,7 @@ func (r *Runtime) failPull(ctx context.Context, image reference.Named, used logi
 		known.Hint = fmt.Sprintf("wait, or log in for a higher limit: `docker login %s`", used.registry)
 	case cerrdefs.IsUnauthorized(err), cerrdefs.IsPermissionDenied(err),
 		says("unauthorized", "no basic auth credentials", "authentication required", "access denied", "access to the resource is denied",
-			"authorization failed", "incorrect username or password", "401", "403 forbidden", "denied:"):
+			"authorization failed", "incorrect username or password", "403 forbidden", "denied:"):
 		known.Code = api.CodeForbidden
 		known.Message, known.Hint = denied(name, used)
 	case says("no matching manifest"):
@@ -233,6 +234,18 @@ func (r *Runtime) failPull(ctx context.Context, image reference.Named, used logi
 	}
 	return known
 }
+
+// withoutNames takes out of text what people named: addresses, and the image in each
+// of its forms. Port 40101 and the repository "denied" say nothing about the failure.
+func withoutNames(text string, image reference.Named) string {
+	text = anyURL.ReplaceAllString(text, "")
+	for _, name := range []string{image.String(), image.Name(), reference.FamiliarString(image), reference.FamiliarName(image), reference.Domain(image)} {
+		text = strings.ReplaceAll(text, name, "")
+	}
+	return text
+}
+
+var anyURL = regexp.MustCompile(`https?://[^\s"]+`)
 
 // denied says why a registry did not let us in, by what it was shown.
 func denied(name string, used login) (message, hint string) {

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/moby/moby/api/pkg/authconfig"
 	registrytypes "github.com/moby/moby/api/types/registry"
@@ -192,6 +194,32 @@ func TestPull_SaysWhyNot(t *testing.T) {
 			listed, err := r.List(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, listed)
+		})
+	}
+}
+
+// What the image and its registry are called must not be read as the reason.
+func TestFailPull_NamesAreNoReasons(t *testing.T) {
+	for name, test := range map[string]struct {
+		image, said string
+		code        api.Code
+	}{
+		"port":                {"127.0.0.1:40101/team/cart:v2", "manifest for 127.0.0.1:40101/team/cart:v2 not found: manifest unknown: Unknown manifest", api.CodeNotFound},
+		"port of a silent":    {"127.0.0.1:40101/cart:v1", `Get "http://127.0.0.1:40101/v2/": dial tcp 127.0.0.1:40101: connect: connection refused`, api.CodeUnavailable},
+		"tag":                 {"registry.test/cart:401", "manifest for registry.test/cart:401 not found: manifest unknown", api.CodeNotFound},
+		"repository":          {"registry.test/denied:v1", "manifest for registry.test/denied:v1 not found: manifest unknown", api.CodeNotFound},
+		"repository in a URL": {"registry.test/timeout:v1", `error from registry.test: https://registry.test/v2/timeout/manifests/401: manifest unknown`, api.CodeNotFound},
+		"status":              {"registry.test/cart:v1", `Head "https://registry.test/v2/cart/manifests/v1": unexpected status: 401 Unauthorized`, api.CodeForbidden},
+		"refusal":             {"registry.test/cart:v1", "pull access denied for registry.test/cart, repository does not exist or may require 'docker login': denied: requested access to the resource is denied", api.CodeForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			image, err := reference.ParseNormalizedNamed(test.image)
+			require.NoError(t, err)
+			r, err := New(Options{Environment: "dev", Host: "unix:///nonexistent"})
+			require.NoError(t, err)
+			err = r.failPull(t.Context(), image, login{registry: reference.Domain(image)}, errors.New(test.said))
+			known := userError(t, err)
+			require.Equal(t, test.code, known.Code, known.Message)
 		})
 	}
 }
