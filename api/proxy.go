@@ -1,0 +1,37 @@
+package api
+
+import (
+	"time"
+
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// TableChange is the difference between two revisions of the routing table.
+type TableChange = route.Change
+
+// TableUpdate is one message of the table's watch stream: the whole table, at first
+// and after a gap, else a change of the revision before. Exactly one of the two is set.
+type TableUpdate struct {
+	Table  *Table
+	Change *TableChange
+}
+
+// ProxyReport is what a stand-alone proxy tells the server about itself: when it took up a
+// table, when an instance that left has gone idle, and every few seconds.
+type ProxyReport struct {
+	ID        string            `json:"id" doc:"Names the proxy; the same after a hand-over to a new process"`
+	Addresses []string          `json:"addresses,omitempty" doc:"Where it listens"`
+	Build     string            `json:"build,omitempty" doc:"Version of its program"`
+	StartedAt time.Time         `json:"started_at"`
+	Revision  uint64            `json:"revision" doc:"Of the table it decides on"`
+	Draining  []string          `json:"draining,omitempty" doc:"Instances that are not in its table any more and still have requests in flight"`
+	Requests  map[string]uint64 `json:"requests,omitempty" doc:"Requests answered since its start, by service@version"`
+}
+
+// Proxy is a stand-alone proxy as the server knows it.
+type Proxy struct {
+	ProxyReport
+	SeenAt time.Time `json:"seen_at" doc:"When its last report came"`
+	Behind uint64    `json:"behind" doc:"How many revisions its table is behind the newest"`
+	Lag    Duration  `json:"lag" doc:"For how long it has been behind; 0 where it is not"`
+}
