@@ -296,6 +296,17 @@ func TestOrphanIsEnded(t *testing.T) {
 	b.until(func() bool { return b.hasEvent("ghost", api.EventOrphanEnded) }, func() string { return "nobody told of it" })
 }
 
+// A list that was under way while a keeper started and ended an instance still has it.
+func TestWhatAKeeperEndedIsNoOrphan(t *testing.T) {
+	b := newBench(t)
+	b.up("feature-1", nil)
+	listed := b.runtime.listOnce(control.Status{ID: "cart--feature-1--7", Service: "cart", Version: "feature-1", Generation: 7, Running: true})
+	b.until(listed, func() string { return "nobody listed the runtime" })
+	listed = b.runtime.listOnce(control.Status{ID: "cart--feature-1--1", Service: "cart", Version: "feature-1", Generation: 1})
+	b.until(listed, func() string { return "nobody listed the runtime again" }) // what the first list led to is over
+	require.False(t, b.hasEvent("feature-1", api.EventOrphanEnded))
+}
+
 func TestRuntimeThatDoesNotAnswerRemovesNothing(t *testing.T) {
 	b := newBench(t)
 	b.up("feature-1", nil)

@@ -169,6 +169,7 @@ type flaky struct {
 	over   bool // the test is: everything may be stopped
 	starts int
 	faults []string
+	passed *control.Status // is in the next list, though it is gone by then
 }
 
 func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
@@ -182,7 +183,13 @@ func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.Runtime.List(ctx)
+	statuses, err := f.Runtime.List(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.passed != nil {
+		statuses, f.passed = append(statuses, *f.passed), nil
+	}
+	return statuses, err
 }
 
 func (f *flaky) Stop(ctx context.Context, id string, grace time.Duration) error {
@@ -280,6 +287,18 @@ func (f *flaky) Start(ctx context.Context, w control.Workload, step func(api.Ste
 	f.starts++
 	f.mu.Unlock()
 	return f.Runtime.Start(ctx, w, step)
+}
+
+// listOnce makes the next list have one more instance, and returns whether it had.
+func (f *flaky) listOnce(s control.Status) (listed func() bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.passed = &s
+	return func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.passed == nil
+	}
 }
 
 func (f *flaky) breakList(err error) {

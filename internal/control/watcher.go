@@ -153,19 +153,39 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	there := map[string]bool{}
+	unwanted := map[string]bool{}
 	for _, s := range statuses {
 		there[s.ID] = true
 		if _, ok := known[s.ID]; ok && !w.keeps(s) {
 			continue // let go of since: the list was made before that
 		}
 		if !w.observe(ctx, s) {
-			w.endOrphan(ctx, s)
+			unwanted[s.ID] = true
 		}
 	}
 	for id, s := range known {
 		if s.Running && !there[id] {
 			s.Running, s.ExitCode, s.Reason = false, -1, "it is gone: something other than Layover removed it"
 			_ = w.observe(ctx, s)
+		}
+	}
+	return w.endOrphans(limited, ctx, unwanted)
+}
+
+// endOrphans ends those of the instances that nobody wants, and that are still there in
+// another list: a keeper may have started, let go of and ended one while the first list
+// was under way, and that is no orphan. Limited ends before ctx, and bounds the listing.
+func (w *watcher) endOrphans(limited, ctx context.Context, unwanted map[string]bool) error {
+	if len(unwanted) == 0 {
+		return nil
+	}
+	statuses, err := w.rt.List(limited)
+	if err != nil {
+		return err
+	}
+	for _, s := range statuses {
+		if unwanted[s.ID] && !w.keeps(s) && !w.observe(ctx, s) {
+			w.endOrphan(ctx, s)
 		}
 	}
 	return nil
@@ -186,12 +206,12 @@ func (w *watcher) known() map[string]Status {
 	return out
 }
 
-// keeps says whether a keeper knows the instance.
+// keeps says whether a keeper knows the instance, or is starting it.
 func (w *watcher) keeps(s Status) bool {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	k := w.c.keepers[Key{Service: s.Service, Version: s.Version}]
-	return k != nil && k.instances[s.ID] != nil
+	return k != nil && (k.instances[s.ID] != nil || k.starting[s.ID])
 }
 
 // observe takes over the status of one instance, and says whether it is one that
