@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layover-dev/layover/internal/proxy/http1"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -177,6 +178,27 @@ func badTarget(target string) *problem {
 		title:  "Not a target for this proxy",
 		detail: fmt.Sprintf("The request asks for %q, which is neither a path nor an http:// URL.", target),
 		hint:   "Ask for /path with a Host field, or, with HTTP_PROXY, for http://host/path.",
+	}
+}
+
+func hostsDiffer(authority, host string) *problem {
+	return &problem{
+		status: http.StatusBadRequest,
+		code:   CodeBadTarget,
+		title:  "Two hosts",
+		detail: fmt.Sprintf("The request asks for a URL of %q, and its Host field says %q.", authority, host),
+		hint:   "Send the URL's host and port as Host, without user and password.",
+	}
+}
+
+// malformed is a request that two parsers could read differently.
+func malformed(err *http1.Error) *problem {
+	return &problem{
+		status: err.Status,
+		code:   CodeMalformed,
+		title:  "Not a request as HTTP/1.1 has it",
+		detail: "The request is refused: " + err.What + ".",
+		hint:   "Check the client, or what stands between it and this proxy, against RFC 9112.",
 	}
 }
 

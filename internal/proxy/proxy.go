@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/layover-dev/layover/internal/proxy/http1"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -26,6 +27,9 @@ const (
 	DefaultDrainTimeout = 10 * time.Second
 	DefaultDialTimeout  = 5 * time.Second
 	DefaultMaxHeld      = 4096
+
+	DefaultReadHeaderTimeout = 15 * time.Second
+	DefaultIdleTimeout       = 3 * time.Minute // longer than clients keep connections, so that they close first
 )
 
 // Options says how a proxy behaves. The zero value is ready to use.
@@ -41,27 +45,35 @@ type Options struct {
 	// Logger gets the errors that no client is told about. Nil means [slog.Default].
 	Logger *slog.Logger
 
-	DrainTimeout  time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
-	DialTimeout   time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
-	AnswerTimeout time.Duration // how long an instance may take to begin its answer; 0 means no limit
-	MaxHeld       int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+	DrainTimeout      time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
+	DialTimeout       time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
+	ReadHeaderTimeout time.Duration // how long a client may take to send the head of a request; 0 means DefaultReadHeaderTimeout
+	IdleTimeout       time.Duration // how long a client's connection is kept without a request; 0 means DefaultIdleTimeout
+	AnswerTimeout     time.Duration // how long an instance may take to begin its answer; 0 means no limit
+	MaxHeld           int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+
+	// NoFastPath has net/http serve all of HTTP/1.1: for comparisons.
+	NoFastPath bool
 }
 
 // Proxy forwards requests to the versions that a table selects. It is safe for
 // concurrent use.
 type Proxy struct {
-	options    Options
-	page       *template.Template
-	transports *transports
-	buffers    *bufferPool
-	exchanges  sync.Pool // of *exchange
-	current    atomic.Pointer[snapshot]
-	flights    flights
-	counters   counters
-	held       atomic.Int64
-	active     flight        // all requests
-	stopping   chan struct{} // closed when Run drains: held requests are let go
-	stop       sync.Once     // closes stopping
+	options        Options
+	page           *template.Template
+	transports     *transports
+	buffers        *bufferPool
+	relays         sync.Pool // of *relay
+	conns          fastConns
+	limits         http1.Limits
+	current        atomic.Pointer[snapshot]
+	flights        flights
+	counters       counters
+	held           atomic.Int64
+	active         flight // all requests
+	halfCloseGrace time.Duration
+	stopping       chan struct{} // closed when Run drains: held requests are let go
+	stop           sync.Once     // closes stopping
 
 	mu sync.Mutex // serializes SetTable
 }
@@ -79,15 +91,19 @@ func New(options Options) *Proxy {
 	}
 	options.DrainTimeout = orDefault(options.DrainTimeout, DefaultDrainTimeout)
 	options.DialTimeout = orDefault(options.DialTimeout, DefaultDialTimeout)
+	options.ReadHeaderTimeout = orDefault(options.ReadHeaderTimeout, DefaultReadHeaderTimeout)
+	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
 	p := &Proxy{
-		options:    options,
-		page:       parsePage(),
-		transports: newTransports(options.DialTimeout, options.AnswerTimeout),
-		buffers:    newBufferPool(),
-		stopping:   make(chan struct{}),
+		options:        options,
+		page:           parsePage(),
+		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
+		buffers:        newBufferPool(),
+		stopping:       make(chan struct{}),
+		limits:         http1.Limits{Head: maxHeaderBytes, Target: maxTarget, Fields: maxFields},
+		halfCloseGrace: halfCloseGrace,
 	}
-	p.exchanges.New = func() any { return newExchange(p) }
+	p.relays.New = func() any { return newRelay(p) }
 	p.current.Store(&snapshot{table: route.EmptyTable(), replaced: make(chan struct{})})
 	return p
 }
@@ -122,14 +138,13 @@ func (p *Proxy) WaitIdle(ctx context.Context, instanceID string) error {
 	return p.flights.waitIdle(ctx, instanceID)
 }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
-	p.active.enter()
-	defer p.active.leave()
-	x := p.exchanges.Get().(*exchange)
-	x.begin(w, r, trusted)
-	defer x.end()
-	x.run()
-	x.completed = true
+func (p *Proxy) isStopping() bool {
+	select {
+	case <-p.stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 func orDefault[T int | time.Duration](value, fallback T) T {

@@ -63,6 +63,7 @@ func newWorld(t *testing.T, options Options, services ...route.Service) *world {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	w.Proxy = New(options)
+	w.halfCloseGrace = 50 * time.Millisecond
 	w.set(t, services...)
 	plain, trusted := listen(t), listen(t)
 	w.addr, w.trusted = plain.Addr().String(), trusted.Addr().String()
@@ -167,7 +168,7 @@ type records struct {
 func (r *records) add(record *Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, *record)
+	r.all = append(r.all, record.Clone())
 }
 
 func (r *records) list() []Record {
@@ -389,9 +390,9 @@ func TestTraceID(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, traceID(http.Header{"Traceparent": {c.line}}))
+			require.Equal(t, c.want, traceID([]string{c.line}))
 		})
 	}
-	require.Empty(t, traceID(http.Header{}))
-	require.Empty(t, traceID(http.Header{"Traceparent": {"00-" + id + "-00f067aa0ba902b7-01", "x"}}))
+	require.Empty(t, traceID(nil))
+	require.Empty(t, traceID([]string{"00-" + id + "-00f067aa0ba902b7-01", "x"}))
 }

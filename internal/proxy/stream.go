@@ -59,6 +59,9 @@ func (w *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *answerWriter) begin(status int) {
+	if status != http.StatusSwitchingProtocols && wantsUpgrade(w.request) {
+		w.Header().Set("Connection", "close") // what the client sends next was not read as HTTP; see strictConn
+	}
 	if w.status == 0 {
 		w.status, w.first = status, time.Now()
 	}
@@ -87,10 +90,7 @@ func (t *tunnel) Write(b []byte) (int, error) {
 
 // CloseWrite tells the client that nothing more comes.
 func (t *tunnel) CloseWrite() error {
-	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return t.Close()
+	return closeWrite(t.Conn)
 }
 
 // requestBody is the client's body on its way to an instance. The transport
