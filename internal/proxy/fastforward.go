@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -216,23 +217,27 @@ func (c *fastConn) appendRequest(b []byte) []byte {
 	return append(b, crlf...)
 }
 
-// appendUpgrade passes on the wish for another protocol, or that it is granted; not the
-// one for another HTTP: it would tie all that follows to the version of this request.
+// appendUpgrade passes on the wish for another protocol, or that it is granted.
 func appendUpgrade(b []byte, h *http1.Head) []byte {
-	for i := range h.Fields {
-		f := &h.Fields[i]
-		if f.Name != http1.UpgradeName {
-			continue
-		}
-		if isHTTPUpgrade(view(f.Value)) {
-			return b
-		}
+	if to := upgradeOf(h); to != "" {
 		b = append(b, "Connection: Upgrade\r\n"...)
-		b = append(b, f.Line...)
-		return b
+		b = appendField(b, "Upgrade", to)
 	}
 	return b
 }
+
+// upgradeOf is the protocol that a head wants to go on in, or "". One that is another
+// HTTP does not count: it would tie all that follows to the version of this request.
+func upgradeOf(h *http1.Head) string {
+	for i := range h.Fields {
+		if f := &h.Fields[i]; f.Name == http1.UpgradeName && !isHTTPUpgrade(view(f.Value)) {
+			return view(f.Value)
+		}
+	}
+	return ""
+}
+
+var errUnaskedUpgrade = errors.New("it switches to a protocol that was not asked for")
 
 // readAnswer reads the head of the answer. Interim ones (1xx) go to the client.
 func (c *fastConn) readAnswer(u *upstream) error {
@@ -247,6 +252,9 @@ func (c *fastConn) readAnswer(u *upstream) error {
 		}
 		if u.head.Status >= 200 || u.head.Status == http.StatusSwitchingProtocols {
 			err := u.head.FrameAnswer(c.head.Method)
+			if u.head.Status == http.StatusSwitchingProtocols && (!c.head.Upgrade || !strings.EqualFold(upgradeOf(&c.head), upgradeOf(&u.head)) || upgradeOf(&u.head) == "") {
+				err = errUnaskedUpgrade
+			}
 			u.skip(n)
 			return err
 		}
