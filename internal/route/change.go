@@ -144,9 +144,8 @@ func (e *editor) changeServices(list []ServiceChange) {
 	for i := range list {
 		changes[list[i].Name] = list[i].Service
 	}
-	t := e.table
-	before := t.services
-	t.dir = newDirectory(before.size)
+	before := e.table.services
+	e.begin(before.size + len(list))
 	old := make(map[string]bool)
 	for _, s := range before.all() {
 		spec := s.definition()
@@ -167,7 +166,7 @@ func (e *editor) changeServices(list []ServiceChange) {
 			e.service(*spec, nil)
 		}
 	}
-	t.services = newVector(e.entries)
+	e.end()
 }
 
 // changeVersions changes the versions of one service after the other.

@@ -37,6 +37,9 @@ func (e *CompileError) Error() string {
 func Compile(spec Spec) (*Table, error) {
 	c := compiler{table: &Table{spec: spec}, seed: maphash.MakeSeed()}
 	c.table.spec.Services = nil
+	if len(spec.Routes) == 0 {
+		c.table.spec.Routes = nil
+	}
 	c.environment()
 	c.services(spec.Services)
 	c.routes()
@@ -53,6 +56,7 @@ type compiler struct {
 	seed     maphash.Seed // of all the table's indexes
 	problems []string
 	entries  []*ServiceEntry // by the number that the directory has for each
+	byHost   map[string]int  // exact hosts, and suffixes with their "*"
 }
 
 func (c *compiler) problem(format string, args ...any) {
@@ -102,12 +106,33 @@ func (c *compiler) environment() {
 
 // services compiles the services with their hosts and versions.
 func (c *compiler) services(list []Service) {
-	c.table.dir = newDirectory(len(list))
+	c.begin(len(list))
 	for i := range list {
 		if s := c.service(list[i], nil); s != nil {
 			c.versions(s, list[i].Versions)
 		}
 	}
+	c.end()
+}
+
+// begin makes room for so many services.
+func (c *compiler) begin(services int) {
+	c.table.dir = newDirectory(services)
+	c.byHost = make(map[string]int, services)
+}
+
+// end puts the services into the table.
+func (c *compiler) end() {
+	var hosts []hostEntry
+	for host, number := range c.byHost {
+		if suffix, wildcard := strings.CutPrefix(host, "*"); wildcard {
+			c.table.dir.suffixes[suffix] = number
+			c.table.dir.longest = max(c.table.dir.longest, len(suffix))
+		} else {
+			hosts = append(hosts, hostEntry{host, number})
+		}
+	}
+	c.table.dir.hosts = newIndex(c.seed, hosts, func(old, _ hostEntry) hostEntry { return old })
 	c.table.services = newVector(c.entries)
 }
 
@@ -151,12 +176,11 @@ func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
 	return s
 }
 
-// hosts checks the hosts of a service and puts them into the directory.
+// hosts checks the hosts of a service.
 func (c *compiler) hosts(s *ServiceEntry, number int, hosts []string) {
 	if len(hosts) == 0 {
 		hosts = []string{s.Name + "." + c.table.spec.Domain}
 	}
-	dir := c.table.dir
 	s.Hosts = make([]string, 0, len(hosts))
 	for _, host := range hosts {
 		normal, err := checkHost(host)
@@ -164,14 +188,9 @@ func (c *compiler) hosts(s *ServiceEntry, number int, hosts []string) {
 			c.problem("service %q: %s", s.Name, err)
 			continue
 		}
-		table, key := dir.hosts, normal
-		if suffix, wildcard := strings.CutPrefix(normal, "*"); wildcard {
-			table, key = dir.suffixes, suffix
-			dir.longest = max(dir.longest, len(suffix))
-		}
-		switch other, ok := table[key]; {
+		switch other, ok := c.byHost[normal]; {
 		case !ok:
-			table[key] = number
+			c.byHost[normal] = number
 			s.Hosts = append(s.Hosts, normal)
 		case other == number:
 			c.problem("service %q has the host %q twice", s.Name, normal)
@@ -219,10 +238,11 @@ func (c *compiler) checkVersionName(owner *Owner, name string) bool {
 // that it can outlive the others of its table.
 func newVersion(owner *Owner, spec *Version) *VersionEntry {
 	id := owner.Name + "@" + spec.Name
-	return &VersionEntry{
-		Service: owner, ID: id, Name: id[len(owner.Name)+1:],
-		State: spec.State, Reason: spec.Reason, Instances: spec.Instances,
+	v := &VersionEntry{Service: owner, ID: id, Name: id[len(owner.Name)+1:], State: spec.State, Reason: spec.Reason}
+	if len(spec.Instances) > 0 {
+		v.Instances = spec.Instances
 	}
+	return v
 }
 
 // check checks the state and the instances of a version that is new. It makes its

@@ -20,14 +20,14 @@ import (
 // Shards are added and removed one at a time (linear hashing), each time by dividing
 // one shard into two or joining two into one, so that no change has to move more.
 type index[V keyed] struct {
-	shards vector[[]slot[V]]
 	seed   maphash.Seed
-	used   int // names in all
+	shards vector[[]slot[V]] // none where nothing was ever in it
+	used   int               // names in all
 }
 
 // keyed is what an index holds. The zero value is never asked for its key.
 type keyed interface {
-	key() string // 1 to maxName bytes, always the same
+	key() string // 1 to maxKey bytes, always the same
 }
 
 // slot is half a cache line where the value is a pointer.
@@ -40,7 +40,8 @@ type slot[V keyed] struct {
 
 const (
 	slotHead  = 22
-	shardFill = 32 // names in a shard on the average; those still to be divided have up to twice as many
+	maxKey    = 255 // what fits in the size of a slot
+	shardFill = 128 // names in a shard on the average; those still to be divided have up to twice as many
 )
 
 // newIndex makes an index of values. Where two have one name, merge says which
@@ -88,7 +89,7 @@ func newIndex[V keyed](seed maphash.Seed, values []V, merge func(old, v V) V) in
 
 // find returns the value with the name, the zero value where there is none.
 func (x *index[V]) find(name []byte) (value V) {
-	if x.used == 0 || len(name) == 0 || len(name) > maxName {
+	if x.shards.size == 0 || len(name) == 0 || len(name) > maxKey {
 		return value
 	}
 	hash := maphash.Bytes(x.seed, name)
@@ -236,7 +237,7 @@ func newShard[V keyed](n int) []slot[V] {
 
 func slotOf[V keyed](hash uint64, v V) slot[V] {
 	name := v.key()
-	s := slot[V]{value: v, size: uint8(len(name)), tag: tagOf(hash)} //nolint:gosec // names have at most 63 bytes
+	s := slot[V]{value: v, size: uint8(len(name)), tag: tagOf(hash)} //nolint:gosec // at most maxKey
 	copy(s.head[:], name)
 	return s
 }
@@ -270,7 +271,7 @@ func search[V keyed](shard []slot[V], hash uint64, name []byte) *slot[V] {
 	if len(shard) == 0 {
 		return nil
 	}
-	size, tag := uint8(len(name)), tagOf(hash) //nolint:gosec // names have at most 63 bytes
+	size, tag := uint8(len(name)), tagOf(hash) //nolint:gosec // at most maxKey
 	for at := home(hash, len(shard)); ; at = after(at, len(shard)) {
 		s := &shard[at]
 		if s.size == 0 {

@@ -51,8 +51,8 @@ func (t *Table) resolve(r *Request, x *recorder) Decision {
 
 // selectService applies R1, and returns the label of the route in a preview host.
 func (t *Table) selectService(d *Decision, host []byte) (label []byte) {
-	if i, ok := t.dir.hosts[string(host)]; ok {
-		d.Service, d.HostBy = t.services.at(i), HostExact
+	if h := t.dir.hosts.find(host); h.host != "" {
+		d.Service, d.HostBy = t.services.at(h.service), HostExact
 		return nil
 	}
 	if s := t.bySuffix(host); s != nil {
@@ -97,8 +97,8 @@ func (t *Table) byPreview(host []byte) (s *ServiceEntry, label []byte) {
 		return nil, nil
 	}
 	if dashes < 0 {
-		if i, ok := t.dir.hosts[string(host[dot+1:])]; ok {
-			return t.services.at(i), host[:dot]
+		if h := t.dir.hosts.find(host[dot+1:]); h.host != "" {
+			return t.services.at(h.service), host[:dot]
 		}
 		return nil, nil
 	}

@@ -26,22 +26,29 @@ type Table struct {
 // their numbers, as their entries change with their versions.
 type directory struct {
 	byName   map[string]int
-	hosts    map[string]int // by exact host
-	suffixes map[string]int // by what stands behind "*": ".cart.test"
-	labels   map[string]int // by the label of the service in preview hosts
-	longest  int            // bytes of the longest suffix
-	room     int            // the least that a service's preview hosts leave for the label of the route
+	hosts    index[hostEntry] // exact hosts
+	suffixes map[string]int   // by what stands behind "*": ".cart.test"
+	labels   map[string]int   // by the label of the service in preview hosts
+	longest  int              // bytes of the longest suffix
+	room     int              // the least that a service's preview hosts leave for the label of the route
 }
 
 func newDirectory(services int) *directory {
 	return &directory{
 		byName:   make(map[string]int, services),
-		hosts:    make(map[string]int, services),
 		suffixes: make(map[string]int),
 		labels:   make(map[string]int, services),
 		room:     maxName,
 	}
 }
+
+// hostEntry is an exact host, and the number of the service that has it.
+type hostEntry struct {
+	host    string
+	service int
+}
+
+func (h hostEntry) key() string { return h.host }
 
 // EmptyTable is the table of an environment with nothing in it.
 func EmptyTable() *Table {
@@ -92,8 +99,8 @@ func (t *Table) Service(name string) *ServiceEntry {
 // ServiceEntry is one service of one table. It must not be changed.
 type ServiceEntry struct {
 	// What every decision reads comes first, to lie close together.
-	versions index[*VersionEntry] // by name
 	picks    map[string]string    // named route -> version, parents included
+	versions index[*VersionEntry] // by name
 
 	Default  *VersionEntry // nil where the default version does not exist
 	Name     string

@@ -9,9 +9,9 @@ import (
 // shares all but a few small pages with it. The first page is at hand, as most
 // lists have no other; the rest are found in two steps.
 type vector[T any] struct {
+	size  int     // items in all
 	first []T     // the first pageSize items
 	rest  [][][]T // pages of the others, pageSize of them together
-	size  int     // items in all
 }
 
 const (
