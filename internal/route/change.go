@@ -59,7 +59,7 @@ func (t *Table) Apply(c Change) (*Table, error) {
 	}
 	next := *t
 	next.spec.Revision = c.Revision
-	e := editor{compiler: compiler{table: &next, seed: t.names.seed}, room: t.dir.room}
+	e := editor{compiler: compiler{table: &next, seed: t.names.seed}}
 	if len(c.Services) > 0 {
 		e.changeServices(c.Services)
 	}
@@ -73,9 +73,7 @@ func (t *Table) Apply(c Change) (*Table, error) {
 	if len(e.problems) > 0 {
 		return nil, &CompileError{Problems: e.problems}
 	}
-	if next.dir.room != e.room {
-		e.labels()
-	}
+	e.countNames(t.dir.room)
 	return &next, nil
 }
 
@@ -134,7 +132,7 @@ func otherName(kind, name, other string) error {
 // it copies before it changes it.
 type editor struct {
 	compiler
-	room int // what the names in hashed are shortened to
+	counts []nameCount // what is to be added to the counts of names, each 1 or -1
 }
 
 // changeServices makes the directory and the entries of all services anew. They have
@@ -248,30 +246,56 @@ func (e *editor) changeRoutes(list []RouteChange) {
 	e.table.spec.Routes = routes
 }
 
-// count adds n, which is 1 or -1, to how many versions and named routes have a name.
-func (e *editor) count(name string, n int) {
+// count notes that n, which is 1 or -1, is to be added to the number of versions and
+// named routes with a name.
+func (e *editor) count(name string, n int) { e.counts = append(e.counts, nameCount{name, n}) }
+
+// countNames makes the names right again. Room is what preview hosts left for labels
+// before the change.
+func (e *editor) countNames(room int) {
 	t := e.table
-	known := t.names.find([]byte(name))
-	if known.count == 0 {
-		known.name = name
+	const many, times = 100, 16 // a change of a name costs as much as gathering so many names anew
+	if len(e.counts) > many && len(e.counts)*times > t.names.used {
+		e.names()
+		return
 	}
-	known.count += n
-	switch {
-	case known.count == 0:
-		t.names = t.names.without(name)
-	default:
+	for _, one := range e.counts {
+		known := t.names.find([]byte(one.name))
+		if known.count == 0 {
+			e.label(one.name, room)
+			t.names = t.names.with(one)
+			continue
+		}
+		if known.count += one.count; known.count == 0 {
+			e.unlabel(one.name, room)
+			t.names = t.names.without(one.name)
+			continue
+		}
 		t.names = t.names.with(known)
 	}
-	if isLabel(name, e.room) || known.count > 1 || known.count == 1 && n < 0 {
+	if t.dir.room != room {
+		e.labels()
+	}
+}
+
+// label adds a name to those that preview hosts shorten, if they do.
+func (e *editor) label(name string, room int) {
+	if !isLabel(name, room) {
+		hashed := &e.table.hashed
+		*hashed = hashed.with(hashed.find([]byte(hashText(name))).with(name))
+	}
+}
+
+// unlabel removes a name from those that preview hosts shorten, if they do.
+func (e *editor) unlabel(name string, room int) {
+	if isLabel(name, room) {
 		return
 	}
 	hash := hashText(name)
-	names := t.hashed.find([]byte(hash))
-	if known.count > 0 {
-		t.hashed = t.hashed.with(names.with(name))
-	} else if rest := names.without(name); rest != nil {
-		t.hashed = t.hashed.with(rest)
+	hashed := &e.table.hashed
+	if rest := hashed.find([]byte(hash)).without(name); rest != nil {
+		*hashed = hashed.with(rest)
 	} else {
-		t.hashed = t.hashed.without(hash)
+		*hashed = hashed.without(hash)
 	}
 }

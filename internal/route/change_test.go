@@ -227,6 +227,27 @@ func TestApply_ManyVersions(t *testing.T) {
 	}
 }
 
+// TestApply_ManyAtOnce holds that a change of many versions leads where one at a time does.
+func TestApply_ManyAtOnce(t *testing.T) {
+	spec := routetest.Spec(4, 300)
+	table := compiled(t, spec)
+	change := route.Change{Base: 1, Revision: 2, Services: []route.ServiceChange{{Name: "service-1"}}}
+	for i := range 400 {
+		name := fmt.Sprint("all.new_", i)
+		change.Versions = append(change.Versions, route.VersionChange{Service: "service-2", Name: name, Version: &route.Version{Name: name, State: route.Asleep}})
+	}
+	got, err := table.Apply(change)
+	require.NoError(t, err)
+	spec = changed(spec, change)
+	require.Equal(t, compiled(t, spec).Spec(), got.Spec())
+	for value, want := range map[string]route.Fallback{"pr-1-1": route.FallbackUnknown, "feature-2": route.FallbackNone, "all.new_399": route.FallbackDefault} {
+		d := got.Resolve(&route.Request{Host: "service-0.localhost", Baggage: []string{"dynamic_route=" + value}})
+		require.Equal(t, want, d.Fallback, value)
+	}
+	host := route.PreviewLabel("all.new_7", 57) + "--service-2.localhost"
+	require.Equal(t, "service-2@all.new_7", got.Resolve(&route.Request{Host: host}).Version.ID)
+}
+
 func TestApply_Refuses(t *testing.T) {
 	table := compiled(t, shop())
 	asleep := func(name string) *route.Version { return &route.Version{Name: name, State: route.Asleep} }
@@ -361,6 +382,9 @@ func oneVersion(table *route.Table, services, versionsPerService, n int) route.C
 // TestApply_CostsWhatChanges holds that a change allocates what it takes for one
 // version, whatever the table has.
 func TestApply_CostsWhatChanges(t *testing.T) {
+	if testing.Short() || raceDetector {
+		t.Skip("a table of 1,000,000 versions takes seconds, and gigabytes with the race detector")
+	}
 	const changes = 2000
 	perChange := func(versions int) float64 {
 		services, each := routetest.Shape(versions)
@@ -385,7 +409,10 @@ func TestApply_CostsWhatChanges(t *testing.T) {
 // TestApply_OldTablesAreGarbage holds that no table keeps an earlier one, or what only
 // an earlier one has.
 func TestApply_OldTablesAreGarbage(t *testing.T) {
-	const changes = 100_000
+	changes := 100_000
+	if raceDetector {
+		changes /= 10
+	}
 	services, each := routetest.Shape(1000)
 	table := compiled(t, routetest.Spec(services, each))
 	var collected atomic.Int64
@@ -414,7 +441,7 @@ func TestApply_OldTablesAreGarbage(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		runtime.GC()
-		return collected.Load() == changes/100
+		return collected.Load() == int64(changes/100)
 	}, 20*time.Second, time.Millisecond)
 	require.Nil(t, old.Value())
 	require.Nil(t, gone.Value())
@@ -427,6 +454,9 @@ func TestApply_OldTablesAreGarbage(t *testing.T) {
 
 // TestApply_MemoryOfATable holds what a version with one instance takes.
 func TestApply_MemoryOfATable(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own")
+	}
 	const versions = 100_000
 	heap := func() uint64 {
 		var stats runtime.MemStats

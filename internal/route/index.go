@@ -127,15 +127,9 @@ func (x index[V]) with(v V) index[V] {
 		x.shards = x.shards.with(at, shard)
 		return x
 	}
-	shard := newShard[V](taken(old) + 1)
-	for i := range old {
-		if s := &old[i]; s.size > 0 {
-			insert(shard, s.hash(x.seed), s)
-		}
-	}
-	s := slotOf(hash, v)
-	insert(shard, hash, &s)
-	x.shards = x.shards.with(at, shard)
+	var buf [2 * shardFill]*slot[V]
+	added := slotOf(hash, v)
+	x.shards = x.shards.with(at, x.shard(append(members(buf[:0], old), &added)))
 	x.used++
 	if x.used > shardFill*x.shards.size {
 		x.divide()
@@ -155,13 +149,9 @@ func (x index[V]) without(name string) index[V] {
 	if gone == nil {
 		return x
 	}
-	shard := newShard[V](taken(old) - 1)
-	for i := range old {
-		if s := &old[i]; s.size > 0 && s != gone {
-			insert(shard, s.hash(x.seed), s)
-		}
-	}
-	x.shards = x.shards.with(at, shard)
+	var buf [2 * shardFill]*slot[V]
+	stay := slices.DeleteFunc(members(buf[:0], old), func(s *slot[V]) bool { return s == gone })
+	x.shards = x.shards.with(at, x.shard(stay))
 	x.used--
 	if x.shards.size > 1 && x.used < shardFill/2*x.shards.size {
 		x.join()
@@ -174,19 +164,15 @@ func (x index[V]) without(name string) index[V] {
 func (x *index[V]) divide() {
 	last := x.shards.size
 	from := parentOf(last)
-	old := x.shards.at(from)
-	var moves []*slot[V]
-	var stays []*slot[V]
-	for i := range old {
-		switch s := &old[i]; {
-		case s.size == 0:
-		case shardOf(s.hash(x.seed), last+1) == last:
-			moves = append(moves, s)
-		default:
-			stays = append(stays, s)
+	var stay, move []*slot[V]
+	for _, s := range members(nil, x.shards.at(from)) {
+		if shardOf(s.hash(x.seed), last+1) == last {
+			move = append(move, s)
+		} else {
+			stay = append(stay, s)
 		}
 	}
-	x.shards = x.shards.with(from, x.shard(stays)).with(last, x.shard(moves))
+	x.shards = x.shards.with(from, x.shard(stay)).with(last, x.shard(move))
 }
 
 // join removes the last shard, and gives what it has back to the one that it was
@@ -194,14 +180,7 @@ func (x *index[V]) divide() {
 func (x *index[V]) join() {
 	last := x.shards.size - 1
 	to := parentOf(last)
-	var slots []*slot[V]
-	for _, shard := range [][]slot[V]{x.shards.at(last), x.shards.at(to)} {
-		for i := range shard {
-			if shard[i].size > 0 {
-				slots = append(slots, &shard[i])
-			}
-		}
-	}
+	slots := members(members(nil, x.shards.at(to)), x.shards.at(last))
 	x.shards = x.shards.withoutLast().with(to, x.shard(slots))
 }
 
@@ -290,14 +269,14 @@ func search[V keyed](shard []slot[V], hash uint64, name []byte) *slot[V] {
 	}
 }
 
-// taken is how many slots of a shard are in use.
-func taken[V keyed](shard []slot[V]) (n int) {
+// members appends to list the slots of a shard that are in use.
+func members[V keyed](list []*slot[V], shard []slot[V]) []*slot[V] {
 	for i := range shard {
 		if shard[i].size > 0 {
-			n++
+			list = append(list, &shard[i])
 		}
 	}
-	return n
+	return list
 }
 
 // home is the slot where the search for a hash begins: the hash scaled to the
