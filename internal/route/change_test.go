@@ -359,26 +359,6 @@ func TestApply_KeepsEntries(t *testing.T) {
 	require.Equal(t, "c", next.Service("cart").Default.Next().ID)
 }
 
-// oneVersion is the change that gives a version of a generated environment another
-// instance, and every other time removes or adds one.
-func oneVersion(table *route.Table, services, versionsPerService, n int) route.Change {
-	service, version := n%services, 2*(n%(versionsPerService/2))
-	c := route.VersionChange{Service: "service-" + strconv.Itoa(service), Name: "feature-" + strconv.Itoa(version)}
-	switch n % 4 {
-	case 0, 1:
-		if version == 0 {
-			c.Name = route.DefaultVersion
-		}
-		c.Version = &route.Version{Name: c.Name, State: route.Ready, Instances: []route.Instance{{ID: "i", Address: "127.0.0.1:" + strconv.Itoa(n%60000+1)}}}
-	case 2:
-		c.Name = "new-" + strconv.Itoa(n)
-		c.Version = &route.Version{Name: c.Name, State: route.Starting}
-	default:
-		c.Service, c.Name = "service-"+strconv.Itoa((n-1)%services), "new-"+strconv.Itoa(n-1)
-	}
-	return route.Change{Base: table.Revision(), Revision: table.Revision() + 1, Versions: []route.VersionChange{c}}
-}
-
 // TestApply_CostsWhatChanges holds that a change allocates what it takes for one
 // version, whatever the table has.
 func TestApply_CostsWhatChanges(t *testing.T) {
@@ -394,7 +374,7 @@ func TestApply_CostsWhatChanges(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		for n := range changes {
 			var err error
-			table, err = table.Apply(oneVersion(table, services, each, n))
+			table, err = table.Apply(routetest.Change(table, services, each, n))
 			require.NoError(t, err)
 		}
 		runtime.ReadMemStats(&after)
@@ -427,7 +407,7 @@ func TestApply_OldTablesAreGarbage(t *testing.T) {
 	}
 	begin := heap()
 	for n := range changes {
-		next, err := table.Apply(oneVersion(table, services, each, n))
+		next, err := table.Apply(routetest.Change(table, services, each, n))
 		require.NoError(t, err)
 		if n%100 == 0 {
 			runtime.AddCleanup(table, func(int) { collected.Add(1) }, 0)
@@ -504,7 +484,7 @@ func TestApply_WhileOldTablesDecide(t *testing.T) {
 	}
 	for n := range 2000 {
 		table := current.Load()
-		next, err := table.Apply(oneVersion(table, services, each, n))
+		next, err := table.Apply(routetest.Change(table, services, each, n))
 		require.NoError(t, err)
 		current.Store(next)
 	}
@@ -565,7 +545,7 @@ func BenchmarkApply(b *testing.B) {
 			b.ReportAllocs()
 			next := table
 			for n := 0; b.Loop(); n++ {
-				if next, err = next.Apply(oneVersion(next, services, each, n)); err != nil {
+				if next, err = next.Apply(routetest.Change(next, services, each, n)); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -62,8 +62,8 @@ func newIndex[V keyed](seed maphash.Seed, values []V, merge func(old, v V) V) in
 		ends[i+1] += ends[i]
 	}
 	order := make([]int32, len(values))
-	for i := len(values) - 1; i >= 0; i-- {
-		shard := shardOf(hashes[i], count)
+	for i, hash := range slices.Backward(hashes) {
+		shard := shardOf(hash, count)
 		ends[shard]--
 		order[ends[shard]] = int32(i) //nolint:gosec // a table has fewer than 2^31 names
 	}
@@ -196,7 +196,7 @@ func (x *index[V]) shard(slots []*slot[V]) []slot[V] {
 // shardOf is the shard of a hash among count: as many low bits of the hash as it
 // takes to number the shards, and one less where that shard is still to come.
 func shardOf(hash uint64, count int) int {
-	mask := 1<<bits.Len(uint(count-1)) - 1 //nolint:gosec // count is above 0
+	mask := 1<<bits.Len(uint(count-1)) - 1
 	at := int(hash) & mask                 //nolint:gosec // masked
 	if at >= count {
 		at &= mask >> 1
@@ -205,7 +205,7 @@ func shardOf(hash uint64, count int) int {
 }
 
 // parentOf is the shard that the shard number i, which is above 0, is divided from.
-func parentOf(i int) int { return i &^ (1 << (bits.Len(uint(i)) - 1)) } //nolint:gosec // above 0
+func parentOf(i int) int { return i &^ (1 << (bits.Len(uint(i)) - 1)) }
 
 // newShard makes a shard for n names. At most two of three slots are in use, so that
 // a search always ends, and soon.
