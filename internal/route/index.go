@@ -69,12 +69,12 @@ func newIndex[V keyed](seed maphash.Seed, values []V, merge func(old, v V) V) in
 	}
 	shards := make([][]slot[V], count)
 	for i := range shards {
-		members := order[ends[i]:]
+		own := order[ends[i]:]
 		if i+1 < count {
-			members = order[ends[i]:ends[i+1]]
+			own = order[ends[i]:ends[i+1]]
 		}
-		shards[i] = newShard[V](len(members))
-		for _, at := range members {
+		shards[i] = newShard[V](len(own))
+		for _, at := range own {
 			s := slotOf(hashes[at], values[at])
 			if old := insert(shards[i], hashes[at], &s); old != nil {
 				old.value = merge(old.value, values[at])
@@ -197,7 +197,7 @@ func (x *index[V]) shard(slots []*slot[V]) []slot[V] {
 // takes to number the shards, and one less where that shard is still to come.
 func shardOf(hash uint64, count int) int {
 	mask := 1<<bits.Len(uint(count-1)) - 1
-	at := int(hash) & mask                 //nolint:gosec // masked
+	at := int(hash) & mask //nolint:gosec // masked
 	if at >= count {
 		at &= mask >> 1
 	}
