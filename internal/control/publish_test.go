@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math/rand/v2"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/server"
 )
 
 // edge is a stand-alone proxy: it follows the table as one does over HTTP, and reports.
@@ -385,6 +388,48 @@ func BenchmarkChange(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				wave(b, c, i)
+			}
+		})
+	}
+}
+
+// BenchmarkChangeToWatcher measures how long a change takes from the wish to a proxy that
+// follows the table over HTTP and has it applied.
+func BenchmarkChangeToWatcher(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("versions=%d", n), func(b *testing.B) {
+			c := newManyControl(b, n)
+			s, err := server.New(server.Options{Control: c})
+			require.NoError(b, err)
+			srv := httptest.NewServer(s.Handler())
+			defer srv.Close()
+			defer s.CloseStreams()
+			client, err := api.NewClient(srv.URL)
+			require.NoError(b, err)
+			next, stop := iter.Pull2(client.FollowTableOnce(b.Context(), 0))
+			defer stop()
+			first, err, _ := next()
+			require.NoError(b, err)
+			table, err := route.Compile(*first.Table)
+			require.NoError(b, err)
+			for i := 0; b.Loop(); i++ {
+				key := control.Key{Service: "cart", Version: fmt.Sprintf("feature-%d", i%n)}
+				_, err := c.Stop(b.Context(), key, "")
+				require.NoError(b, err)
+				u, err, _ := next()
+				require.NoError(b, err)
+				require.NotNil(b, u.Change)
+				table, err = table.Apply(*u.Change)
+				require.NoError(b, err)
+				require.Nil(b, table.Service("cart").Version(key.Version))
+				b.StopTimer()
+				_, err = c.Deploy(b.Context(), key, api.Deployment{Overrides: api.Overrides{URL: "http://127.0.0.1:1"}})
+				require.NoError(b, err)
+				u, err, _ = next()
+				require.NoError(b, err)
+				table, err = table.Apply(*u.Change)
+				require.NoError(b, err)
+				b.StartTimer()
 			}
 		})
 	}

@@ -148,7 +148,7 @@ func checkRun(r api.Run) error {
 
 // checkProxy refuses what is to be told the address of the proxy, where that runs apart and
 // nobody said where it is.
-func (c *Control) checkProxy(run api.Run, env map[string]string) error {
+func (c *Control) checkProxy(key Key, run api.Run, env map[string]string) error {
 	name := run.Runtime()
 	if c.opts.DataPlane != nil || c.opts.ProxyAddress[name] != "" || run.External != nil {
 		return nil
@@ -169,7 +169,7 @@ func (c *Control) checkProxy(run api.Run, env map[string]string) error {
 			if run.Docker != nil {
 				hint += "; containers need its IP address, and not a loopback one"
 			}
-			return invalidf(hint, "{proxy} is used, and this server does not know where instances of the runtime %s reach the proxy", name)
+			return invalidf(hint, "%s uses {proxy}, and this server does not know where instances of the runtime %s reach the proxy", key, name)
 		}
 	}
 	return nil
