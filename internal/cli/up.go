@@ -64,7 +64,11 @@ func runUp(ctx context.Context, app *App, opts *upOptions) error {
 	defer func() { _ = env.close() }()
 	app.say("environment %s\n  server  %s\n", app.bold(file.Environment), env.serverURL())
 	for _, l := range env.proxies {
-		app.say("  proxy   http://%s\n", reachable(l.Listener.Addr().String()))
+		scheme := "http"
+		if l.TLS != nil {
+			scheme = "https"
+		}
+		app.say("  proxy   %s://%s\n", scheme, reachable(l.Listener.Addr().String()))
 	}
 	before, err := env.control.LastEvent(ctx)
 	if err != nil {

@@ -72,6 +72,10 @@ func (x *exchange) run() {
 		x.answer(problem)
 		return
 	}
+	if x.in.Method == http.MethodConnect {
+		x.connect()
+		return
+	}
 	if x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
 		// Or the server would read the whole body before it writes an answer.
 		// A writer that cannot is one of a test, or a middleware's.

@@ -21,8 +21,8 @@ import (
 func checkTarget(r *http.Request) *problem {
 	u := r.URL
 	switch {
-	case r.Method == http.MethodConnect:
-		return connectUnsupported(r.Host)
+	case r.Method == http.MethodConnect && !isWebSocketTunnel(r):
+		return connectUnsupported(r.Host, tunnelProtocol(r))
 	case u.Scheme == "https":
 		return httpsTarget(u.Host)
 	case u.Scheme != "" && u.Scheme != "http",
@@ -43,7 +43,7 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	in, out := pr.In, pr.Out
 	x.aim(out)
 	keepTarget(out.URL, in.URL, in.Method, out.Host)
-	forward(out.Header, in, x.proxy.options.TrustForwarded)
+	forward(out.Header, in, x.proxy.trusted.contains(in.RemoteAddr))
 	out.Header[HopsHeader] = []string{strconv.Itoa(hops(in.Header) + 1)}
 	if x.decision.By != route.ByBaggage && x.decision.By != route.ByDefault {
 		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)

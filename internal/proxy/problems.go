@@ -190,7 +190,17 @@ func httpsTarget(host string) *problem {
 	}
 }
 
-func connectUnsupported(host string) *problem {
+// connectUnsupported refuses a CONNECT, or one with a :protocol (RFC 8441) that is not passed on.
+func connectUnsupported(host, protocol string) *problem {
+	if protocol != "" {
+		return &problem{
+			status: http.StatusNotImplemented,
+			code:   CodeConnect,
+			title:  "CONNECT is offered for WebSocket only",
+			detail: fmt.Sprintf("The client wants to speak %q with %s on a stream of HTTP/2.", protocol, host),
+			hint:   "Of the protocols over extended CONNECT (RFC 8441), use websocket.",
+		}
+	}
 	return &problem{
 		status: http.StatusNotImplemented,
 		code:   CodeConnect,
