@@ -76,6 +76,7 @@ func (x *exchange) connect() {
 	closeAnswer := context.AfterFunc(ctx, func() { _ = res.Body.Close() })
 	defer func() {
 		closeAnswer()
+		_ = x.in.Body.Close() // or HTTP/2's transport waits below for the end of what it reads from it
 		_ = res.Body.Close()
 	}()
 	if problem := x.checkTunnel(res); problem != nil {
@@ -139,7 +140,6 @@ func (x *exchange) relayTunnel(instance io.ReadCloser) {
 		x.proxy.copyTunnel(flushingWriter{&x.w, control}, instance)
 	}
 	_ = x.in.Body.Close()
-	_ = instance.Close()
 	<-done
 	if x.in.Context().Err() != nil || x.w.failed {
 		x.record.Error = string(x.cutOff())

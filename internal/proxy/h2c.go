@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -140,15 +141,19 @@ type upgradedConn struct {
 	request  []byte // compressed header; nil once the beginning was made
 	settings []http2.Setting
 	begin    bytes.Buffer
+	broken   error // why there is no beginning
 }
 
 // Read reads what the client sends.
 func (c *upgradedConn) Read(b []byte) (int, error) {
 	if c.request != nil {
 		if err := c.start(); err != nil {
-			return 0, fmt.Errorf("begin HTTP/2 after an upgrade: %w", err)
+			c.broken = fmt.Errorf("begin HTTP/2 after an upgrade: %w", err)
 		}
 		c.request, c.settings = nil, nil
+	}
+	if c.broken != nil {
+		return 0, c.broken
 	}
 	if c.begin.Len() > 0 {
 		return c.begin.Read(b)
@@ -165,7 +170,10 @@ func (c *upgradedConn) start() error {
 	if _, err := io.ReadFull(c.in, preface); err != nil {
 		return err
 	}
-	c.begin.Write(preface) // the server checks it
+	if string(preface) != http2.ClientPreface {
+		return errors.New("the client goes on with something else")
+	}
+	c.begin.Write(preface)
 	in, out := http2.NewFramer(nil, c.in), http2.NewFramer(&c.begin, nil)
 	in.SetMaxReadFrameSize(maxUpgradeSettings)
 	frame, err := in.ReadFrame()
