@@ -46,7 +46,7 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store",
 		},
-		"proof": {"api", "examples/shop", "internal/cli", "internal/route", "internal/route/routetest", "internal/runtime/process"},
+		"proof": {"api", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process"},
 		"test":  {},
 	}
 }

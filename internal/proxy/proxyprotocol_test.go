@@ -152,7 +152,9 @@ type scriptedConn struct {
 func (c *scriptedConn) Read(b []byte) (int, error) { return c.in.Read(b) }
 
 // RemoteAddr is on loopback.
-func (c *scriptedConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+func (c *scriptedConn) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
+}
 
 // SetReadDeadline does nothing.
 func (c *scriptedConn) SetReadDeadline(time.Time) error { return nil }
