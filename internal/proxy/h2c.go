@@ -47,6 +47,9 @@ func (p *Proxy) upgradeH2C(w http.ResponseWriter, r *http.Request, conns *handof
 	if err != nil {
 		return false
 	}
+	if batch, ok := conn.(*batchConn); ok {
+		batch.start()
+	}
 	upgraded := &upgradedConn{
 		Conn:     conn,
 		in:       io.MultiReader(io.LimitReader(buffered, int64(buffered.Reader.Buffered())), conn),

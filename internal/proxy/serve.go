@@ -78,13 +78,17 @@ func (p *Proxy) accept(listener Listener, conns *handoff) error {
 	defer func() { _ = listener.Close() }()
 	stop := context.AfterFunc(conns.closed, func() { _ = listener.Close() })
 	defer stop()
+	config := listener.TLS
+	if config != nil {
+		config = batchHTTP2(config)
+	}
 	pause := time.Duration(0)
 	for {
 		conn, err := listener.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			go p.admit(conn, listener.TLS, conns)
+			go p.admit(conn, config, conns)
 		case conns.closed.Err() != nil:
 			return nil
 		case isShortage(err):
@@ -111,6 +115,7 @@ func (p *Proxy) admit(conn net.Conn, config *tls.Config, conns *handoff) {
 		_ = conn.Close()
 		return
 	}
+	client = newBatchConn(client)
 	if config != nil {
 		client = tls.Server(client, config) // the server shakes hands
 	}
