@@ -37,6 +37,7 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 	}
 }

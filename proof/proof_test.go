@@ -32,6 +32,13 @@ func TestKill(t *testing.T) {
 	require.Contains(t, r.figure, ": 0 faults")
 }
 
+func TestInterop(t *testing.T) {
+	passed, failures, err := interopAll(t.Context(), interopRounds()[:2])
+	require.NoError(t, err)
+	require.Empty(t, failures)
+	require.Equal(t, 2*len(interopCases())-1, passed)
+}
+
 func TestResolveAllocatesNothing(t *testing.T) {
 	table, err := route.Compile(routetest.Spec(routetest.Shape(10_000)))
 	require.NoError(t, err)

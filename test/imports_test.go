@@ -28,8 +28,9 @@ func mayImport() map[string][]string {
 		"examples/shop/inventorypb":        {},
 		"internal/config":                  {"api", "internal/route"},
 		"internal/control":                 {"api", "internal/route"},
-		"internal/proxy":                   {"internal/proxy/http1", "internal/route"},
+		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
 		"internal/proxy/http1":             {},
+		"internal/proxy/xconnect":          {},
 		"internal/route":                   {},
 		"internal/route/routetest":         {"internal/route"},
 		"internal/runtime/docker":          runtime,
@@ -46,7 +47,7 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store",
 		},
-		"proof": {"api", "examples/shop", "internal/cli", "internal/route", "internal/route/routetest", "internal/runtime/process"},
+		"proof": {"api", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process"},
 		"test":  {},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +42,8 @@ type environment struct {
 	proxy     *proxy.Proxy // nil where it runs apart
 	control   *control.Control
 	server    *server.Server
-	proxies   []proxy.Listener
+	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
+	certs     *proxy.Certificates // of the latter; nil where there are none
 	serverLis net.Listener
 }
 
@@ -86,7 +89,11 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	file, log := e.file, e.log
 	var plane control.DataPlane
 	if !e.apart {
-		e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+		e.proxy = proxy.New(proxy.Options{
+			TrustForwarded:    config.Networks(file.Proxy.TrustForwarded),
+			ProxyProtocolFrom: config.Networks(file.Proxy.ProxyProtocolFrom),
+			Logger:            log,
+		})
 		plane = e.proxy
 	}
 	e.control, err = control.New(ctx, control.Options{
@@ -131,6 +138,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	front, ctxFront := errgroup.WithContext(ctx)
 	if !e.apart {
 		front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	}
+	if e.certs != nil {
+		front.Go(func() error { return e.certs.Run(ctxFront) })
 	}
 	front.Go(func() error {
 		if err := e.apply(ctxFront); err != nil {
@@ -221,7 +231,7 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 const dockerHost = "docker"
 
 func (e *environment) wantsDockerListener() bool {
-	for _, address := range e.file.Proxy.Listen {
+	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
 		if strings.HasPrefix(address, dockerHost+":") {
 			return true
 		}
@@ -240,7 +250,11 @@ func (e *environment) listen(ctx context.Context) error {
 	for _, address := range e.file.Proxy.TrustedListen {
 		trusted[address] = true
 	}
-	for _, address := range e.file.Proxy.Listen {
+	encryption, err := e.loadCertificates()
+	if err != nil {
+		return err
+	}
+	for i, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
 		actual := address
 		if rest, ok := strings.CutPrefix(address, dockerHost+":"); ok {
 			gateway, err := e.docker.Gateway(ctx)
@@ -249,7 +263,11 @@ func (e *environment) listen(ctx context.Context) error {
 			}
 			actual = net.JoinHostPort(gateway.String(), rest)
 		}
-		l, err := listen(ctx, "proxy", "proxy.listen or LAYOVER_PROXY_LISTEN", actual)
+		setting, config := "proxy.listen or LAYOVER_PROXY_LISTEN", (*tls.Config)(nil)
+		if i >= len(e.file.Proxy.Listen) {
+			setting, config = "proxy.listen_tls or LAYOVER_PROXY_LISTEN_TLS", encryption
+		}
+		l, err := listen(ctx, "proxy", setting, actual)
 		if err != nil {
 			return err
 		}
@@ -257,13 +275,34 @@ func (e *environment) listen(ctx context.Context) error {
 		if len(trusted) == 0 {
 			isTrusted = actual != address || isLoopback(l.Addr())
 		}
-		e.proxies = append(e.proxies, proxy.Listener{Listener: l, Trusted: isTrusted})
+		e.proxies = append(e.proxies, proxy.Listener{Listener: l, TLS: config, Trusted: isTrusted})
 	}
 	if len(e.proxies) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
 	}
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
+}
+
+// loadCertificates reads the certificates of proxy.tls. The configuration is nil where there are none.
+func (e *environment) loadCertificates() (*tls.Config, error) {
+	var pairs []proxy.KeyPair
+	for _, pair := range e.file.KeyPairs() {
+		pairs = append(pairs, proxy.KeyPair{CertFile: pair.CertFile, KeyFile: pair.KeyFile})
+	}
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	var err error
+	if e.certs, err = proxy.LoadCertificates(pairs, e.log); err != nil {
+		return nil, &control.Error{
+			Code:    api.CodeInvalid,
+			Message: err.Error(),
+			Hint:    "the proxy does not start without the certificates of proxy.tls",
+			Err:     err,
+		}
+	}
+	return e.certs.TLSConfig(), nil
 }
 
 func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {
@@ -292,9 +331,9 @@ func (e *environment) proxyAddresses() map[string]string {
 		}
 		return out
 	}
-	for i, l := range e.proxies {
-		address := l.Listener.Addr().String()
-		if strings.HasPrefix(e.file.Proxy.Listen[i], dockerHost+":") {
+	for i, entry := range e.file.Proxy.Listen {
+		address := e.proxies[i].Listener.Addr().String()
+		if strings.HasPrefix(entry, dockerHost+":") {
 			out[api.RuntimeDocker] = cmp.Or(out[api.RuntimeDocker], address)
 			continue
 		}

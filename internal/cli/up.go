@@ -92,7 +92,11 @@ func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
 	defer func() { _ = env.close() }()
 	app.say("environment %s\n  server  %s\n", app.bold(file.Environment), env.serverURL())
 	for _, l := range env.proxies {
-		app.say("  proxy   http://%s\n", reachable(l.Listener.Addr().String()))
+		scheme := "http"
+		if l.TLS != nil {
+			scheme = "https"
+		}
+		app.say("  proxy   %s://%s\n", scheme, reachable(l.Listener.Addr().String()))
 	}
 	if env.apart {
 		app.say("  proxy   runs apart: see layover ls proxies\n")

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
-	"sync"
+	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +20,8 @@ type Listener struct {
 	// it: an unknown host is answered with the hosts that it resembles.
 	Trusted bool
 
-	// TLS makes the listener speak TLS. Nil means that it does not.
+	// TLS is what connections are encrypted with; see [Certificates.TLSConfig]. Nil
+	// means not at all.
 	TLS *tls.Config
 }
 
@@ -28,76 +31,127 @@ type door struct {
 	Listener
 
 	proxy  *Proxy
-	handed chan net.Conn // to net/http
-	closed chan struct{}
-	once   sync.Once
+	handed chan net.Conn   // to net/http
+	closed context.Context // ends when nothing more is accepted
+	end    context.CancelFunc
 }
 
 func newDoor(p *Proxy, l Listener) *door {
-	return &door{Listener: l, proxy: p, handed: make(chan net.Conn), closed: make(chan struct{})}
+	d := &door{Listener: l, proxy: p, handed: make(chan net.Conn)}
+	d.closed, d.end = context.WithCancel(context.Background())
+	if l.TLS != nil {
+		d.TLS = batchHTTP2(l.TLS)
+	}
+	return d
 }
 
-// run accepts connections until the listener is closed.
+// run accepts connections until the door is closed.
 func (d *door) run() error {
-	delay := time.Duration(0)
+	pause := time.Duration(0)
 	for {
 		conn, err := d.Listener.Listener.Accept()
-		if err == nil {
-			delay = 0
+		switch {
+		case err == nil:
+			pause = 0
 			go d.greet(conn)
-			continue
-		}
-		select {
-		case <-d.closed:
+		case d.closed.Err() != nil:
 			return nil
+		case isShortage(err):
+			pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
+			d.proxy.options.Logger.Warn("connections wait: none can be accepted", "listener", d.Addr().String(), "err", err)
+			select {
+			case <-time.After(pause):
+			case <-d.closed.Done():
+			}
 		default:
-		}
-		if temporary, ok := errors.AsType[net.Error](err); !ok || !temporary.Temporary() { //nolint:staticcheck // too many open files is
 			return err
 		}
-		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-		d.proxy.options.Logger.Error("connection not accepted", "err", err)
-		select {
-		case <-time.After(delay):
-		case <-d.closed:
-			return nil
-		}
 	}
 }
 
-// greet finds out what a new connection speaks, and serves it.
+// isShortage says whether Accept may work again once others have given something back.
+func isShortage(err error) bool {
+	for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, shortage) {
+			return true
+		}
+	}
+	return false
+}
+
+// greet finds out whose a new connection is and what it speaks, and serves it.
 func (d *door) greet(conn net.Conn) {
-	encrypted := false
-	if d.TLS != nil {
-		secure := tls.Server(conn, d.TLS)
-		ctx, cancel := context.WithTimeout(context.Background(), d.proxy.options.ReadHeaderTimeout)
-		err := secure.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			_ = conn.Close()
-			return
-		}
-		if secure.ConnectionState().NegotiatedProtocol == "h2" {
-			d.hand(secure)
-			return
-		}
-		conn, encrypted = secure, true
+	client, encrypted, err := d.open(conn)
+	switch {
+	case err != nil:
+		d.proxy.options.Logger.Debug("connection refused", "peer", conn.RemoteAddr().String(), "err", err)
+		_ = conn.Close()
+	case client == nil: // net/http has it
+	case d.proxy.options.NoFastPath:
+		d.hand(newStrictConn(d.proxy, client, encrypted))
+	default:
+		newFastConn(d, client, encrypted).serve()
 	}
-	if d.proxy.options.NoFastPath {
-		strict := newStrictConn(d.proxy, conn, input{}, false)
-		strict.encrypted = encrypted
-		d.hand(strict)
-		return
-	}
-	newFastConn(d, conn, encrypted).serve()
 }
 
-// hand gives a connection to net/http.
-func (d *door) hand(conn net.Conn) {
+// open reads what comes before HTTP: the header of the PROXY protocol, and the handshake of TLS.
+// A client that goes on in HTTP/2 is handed to net/http.
+func (d *door) open(conn net.Conn) (client net.Conn, encrypted bool, err error) {
+	// A peer that is slow with its header must not outlast the proxy.
+	stop := context.AfterFunc(d.closed, func() { _ = conn.Close() })
+	defer stop()
+	client, err = unwrapProxied(conn, d.proxy.proxied)
+	if err != nil || d.TLS == nil {
+		return client, false, err
+	}
+	secure := tls.Server(newBatchConn(client), d.TLS)
+	ctx, cancel := context.WithTimeout(d.closed, d.proxy.options.ReadHeaderTimeout)
+	defer cancel()
+	if err := secure.HandshakeContext(ctx); err != nil {
+		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && record.Conn != nil && isHTTP(record.RecordHeader[:]) {
+			d.proxy.refusePlain(record.Conn)
+		}
+		return nil, true, err
+	}
+	if secure.ConnectionState().NegotiatedProtocol == "h2" {
+		d.hand(secure)
+		return nil, true, nil
+	}
+	return secure, true, nil
+}
+
+// isHTTP says whether a client begins with HTTP where TLS ought to be.
+func isHTTP(b []byte) bool {
+	for _, method := range []string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH", "PRI *"} {
+		if string(b) == method {
+			return true
+		}
+	}
+	return false
+}
+
+// refusePlain tells a client that it has to speak TLS.
+func (p *Proxy) refusePlain(conn net.Conn) {
+	answer := plainHTTP().reply(&request{}, p.page, "")
+	b := appendStatusLine(nil, 1, answer.status, http.StatusText(answer.status))
+	for _, f := range answer.fields {
+		b = appendField(b, f.name, f.value)
+	}
+	b = append(b, "Connection: close\r\n\r\n"...)
+	_ = conn.SetDeadline(time.Now().Add(lingerTime))
+	if _, err := conn.Write(append(b, answer.body...)); err == nil && closeWrite(conn) == nil {
+		_, _ = io.CopyN(io.Discard, conn, lingerBytes) // or what is unread would take the answer away
+	}
+}
+
+// hand gives a connection to net/http, and says whether that took it.
+func (d *door) hand(conn net.Conn) bool {
 	select {
 	case d.handed <- conn:
-	case <-d.closed:
+		return true
+	case <-d.closed.Done():
 		_ = conn.Close()
+		return false
 	}
 }
 
@@ -106,13 +160,16 @@ func (d *door) Accept() (net.Conn, error) {
 	select {
 	case conn := <-d.handed:
 		return conn, nil
-	case <-d.closed:
+	case <-d.closed.Done():
 		return nil, net.ErrClosed
 	}
 }
 
 // Close ends accepting, from the listener and for net/http.
 func (d *door) Close() error {
-	d.once.Do(func() { close(d.closed) })
-	return d.Listener.Listener.Close()
+	d.end()
+	if err := d.Listener.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }

@@ -52,6 +52,7 @@ type fastConn struct {
 	now      time.Time // when the present request was read, else when the last one ended
 	deadline time.Time // for reading; zero where there is none
 	served   bool      // a request was answered
+	trusted  bool      // what the client's address says of other clients is believed
 	inHead   bool      // the head of a request is being read
 
 	writeLimited time.Time // when the limit for writing was set
@@ -83,6 +84,7 @@ func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
 	c.open(conn)
 	c.rq.peer, c.rq.encrypted, c.rq.trusted = conn.RemoteAddr().String(), encrypted, d.Trusted
 	c.rq.setIP()
+	c.trusted = d.proxy.trusted.contains(c.rq.peer)
 	c.watcher.c = c
 	return c
 }
@@ -232,13 +234,15 @@ func (c *fastConn) noHead(err error) outcome {
 
 // handOver gives the connection to net/http, which reads the present request anew.
 func (c *fastConn) handOver(http2 bool) outcome {
-	if c.raw != nil || !c.deadline.IsZero() {
+	if !c.deadline.IsZero() {
 		_ = c.conn.SetReadDeadline(time.Time{})
 	}
-	strict := newStrictConn(c.proxy, c.conn, c.input, http2)
-	strict.encrypted = c.rq.encrypted
+	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
+	strict.source.input, c.input = c.input, input{}
 	strict.begun = true
-	c.input = input{}
+	if http2 {
+		strict.startHTTP2()
+	}
 	if c.out != nil {
 		c.giveBack()
 	}

@@ -195,7 +195,7 @@ func (c *fastConn) appendRequest(b []byte) []byte {
 			b = appendField(b, "Baggage", line)
 		}
 	}
-	via := c.rq.via(c.proxy.options.TrustForwarded)
+	via := c.rq.via(c.trusted)
 	b = appendField(b, "X-Forwarded-For", via.chain)
 	b = appendField(b, "X-Forwarded-Host", via.host)
 	b = appendField(b, "X-Forwarded-Proto", via.proto)

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -168,7 +169,11 @@ func TestForward_ForwardedFields(t *testing.T) {
 				r.RemoteAddr = c.peer
 			}
 			out := make(http.Header)
-			x := relay{exchange: exchange{proxy: New(Options{TrustForwarded: c.trust}), rq: readRequest(r, false)}}
+			var options Options
+			if c.trust {
+				options.TrustForwarded = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+			}
+			x := relay{exchange: exchange{proxy: New(options), rq: readRequest(r, false)}}
 			x.setForwarded(out)
 			require.Equal(t, c.want, out)
 		})

@@ -191,6 +191,17 @@ func hostsDiffer(authority, host string) *problem {
 	}
 }
 
+// plainHTTP is HTTP on a listener that speaks TLS.
+func plainHTTP() *problem {
+	return &problem{
+		status: http.StatusBadRequest,
+		code:   CodeMalformed,
+		title:  "This address speaks TLS",
+		detail: "The client sent HTTP without TLS to an address of proxy.listen_tls.",
+		hint:   "Use https://, or an address of proxy.listen.",
+	}
+}
+
 // malformed is a request that two parsers could read differently.
 func malformed(err *http1.Error) *problem {
 	return &problem{
@@ -212,7 +223,17 @@ func httpsTarget(host string) *problem {
 	}
 }
 
-func connectUnsupported(host string) *problem {
+// connectUnsupported refuses a CONNECT, or one with a :protocol (RFC 8441) that is not passed on.
+func connectUnsupported(host, protocol string) *problem {
+	if protocol != "" {
+		return &problem{
+			status: http.StatusNotImplemented,
+			code:   CodeConnect,
+			title:  "CONNECT is offered for WebSocket only",
+			detail: fmt.Sprintf("The client wants to speak %q with %s on a stream of HTTP/2.", protocol, host),
+			hint:   "Of the protocols over extended CONNECT (RFC 8441), use websocket.",
+		}
+	}
 	return &problem{
 		status: http.StatusNotImplemented,
 		code:   CodeConnect,

@@ -14,6 +14,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +35,14 @@ const (
 
 // Options says how a proxy behaves. The zero value is ready to use.
 type Options struct {
-	// TrustForwarded keeps the X-Forwarded-* and Forwarded fields of requests and
-	// appends to them. Where it is off they are replaced by what the proxy itself saw.
-	TrustForwarded bool
+	// TrustForwarded are the networks of the proxies in front of this one: of requests
+	// from there the X-Forwarded-* and Forwarded fields are kept and appended to. For all others
+	// they are replaced by what the proxy itself saw.
+	TrustForwarded []netip.Prefix
+
+	// ProxyProtocolFrom are the networks of load balancers whose connections begin
+	// with the header of the PROXY protocol, version 1 or 2. They have to.
+	ProxyProtocolFrom []netip.Prefix
 
 	// Recorder is called once for each request, when its answer has been handed to the
 	// connection. It must return fast, and must not keep the record: it is used again.
@@ -60,6 +66,8 @@ type Options struct {
 // concurrent use.
 type Proxy struct {
 	options        Options
+	trusted        networks // Options.TrustForwarded
+	proxied        networks // Options.ProxyProtocolFrom
 	page           *template.Template
 	transports     *transports
 	buffers        *bufferPool
@@ -96,6 +104,8 @@ func New(options Options) *Proxy {
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
 	p := &Proxy{
 		options:        options,
+		trusted:        newNetworks(options.TrustForwarded),
+		proxied:        newNetworks(options.ProxyProtocolFrom),
 		page:           parsePage(),
 		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:        newBufferPool(),

@@ -355,6 +355,7 @@ func TestProxy_ForgetsVersionsAndInstancesThatLeft(t *testing.T) {
 	w.get(t, "cart.localhost", "/")
 	w.get(t, "cart.localhost", "/", "Baggage", "dynamic_route=pr-1")
 	require.Len(t, w.Requests(), 2)
+	w.records.wait(t, 2) // both are over for the proxy too
 
 	w.set(t, service("cart", ready("main", address)))
 	require.Equal(t, map[string]uint64{"cart@main": 1}, w.Requests())

@@ -72,6 +72,10 @@ func (x *relay) run() {
 		x.answer(problem)
 		return
 	}
+	if x.in.Method == http.MethodConnect {
+		x.connect()
+		return
+	}
 	if x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
 		// Or the server would read the whole body before it writes an answer.
 		// A writer that cannot is one of a test, or a middleware's.
@@ -108,7 +112,7 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 
 // setForwarded sets the fields that tell an instance about the client.
 func (x *relay) setForwarded(out http.Header) {
-	via := x.rq.via(x.proxy.options.TrustForwarded)
+	via := x.rq.via(x.proxy.trusted.contains(x.rq.peer))
 	values := [3]string{via.chain, via.host, via.proto} // one allocation for the three
 	out["X-Forwarded-For"] = values[0:1:1]
 	out["X-Forwarded-Host"] = values[1:2:2]

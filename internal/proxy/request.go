@@ -21,6 +21,7 @@ type request struct {
 	major     int    // of the version of HTTP
 	peer      string // address of the other end, host:port
 	ip        string // host of peer
+	protocol  string // of an extended CONNECT (RFC 8441)
 	encrypted bool   // it came over TLS
 	trusted   bool   // it came to a trusted listener
 
@@ -41,7 +42,7 @@ func readRequest(r *http.Request, trusted bool) request {
 	h := r.Header
 	rq := request{
 		method: r.Method, target: r.RequestURI, host: r.Host, major: r.ProtoMajor, peer: r.RemoteAddr,
-		encrypted: r.TLS != nil, trusted: trusted,
+		protocol: tunnelProtocol(r), encrypted: r.TLS != nil, trusted: trusted,
 		accept: h["Accept"], baggage: h["Baggage"], contentType: h.Get("Content-Type"), cookie: h["Cookie"],
 		forwarded: h["Forwarded"], forwardedFor: h["X-Forwarded-For"], forwardedHost: h["X-Forwarded-Host"],
 		forwardedProto: h["X-Forwarded-Proto"], hops: h[HopsHeader], traceparent: h["Traceparent"],
@@ -141,8 +142,9 @@ func (rq *request) origin() (slash string, rest string) {
 // absolute form with http where it agrees with Host, and "*" for OPTIONS.
 func (rq *request) checkTarget() *problem {
 	switch {
+	case rq.method == http.MethodConnect && strings.EqualFold(rq.protocol, websocketProtocol):
 	case rq.method == http.MethodConnect:
-		return connectUnsupported(rq.host)
+		return connectUnsupported(rq.host, rq.protocol)
 	case strings.EqualFold(rq.scheme, "https"):
 		return httpsTarget(rq.authority)
 	case rq.scheme != "" && !strings.EqualFold(rq.scheme, "http"),

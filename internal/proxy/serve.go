@@ -20,6 +20,10 @@ const (
 	maxFields            = 256
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
+
+	// How long to wait before Accept is tried again where the system has no descriptors left.
+	minAcceptPause = 5 * time.Millisecond
+	maxAcceptPause = time.Second
 )
 
 // errStopping is the cause that ends requests which outlast the drain.
@@ -34,8 +38,8 @@ func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	servers := make([]*http.Server, len(listeners))
 	for i, listener := range listeners {
-		servers[i] = p.server(requests, listener.Trusted)
 		d := newDoor(p, listener)
+		servers[i] = p.server(requests, d)
 		group.Go(func() error {
 			if err := servers[i].Serve(d); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("serve %s: %w", listener.Addr(), err)
@@ -61,12 +65,17 @@ func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
 	return group.Wait()
 }
 
-func (p *Proxy) server(requests context.Context, trusted bool) *http.Server {
+func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, trusted) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !wantsH2C(r) || !p.upgradeH2C(w, r, d) {
+				p.serve(w, r, d.Trusted)
+			}
+		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ErrorLog:          slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
 		Protocols:         &protocols,

@@ -53,15 +53,19 @@ const (
 	strictEnd                 // nothing more
 )
 
-// newStrictConn takes over a connection with what was read of it already, which from is.
-func newStrictConn(p *Proxy, conn net.Conn, from input, open bool) *strictConn {
-	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace}
+// newStrictConn takes over a new connection.
+func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
+	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, encrypted: encrypted}
 	c.source.open(conn)
-	c.source.input = from
-	if open {
-		c.state = strictOpen
-	}
 	return c
+}
+
+// startHTTP2 says that the client speaks HTTP/2 from here on, which needs no such care.
+func (c *strictConn) startHTTP2() {
+	c.begun, c.state = true, strictOpen
+	batch := newBatchConn(c.Conn)
+	batch.start()
+	c.Conn = batch
 }
 
 // preface is what a client of HTTP/2 sends first (RFC 9113, section 3.4).
@@ -111,7 +115,7 @@ func (c *strictConn) pass() error {
 		if !c.begun {
 			switch speaksHTTP2(rest) {
 			case yes:
-				c.begun, c.state = true, strictOpen
+				c.startHTTP2()
 				return nil
 			case unclear:
 				return c.source.fill()
@@ -284,14 +288,6 @@ func (c *strictConn) SetDeadline(t time.Time) error {
 
 // CloseWrite tells the client that nothing more comes.
 func (c *strictConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// closeWrite closes one half of a connection, or all of one that has no halves.
-func closeWrite(conn net.Conn) error {
-	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return conn.Close()
-}
 
 type connKey struct{}
 

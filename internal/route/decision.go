@@ -92,12 +92,12 @@ const (
 // it is so in spite of the route. It is empty where no version answers. The route
 // stands there as it came, with all that could harm a header percent-encoded,
 // and cut where it is long.
-func (d *Decision) ServedBy() string {
+func (d Decision) ServedBy() string {
 	return string(d.AppendServedBy(nil))
 }
 
 // AppendServedBy appends what [Decision.ServedBy] returns to b.
-func (d *Decision) AppendServedBy(b []byte) []byte {
+func (d Decision) AppendServedBy(b []byte) []byte {
 	if d.Version == nil {
 		return b
 	}
