@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -79,13 +78,13 @@ type Follower struct {
 	ended   context.Context
 	end     context.CancelFunc // lets go of what Run leaves behind
 
-	mu     sync.Mutex
-	table  *route.Table // nil before the first
-	status Status
-	server Server // connected to; nil where none is
-	drop   context.CancelCauseFunc
-	id     string
-	leave  map[string]struct{} // instances that left and have requests in flight
+	mu      sync.Mutex
+	table   *route.Table // nil before the first
+	status  Status
+	server  Server                  // that is followed; nil where none is
+	session uint64                  // counts the servers that were
+	drop    context.CancelCauseFunc // ends following it
+	leave   map[string]struct{}     // instances that left and have requests in flight
 }
 
 // Status is what a follower knows about its table.
@@ -137,7 +136,6 @@ func New(opts Options) *Follower {
 		started: time.Now(),
 		ready:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
-		id:      opts.ID,
 		leave:   make(map[string]struct{}),
 	}
 	f.status.Following = len(opts.Servers) > 0
@@ -213,16 +211,10 @@ func (f *Follower) Run(ctx context.Context) error {
 // Save writes the table to disk now, where it is not there yet.
 func (f *Follower) Save() error { return f.cache.save() }
 
-// Retire says that another process has taken over the name and the place of this
-// one: the table on disk is left to it, and what is still in flight here is reported under
-// another name.
-func (f *Follower) Retire() {
-	f.cache.stop()
-	f.mu.Lock()
-	f.id = fmt.Sprintf("%s.%d", f.opts.ID, os.Getpid())
-	f.mu.Unlock()
-	f.news()
-}
+// Retire says that another process has taken over the name and the place of this one: the
+// table on disk is left to it. This one goes on to follow and report, for what is still in flight
+// here; the server tells the two apart by when they started.
+func (f *Follower) Retire() { f.cache.stop() }
 
 // follow goes from server to server.
 func (f *Follower) follow(ctx context.Context) {
@@ -230,7 +222,7 @@ func (f *Follower) follow(ctx context.Context) {
 	pause.InitialInterval, pause.MaxInterval = f.opts.Backoff, f.opts.MaxBackoff
 	for i := 0; ; i = (i + 1) % len(f.opts.Servers) {
 		began := time.Now()
-		err := f.session(ctx, f.opts.Servers[i])
+		err := f.followOne(ctx, f.opts.Servers[i])
 		if ctx.Err() != nil {
 			return
 		}
@@ -246,8 +238,8 @@ func (f *Follower) follow(ctx context.Context) {
 	}
 }
 
-// session follows one server until that ends; the error says why.
-func (f *Follower) session(ctx context.Context, server Server) error {
+// followOne follows one server until that ends; the error says why.
+func (f *Follower) followOne(ctx context.Context, server Server) error {
 	ctx, drop := context.WithCancelCause(ctx)
 	defer drop(nil)
 	if err := f.greet(ctx, server); err != nil {
@@ -436,6 +428,7 @@ func (f *Follower) connected(server Server, drop context.CancelCauseFunc) {
 	f.mu.Lock()
 	now := time.Now()
 	f.server, f.drop = server, drop
+	f.session++
 	f.status.Server, f.status.ConnectedSince, f.status.ContactAt, f.status.Problem = server.URL(), now, now, ""
 	f.mu.Unlock()
 	f.log.Info("following a server", "server", server.URL(), "revision", f.revision())

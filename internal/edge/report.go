@@ -63,17 +63,24 @@ func (f *Follower) idle(id string) bool {
 func (f *Follower) report(ctx context.Context) {
 	tick := time.NewTicker(f.opts.ReportEvery)
 	defer tick.Stop()
+	var told told
 	failed := 0
 	for {
+		counted := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-f.wake:
+			counted = true
+		case <-f.wake: // quickly, without a look at every version
 		}
-		server, report, drop := f.compose()
+		server, session, drop := f.link()
 		if server == nil {
 			continue
+		}
+		report := f.compose()
+		if counted {
+			report.Requests = told.news(f.opts.DataPlane.Requests(), session)
 		}
 		err := f.send(ctx, server, report)
 		_, unreachable := errors.AsType[*api.UnreachableError](err)
@@ -82,6 +89,7 @@ func (f *Follower) report(ctx context.Context) {
 			return
 		case err == nil:
 			failed = 0
+			told.add(report.Requests)
 			f.contact()
 		case unreachable || errors.Is(err, context.DeadlineExceeded):
 			// The stream may stay open and silent for a minute: a machine that is gone closes nothing.
@@ -90,7 +98,7 @@ func (f *Follower) report(ctx context.Context) {
 				drop(fmt.Errorf("the server has not taken %d reports in a row: %w", lostReports, err))
 			}
 		default:
-			f.log.Debug("the server does not take the proxy's report", "server", server.URL(), "err", err)
+			f.log.Warn("the server does not take the proxy's report", "server", server.URL(), "err", err)
 		}
 	}
 }
@@ -101,20 +109,60 @@ func (f *Follower) send(ctx context.Context, server Server, report api.ProxyRepo
 	return server.ReportProxy(ctx, report)
 }
 
-func (f *Follower) compose() (Server, api.ProxyReport, context.CancelCauseFunc) {
+// link returns the server that is followed, for the how manyth time one is, and what ends that.
+func (f *Follower) link() (Server, uint64, context.CancelCauseFunc) {
 	f.mu.Lock()
-	server, drop := f.server, f.drop
-	report := api.ProxyReport{
-		ID:        f.id,
+	defer f.mu.Unlock()
+	return f.server, f.session, f.drop
+}
+
+func (f *Follower) compose() api.ProxyReport {
+	draining := f.Draining()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return api.ProxyReport{
+		ID:        f.opts.ID,
 		Addresses: f.opts.Addresses,
 		Build:     f.opts.Build,
 		StartedAt: f.started,
 		Revision:  f.status.Revision,
-		Draining:  slices.Sorted(maps.Keys(f.leave)),
+		Draining:  draining[:min(len(draining), maxDraining)],
 	}
-	f.mu.Unlock()
-	if server != nil {
-		report.Requests = f.opts.DataPlane.Requests()
+}
+
+// Bounds of a report, which servers refuse beyond.
+const (
+	maxDraining = 4096
+	maxCounts   = 4096
+)
+
+// told is what a server knows of the numbers of requests: only what differs is sent, and
+// what is too much for one report waits for the next.
+type told struct {
+	session uint64
+	counts  map[string]uint64
+}
+
+func (t *told) news(counts map[string]uint64, session uint64) map[string]uint64 {
+	if t.session != session { // it may have begun anew
+		t.session, t.counts = session, nil
 	}
-	return server, report, drop
+	changed := map[string]uint64{}
+	for version, n := range counts {
+		if len(changed) == maxCounts {
+			break
+		}
+		if t.counts[version] != n {
+			changed[version] = n
+		}
+	}
+	maps.DeleteFunc(t.counts, func(version string, _ uint64) bool { _, there := counts[version]; return !there })
+	return changed
+}
+
+func (t *told) add(counts map[string]uint64) {
+	if t.counts == nil {
+		t.counts = make(map[string]uint64, len(counts))
+	}
+	maps.Copy(t.counts, counts)
 }
