@@ -119,6 +119,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r
 // ("cart@main"). Versions that are not in the table are not in it.
 func (p *Proxy) Requests() map[string]uint64 { return p.counters.in(p.Table()) }
 
+// RequestsTo returns how many requests one version has answered.
+func (p *Proxy) RequestsTo(id string) uint64 { return p.counters.of(id) }
+
 // WaitIdle waits until no request is in flight to the instance, upgraded
 // connections included. Call it after SetTable with a table that lacks the instance: from
 // then on it gets no new ones. It returns the cause of ctx where that ends first.
