@@ -173,12 +173,11 @@ func proxyServers(app *App, opts *proxyCmdOptions) ([]edge.Server, error) {
 	}
 	var servers []edge.Server
 	for _, url := range urls {
-		// The follower itself decides where to go when a connection breaks.
-		client, err := api.NewClient(strings.TrimSpace(url), api.WithPatience(time.Nanosecond))
+		client, err := api.NewClient(strings.TrimSpace(url))
 		if err != nil {
 			return nil, usagef("it should look like "+defaultServer, "the server %q: %s", url, err)
 		}
-		servers = append(servers, followed{client})
+		servers = append(servers, client)
 	}
 	return servers, nil
 }

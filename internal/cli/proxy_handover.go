@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net"
 	"os"
 	"os/exec"
@@ -15,26 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/handover"
 )
-
-// followed is a server to follow.
-type followed struct{ *api.Client }
-
-// FollowTable gives whole tables.
-func (s followed) FollowTable(ctx context.Context, after uint64) iter.Seq2[api.TableUpdate, error] {
-	return func(yield func(api.TableUpdate, error) bool) {
-		for table, err := range s.WatchTable(ctx, after) {
-			if !yield(api.TableUpdate{Table: table}, err) {
-				return
-			}
-		}
-	}
-}
-
-// ReportProxy does nothing yet.
-func (s followed) ReportProxy(context.Context, api.ProxyReport) error { return nil }
 
 // predecessor returns what a running proxy hands over to this process: the one that started
 // it, or the one that listens at the --handover socket. There may be none.

@@ -3,12 +3,14 @@ package edge
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"time"
 )
 
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Ready          bool       `json:"ready"`
+	PID            int        `json:"pid"` // another one after a hand-over
 	Reason         string     `json:"reason,omitempty"` // why it is not ready
 	Environment    string     `json:"environment,omitempty"`
 	Revision       uint64     `json:"revision"`
@@ -49,7 +51,7 @@ func (f *Follower) Admin(metrics http.Handler, stopping func() bool) http.Handle
 func (f *Follower) readiness(stopping bool) Readiness {
 	s := f.Status()
 	answer := Readiness{
-		Ready: s.Table && !stopping, Environment: s.Environment, Revision: s.Revision,
+		Ready: s.Table && !stopping, PID: os.Getpid(), Environment: s.Environment, Revision: s.Revision,
 		Source: s.Source, Stale: s.Stale(), Server: s.Server, Problem: s.Problem, Draining: f.Draining(),
 	}
 	switch {

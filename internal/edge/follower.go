@@ -29,9 +29,9 @@ type Server interface {
 	URL() string
 	// Environment says which environment the server owns.
 	Environment(ctx context.Context) (api.Environment, error)
-	// FollowTable gives what is newer than the revision after, until ctx ends or the
+	// FollowTableOnce gives what is newer than the revision after, until ctx ends or the
 	// connection breaks. With 0 the first update is the whole table.
-	FollowTable(ctx context.Context, after uint64) iter.Seq2[api.TableUpdate, error]
+	FollowTableOnce(ctx context.Context, after uint64) iter.Seq2[api.TableUpdate, error]
 	// ReportProxy tells the server about this proxy.
 	ReportProxy(ctx context.Context, report api.ProxyReport) error
 }
@@ -291,7 +291,7 @@ func (e *gapError) Error() string { return e.err.Error() }
 func (e *gapError) Unwrap() error { return e.err }
 
 func (f *Follower) updates(ctx context.Context, server Server, after uint64) error {
-	for update, err := range server.FollowTable(ctx, after) {
+	for update, err := range server.FollowTableOnce(ctx, after) {
 		if err == nil {
 			err = f.update(update)
 		}
