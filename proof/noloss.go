@@ -183,7 +183,7 @@ func (n *losing) readyz(ctx context.Context) readyz {
 
 func (n *losing) endProxy() {
 	if n.proxyPID != 0 {
-		_ = syscall.Kill(n.proxyPID, syscall.SIGTERM)
+		_ = signalTo(n.proxyPID, syscall.SIGTERM)
 	}
 }
 
@@ -232,7 +232,7 @@ func (n *losing) phase(ctx context.Context, name string, do func() error) error 
 
 func (n *losing) handOver(ctx context.Context, do func(context.Context) error) error {
 	if n.plan.sabotage {
-		_ = syscall.Kill(n.proxyPID, syscall.SIGKILL)
+		_ = signalTo(n.proxyPID, syscall.SIGKILL)
 		return n.startProxy(ctx)
 	}
 	if err := do(ctx); err != nil {
@@ -243,7 +243,7 @@ func (n *losing) handOver(ctx context.Context, do func(context.Context) error) e
 }
 
 func (n *losing) hangUp(ctx context.Context) error {
-	if err := syscall.Kill(n.proxyPID, syscall.SIGHUP); err != nil {
+	if err := signalTo(n.proxyPID, syscall.SIGHUP); err != nil {
 		return err
 	}
 	return n.otherProxy(ctx)
@@ -262,6 +262,14 @@ func (n *losing) replace(ctx context.Context) error {
 	}
 	n.load.generation.Store(int64(n.generation))
 	return nil
+}
+
+func signalTo(pid int, signal os.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(signal)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

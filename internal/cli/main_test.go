@@ -22,6 +22,9 @@ import (
 	"github.com/layover-dev/layover/internal/server/servertest"
 )
 
+// asProgram is the variable that makes the program of the tests layover itself.
+const asProgram = "LAYOVER_TEST_AS_PROGRAM"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,6 +100,7 @@ type standAlone struct {
 	follower *edge.Follower
 	gates    []socket // of the proxy
 	admin    *socket  // nil where there is none
+	hangup   chan os.Signal
 	stopping atomic.Bool
 }
 
@@ -122,6 +125,9 @@ func runProxy(ctx context.Context, app *App, opts *proxyCmdOptions) error {
 		level = slog.LevelDebug
 	}
 	s := &standAlone{app: app, opts: opts, log: slog.New(slog.NewTextHandler(app.Err, &slog.HandlerOptions{Level: level}))}
+	s.hangup = make(chan os.Signal, 1) // one that comes before the start is complete waits
+	signal.Notify(s.hangup, syscall.SIGHUP)
+	defer signal.Stop(s.hangup)
 	before, err := s.predecessor(ctx)
 	if err != nil {
 		return err
@@ -316,6 +322,7 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 			s.log.Info("took over", "pid", before.PID)
 		}
 		s.tell()
+		s.notify()
 		return s.awaitSuccessor(serving, endServing)
 	})
 	front.Go(func() error { // a part behind that fails ends all

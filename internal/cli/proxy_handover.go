@@ -7,9 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,9 +37,6 @@ func (s *standAlone) predecessor(ctx context.Context) (*handover.Offer, error) {
 // often as it takes. Once another process serves in the place of this one, it calls
 // end and returns. It returns, too, when ctx ends.
 func (s *standAlone) awaitSuccessor(ctx context.Context, end func()) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	group, ctx := errgroup.WithContext(ctx)
 	asked := make(chan *net.UnixConn)
 	leave := func() {}
@@ -59,7 +54,7 @@ func (s *standAlone) awaitSuccessor(ctx context.Context, end func()) error {
 		for {
 			var err error
 			select {
-			case <-hangup:
+			case <-s.hangup:
 				err = s.restart(ctx)
 			case conn := <-asked:
 				err = s.give(ctx, conn)
@@ -169,5 +164,22 @@ func (s *standAlone) retire(ctx context.Context, end func()) {
 func (s *standAlone) shut(one socket) {
 	if err := one.gate.Shut(); err != nil {
 		s.log.Error("a listener that was handed over is still accepted on", "err", err)
+	}
+}
+
+// notify tells systemd, where that started the proxy, that this process serves and is the one
+// to watch; see sd_notify(3).
+func (s *standAlone) notify() {
+	path := s.app.env("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err == nil {
+		_, err = fmt.Fprintf(conn, "MAINPID=%d\nREADY=1\n", os.Getpid())
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
+		s.log.Warn("systemd does not learn that the proxy is ready", "err", err)
 	}
 }

@@ -28,10 +28,7 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
-const (
-	asProgram = "LAYOVER_TEST_AS_PROGRAM" // makes the program of the tests layover itself
-	patience  = 30 * time.Second          // for things that happen at once on an idle machine
-)
+const patience = 30 * time.Second // for things that happen at once on an idle machine
 
 // proxyProcess is `layover proxy` as a process of its own, and those that it hands over to.
 type proxyProcess struct {
@@ -200,6 +197,27 @@ func TestProxyHandsOver(t *testing.T) {
 	require.True(t, waitFor(next.ended))
 	_, err := net.Dial("tcp", p.address)
 	require.Error(t, err, "nobody holds the listeners any more")
+}
+
+func TestProxyTellsSystemdWhoServes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, systemd.Close()) }()
+	require.NoError(t, systemd.SetReadDeadline(time.Now().Add(patience)))
+	told := func() string {
+		text := make([]byte, 1<<10)
+		n, err := systemd.Read(text)
+		require.NoError(t, err)
+		return string(text[:n])
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	p := startProxy(t, self(t), "--table", tableFile(t, cart(t)))
+	pid := p.cmd.Process.Pid
+	require.Equal(t, fmt.Sprintf("MAINPID=%d\nREADY=1\n", pid), told())
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGHUP))
+	next := told()
+	require.Equal(t, fmt.Sprintf("MAINPID=%d\nREADY=1\n", p.waitOther(pid)), next)
 }
 
 func TestProxyGoesOnWhereTheNextIsBroken(t *testing.T) {

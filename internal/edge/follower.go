@@ -189,12 +189,14 @@ func (f *Follower) LoadCache() error {
 		return nil
 	}
 	f.cache.has(table.Revision())
-	f.take(table, nil, SourceCache)
+	if f.revision() < table.Revision() || f.current() == nil {
+		f.take(table, spec.Environment, SourceCache, nil)
+	}
 	return nil
 }
 
 // Use takes up a table that somebody else has: a fixed one.
-func (f *Follower) Use(table *route.Table) { f.take(table, nil, SourceFile) }
+func (f *Follower) Use(table *route.Table) { f.take(table, table.Spec().Environment, SourceFile, nil) }
 
 // Run follows until ctx ends, and then writes the last table to disk.
 func (f *Follower) Run(ctx context.Context) error {
@@ -269,11 +271,11 @@ func (f *Follower) greet(ctx context.Context, server Server) error {
 }
 
 func (f *Follower) sameEnvironment(name string) error {
-	have := f.current()
-	if have == nil || have.Spec().Environment == name || f.opts.AcceptReset {
+	s := f.Status()
+	if !s.Table || s.Environment == name || f.opts.AcceptReset {
 		return nil
 	}
-	return &RefusedError{Reason: fmt.Sprintf("it has the environment %s, and the table here is of %s", name, have.Spec().Environment)}
+	return &RefusedError{Reason: fmt.Sprintf("it has the environment %s, and the table here is of %s", name, s.Environment)}
 }
 
 // RefusedError says why a server is not followed though it answers.
@@ -314,8 +316,7 @@ func (f *Follower) update(update api.TableUpdate) error {
 		if err != nil {
 			return &gapError{err}
 		}
-		left := leftByChange(have, next, update.Change)
-		f.take(next, left, SourceServer)
+		f.take(next, f.Status().Environment, SourceServer, leftByChange(have, next, update.Change))
 	}
 	return nil
 }
@@ -331,17 +332,17 @@ func (f *Follower) snapshot(have *route.Table, spec *api.Table) error {
 	if err != nil {
 		return fmt.Errorf("the table of revision %d: %w", spec.Revision, err)
 	}
-	f.take(next, leftBySnapshot(have, next), SourceServer)
+	f.take(next, spec.Environment, SourceServer, leftBySnapshot(have, next))
 	return nil
 }
 
 // take makes table the one in force. The instances that left are watched until they are idle.
-func (f *Follower) take(table *route.Table, left []string, source string) {
+func (f *Follower) take(table *route.Table, environment, source string, left []string) {
 	f.opts.DataPlane.SetTable(table)
 	f.mu.Lock()
 	first := f.table == nil
 	f.table = table
-	f.status.Table, f.status.Revision, f.status.Environment = true, table.Revision(), table.Spec().Environment
+	f.status.Table, f.status.Revision, f.status.Environment = true, table.Revision(), environment
 	f.status.Source, f.status.TakenAt = source, time.Now()
 	f.status.Applied++
 	f.mu.Unlock()

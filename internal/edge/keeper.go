@@ -70,13 +70,15 @@ func (k *keeper) figures() (revision, errors uint64) {
 	return k.written, k.errors
 }
 
-// run writes what is put until ctx ends, and then what is left.
+// run writes what is put until ctx ends, and then what is left. That a table cannot be
+// written is in the log, and ends nothing.
 func (k *keeper) run(ctx context.Context) error {
 	for {
 		select {
 		case <-k.dirty:
 		case <-ctx.Done():
-			return k.save()
+			_ = k.save()
+			return nil
 		}
 		began := time.Now()
 		if err := k.save(); err != nil {

@@ -140,7 +140,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 	x := p.exchanges.Get().(*exchange)
 	x.begin(w, r, trusted)
 	defer x.end()
-	if p.retired.Load() {
+	if p.retired.Load() && r.Header.Get("Upgrade") == "" { // an upgraded connection ends when it is done
 		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
 	}
 	x.run()
