@@ -10,7 +10,7 @@ import (
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Ready          bool       `json:"ready"`
-	PID            int        `json:"pid"` // another one after a hand-over
+	PID            int        `json:"pid"`              // another one after a hand-over
 	Reason         string     `json:"reason,omitempty"` // why it is not ready
 	Environment    string     `json:"environment,omitempty"`
 	Revision       uint64     `json:"revision"`

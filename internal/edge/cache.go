@@ -241,6 +241,15 @@ func SetAside(path string) (string, error) {
 	return aside, nil
 }
 
+// syncDir makes a rename in dir last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 type counter struct{ bytes int64 }
 
 func (c *counter) Write(p []byte) (int, error) {

@@ -1,5 +1,3 @@
-//go:build !windows
-
 package handover
 
 import (
@@ -111,7 +109,7 @@ func listener(fd int) (*net.TCPListener, error) {
 // Spawn starts cmd with one end of a new connection at a file descriptor that
 // [Environment] names to it, and returns the other end. The command's environment must be set.
 func Spawn(cmd *exec.Cmd) (*net.UnixConn, error) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ends, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("make a connection for the hand-over: %w", err)
 	}
@@ -129,6 +127,18 @@ func Spawn(cmd *exec.Cmd) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("start the new process: %w", err)
 	}
 	return ours, nil
+}
+
+// socketpair makes two connected sockets that no process inherits by accident.
+func socketpair() ([2]int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(ends[0])
+		unix.CloseOnExec(ends[1])
+	}
+	return ends, err
 }
 
 // Inherited returns the connection to the process that started this one with [Spawn];
