@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -64,7 +65,7 @@ func (s *fake) start() *fake {
 	mux.HandleFunc("GET /api/v1/environment", s.environment)
 	mux.HandleFunc("GET /api/v1/table/watch", s.watch)
 	mux.HandleFunc("POST /api/v1/proxies/{id}", s.report)
-	server := &http.Server{Handler: mux} //nolint:gosec // of a test
+	server := &http.Server{Handler: mux}
 	s.mu.Lock()
 	s.server = server
 	s.mu.Unlock()
@@ -181,9 +182,7 @@ func (s *fake) reported() (api.ProxyReport, map[string]uint64) {
 	var last api.ProxyReport
 	counts := map[string]uint64{}
 	for _, last = range s.reports {
-		for id, n := range last.Requests {
-			counts[id] = n
-		}
+		maps.Copy(counts, last.Requests)
 	}
 	return last, counts
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -287,11 +288,7 @@ func (p *plane) WaitIdle(ctx context.Context, _ string) error {
 func (p *plane) Requests() map[string]uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := map[string]uint64{}
-	for id, n := range p.counts {
-		out[id] = n
-	}
-	return out
+	return maps.Clone(p.counts)
 }
 
 func (p *plane) count(id string, n uint64) {

@@ -28,7 +28,7 @@ func send(conn *net.UnixConn, line []byte, sockets []Socket) error {
 			}
 			var inner error
 			err = raw.Control(func(fd uintptr) { // which is valid in here
-				fds = append(fds, int(fd)) //nolint:gosec // a file descriptor is an int
+				fds = append(fds, int(fd))
 				inner = pass(left[1:])
 			})
 			return errors.Join(err, inner)
@@ -92,8 +92,8 @@ func parseRights(oob []byte) ([]*net.TCPListener, error) {
 }
 
 func listener(fd int) (*net.TCPListener, error) {
-	f := os.NewFile(uintptr(fd), "handed over") //nolint:gosec // a file descriptor is not negative
-	defer func() { _ = f.Close() }()            // the listener has a copy
+	f := os.NewFile(uintptr(fd), "handed over")
+	defer func() { _ = f.Close() }() // the listener has a copy
 	l, err := net.FileListener(f)
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func Spawn(cmd *exec.Cmd) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a connection for the hand-over: %w", err)
 	}
-	theirs := os.NewFile(uintptr(ends[1]), "hand-over") //nolint:gosec // a file descriptor is not negative
+	theirs := os.NewFile(uintptr(ends[1]), "hand-over")
 	defer func() { _ = theirs.Close() }()
 	ours, err := unixConn(ends[0])
 	if err != nil {
@@ -153,7 +153,7 @@ func Inherited(value string) (*net.UnixConn, error) {
 }
 
 func unixConn(fd int) (*net.UnixConn, error) {
-	f := os.NewFile(uintptr(fd), "hand-over") //nolint:gosec // a file descriptor is not negative
+	f := os.NewFile(uintptr(fd), "hand-over")
 	if f == nil {
 		return nil, fmt.Errorf("the file descriptor %d is none", fd)
 	}
