@@ -28,14 +28,16 @@ import (
 	"github.com/layover-dev/layover/internal/store"
 )
 
-// environment is server, proxy, runtimes and store of one environment in one process.
+// environment is server, proxy, runtimes and store of one environment in one process;
+// or all of that but the proxy, where proxies run apart.
 type environment struct {
 	file  *config.File
+	apart bool
 	log   *slog.Logger
 	store *store.DB
 
 	docker    *docker.Runtime
-	proxy     *proxy.Proxy
+	proxy     *proxy.Proxy // nil where it runs apart
 	control   *control.Control
 	server    *server.Server
 	proxies   []proxy.Listener
@@ -47,46 +49,61 @@ const stopTimeout = 2 * time.Minute
 
 // openEnvironment opens the store below data, listens, and wires everything
 // together. Nothing runs before [environment.run]. On an error nothing is left open.
-func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (_ *environment, err error) {
+func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
 	e := &environment{file: file, log: log}
+	return e, e.open(ctx, data)
+}
+
+// openServer is openEnvironment for proxies that run apart.
+func openServer(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
+	e := &environment{file: file, log: log, apart: true}
+	return e, e.open(ctx, data)
+}
+
+func (e *environment) open(ctx context.Context, data string) (err error) {
 	defer func() {
 		if err != nil {
 			_ = e.close() // the first error counts
 		}
 	}()
 	if data, err = filepath.Abs(data); err != nil {
-		return nil, fmt.Errorf("find the folder %s: %w", data, err)
+		return fmt.Errorf("find the folder %s: %w", data, err)
 	}
 	if e.store, err = store.OpenSQLite(ctx, filepath.Join(data, "layover.db")); err != nil {
-		return nil, err
+		return err
 	}
-	identity, err := readIdentity(filepath.Join(data, "id"), file.Environment)
+	identity, err := readIdentity(filepath.Join(data, "id"), e.file.Environment)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	runtimes, err := e.openRuntimes(ctx, data, identity)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.listen(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+	file, log := e.file, e.log
+	var plane control.DataPlane
+	if !e.apart {
+		e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+		plane = e.proxy
+	}
 	e.control, err = control.New(ctx, control.Options{
 		Environment:  file.Environment,
 		Domain:       file.Domain,
 		BaggageKey:   file.BaggageKey,
 		RouteHeader:  file.RouteHeader,
 		Hold:         time.Duration(file.Hold),
-		PreviewPort:  port(e.proxies[0].Listener.Addr().String()),
+		PreviewPort:  port(e.proxyAddress()),
 		Store:        e.store,
 		Runtimes:     runtimes,
-		DataPlane:    e.proxy,
+		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
 		Log:          log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
@@ -96,11 +113,12 @@ func openEnvironment(ctx context.Context, file *config.File, data string, log *s
 		Build:          build(),
 		Logger:         log,
 	})
-	return e, err
+	return err
 }
 
 // run serves until ctx ends, and then lets requests in flight finish, and
-// ends what it started. ready is called once everything serves and the file is applied.
+// ends what it started. Where the proxies run apart, what it started goes on: they serve it,
+// and the next server adopts it. ready is called once everything serves and the file is applied.
 func (e *environment) run(ctx context.Context, ready func(context.Context) error) error {
 	// The parts end one after another: first the proxy drains, then the server and
 	// the reconciler end, and only then the instances.
@@ -111,7 +129,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 
 	front, ctxFront := errgroup.WithContext(ctx)
-	front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	if !e.apart {
+		front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	}
 	front.Go(func() error {
 		if err := e.apply(ctxFront); err != nil {
 			return err
@@ -129,7 +149,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	err := front.Wait()
 	endReconciling()
 	err = errors.Join(ignoreCanceled(err), ignoreCanceled(behind.Wait()))
-
+	if e.apart {
+		return err
+	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, e.control.StopInstances(stopping))
@@ -170,7 +192,10 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 		return nil, err
 	}
 	gateway := ""
-	if e.wantsDockerListener() {
+	switch {
+	case e.apart:
+		gateway, _ = e.containersReach()
+	case e.wantsDockerListener():
 		probe, err := docker.New(docker.Options{Environment: identity, Logger: e.log})
 		if err != nil {
 			return nil, err
@@ -206,6 +231,11 @@ func (e *environment) wantsDockerListener() bool {
 
 // listen opens every listener, so that a port in use is told before anything starts.
 func (e *environment) listen(ctx context.Context) error {
+	var err error
+	if e.apart {
+		e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
+		return err
+	}
 	trusted := map[string]bool{}
 	for _, address := range e.file.Proxy.TrustedListen {
 		trusted[address] = true
@@ -232,7 +262,6 @@ func (e *environment) listen(ctx context.Context) error {
 	if len(e.proxies) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
 	}
-	var err error
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
 }
@@ -256,6 +285,13 @@ func listen(ctx context.Context, what, setting, address string) (net.Listener, e
 // proxyAddresses says where the instances of each runtime reach the proxy.
 func (e *environment) proxyAddresses() map[string]string {
 	out := map[string]string{}
+	if e.apart {
+		out[api.RuntimeProcess] = e.file.Proxy.Address
+		if ip, ok := e.containersReach(); ok {
+			out[api.RuntimeDocker] = net.JoinHostPort(ip, port(e.file.Proxy.Address))
+		}
+		return out
+	}
 	for i, l := range e.proxies {
 		address := l.Listener.Addr().String()
 		if strings.HasPrefix(e.file.Proxy.Listen[i], dockerHost+":") {
@@ -268,7 +304,27 @@ func (e *environment) proxyAddresses() map[string]string {
 	return out
 }
 
-func (e *environment) proxyURL() string { return "http://" + e.proxyAddresses()[api.RuntimeProcess] }
+// containersReach returns the IP address of a proxy that runs apart, where containers can
+// reach it at one.
+func (e *environment) containersReach() (string, bool) {
+	host, _, _ := net.SplitHostPort(e.file.Proxy.Address)
+	ip := net.ParseIP(host)
+	if ip == nil || ip.IsLoopback() {
+		return "", false
+	}
+	return ip.String(), true
+}
+
+// proxyAddress is where the machine of the server reaches a proxy; "" where nobody said.
+func (e *environment) proxyAddress() string { return e.proxyAddresses()[api.RuntimeProcess] }
+
+// proxyURL is empty where proxies run apart, and nobody said where.
+func (e *environment) proxyURL() string {
+	if address := e.proxyAddress(); address != "" {
+		return "http://" + address
+	}
+	return ""
+}
 
 func (e *environment) serverURL() string { return "http://" + reachable(e.serverLis.Addr().String()) }
 

@@ -117,10 +117,31 @@ func (k checker) listeners() {
 			}
 		}
 	}
+	if proxy.Address != "" {
+		k.reachable(proxy.Address, path{"proxy", "address"})
+	}
 	for i, address := range proxy.TrustedListen {
 		if !slices.Contains(proxy.Listen, address) {
 			k.value(path{"proxy", "trusted_listen", strconv.Itoa(i)}, didYouMean(address, proxy.Listen), "%q is not an entry of proxy.listen", clip(address))
 		}
+	}
+}
+
+// reachable checks a host:port to connect to.
+func (k checker) reachable(address string, p path) {
+	const hint = "write host:port such as 10.0.0.7:8080"
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		k.value(p, hint, "%q is not an address to connect to", clip(address))
+		return
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		k.value(p, hint, "%q is an address to listen on, and cannot be connected to", clip(address))
+	} else if _, message := hostProblem(host, false); ip == nil && message != "" {
+		k.value(p, hint, "%s", message)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+		k.value(p, "a port is a number from 1 to 65535", "%q is not a port", clip(port))
 	}
 }
 

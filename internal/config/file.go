@@ -40,6 +40,7 @@ type File struct {
 type Proxy struct {
 	Listen         []string `yaml:"listen,omitempty" env:"LAYOVER_PROXY_LISTEN" default:"127.0.0.1:8080" doc:"Addresses to listen on, as host:port. The host may be empty (every interface), or the word docker (the gateway of the Docker bridge, so that containers reach the proxy)" example:"docker:8080"`
 	TrustedListen  []string `yaml:"trusted_listen,omitempty" env:"LAYOVER_PROXY_TRUSTED_LISTEN" doc:"The entries of listen whose callers may be told names of services and versions in error answers. Default: those on a loopback address and on docker" example:"127.0.0.1:8080"`
+	Address        string   `yaml:"address,omitempty" env:"LAYOVER_PROXY_ADDRESS" doc:"Where instances and previews reach a stand-alone proxy, as host:port; it fills {proxy}. For layover server, whose proxies run apart; layover up knows where its own listens. Containers need an IP address" example:"10.0.0.7:8080"`
 	TrustForwarded bool     `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" default:"false" doc:"Keep the X-Forwarded-* and Forwarded headers that a request comes with. Only for a proxy that stands behind another one"`
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"sync"
@@ -249,7 +250,7 @@ func (f *fleet) countLocked(m *member, requests map[string]uint64) {
 
 // replaceLocked marks all processes of a proxy but the newest.
 func (f *fleet) replaceLocked(id string) {
-	var newest int64
+	newest := int64(math.MinInt64)
 	for p := range f.members {
 		if p.id == id {
 			newest = max(newest, p.started)

@@ -234,7 +234,9 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 	}
 	wait := time.Until(k.nextStart)
 	k.c.mu.Unlock()
-	k.seen() // what ran, runs no more
+	if wait > 0 || g.Run.External == nil {
+		k.seen() // what ran, runs no more; what somebody else runs is found by starting it
+	}
 	if wait > 0 {
 		if inst != nil {
 			k.fail(ctx, exitReason(inst.Status), wait)
@@ -248,6 +250,7 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 	switch {
 	case err == nil:
 		k.c.changed(ctx)
+		k.seen()
 		k.event(ctx, api.Event{
 			Type: api.EventInstanceHealth, Generation: g.Number,
 			Message: fmt.Sprintf("%s was started again and is healthy", k.key),
@@ -257,6 +260,7 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 		return 0
 	}
 	k.fail(ctx, err.Error(), delay)
+	k.seen()
 	return delay
 }
 

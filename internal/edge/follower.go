@@ -56,8 +56,8 @@ type Options struct {
 
 	Logger *slog.Logger // nil means [slog.Default]
 
-	Backoff     time.Duration // first pause after a server that did not answer; 0 means 100 ms
-	MaxBackoff  time.Duration // 0 means 5 s
+	Backoff     time.Duration // first pause when no server answered; 0 means 100 ms
+	MaxBackoff  time.Duration // 0 means 1.3 s: a server that was started waits 3 s for proxies to come back
 	ReportEvery time.Duration // 0 means 3 s
 }
 
@@ -128,7 +128,7 @@ func New(opts Options) *Follower {
 		opts.Logger = slog.Default()
 	}
 	opts.Backoff = orDefault(opts.Backoff, 100*time.Millisecond)
-	opts.MaxBackoff = orDefault(opts.MaxBackoff, 5*time.Second)
+	opts.MaxBackoff = orDefault(opts.MaxBackoff, 1300*time.Millisecond)
 	opts.ReportEvery = orDefault(opts.ReportEvery, 3*time.Second)
 	f := &Follower{
 		opts:    opts,
@@ -218,19 +218,23 @@ func (f *Follower) Save() error { return f.cache.save() }
 // here; the server tells the two apart by when they started.
 func (f *Follower) Retire() { f.cache.stop() }
 
-// follow goes from server to server.
+// follow goes from server to server. It pauses when it has tried each of them.
 func (f *Follower) follow(ctx context.Context) {
-	pause := backoff.NewExponentialBackOff()
+	pause := backoff.NewExponentialBackOff() // each a little random, so that proxies do not come all at once
 	pause.InitialInterval, pause.MaxInterval = f.opts.Backoff, f.opts.MaxBackoff
-	for i := 0; ; i = (i + 1) % len(f.opts.Servers) {
+	for tried := 1; ; tried++ {
+		server := f.opts.Servers[(tried-1)%len(f.opts.Servers)]
 		began := time.Now()
-		err := f.followOne(ctx, f.opts.Servers[i])
+		err := f.followOne(ctx, server)
 		if ctx.Err() != nil {
 			return
 		}
-		f.lost(f.opts.Servers[i], err)
+		f.lost(server, err)
 		if time.Since(began) > f.opts.MaxBackoff {
 			pause.Reset()
+		}
+		if tried%len(f.opts.Servers) != 0 {
+			continue
 		}
 		select {
 		case <-time.After(pause.NextBackOff()):

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -265,18 +264,23 @@ func TestSlowWatcherSkipsToASnapshot(t *testing.T) {
 	require.Contains(t, s.message(t), "id: 2000|event: table|", "what came in between is left out")
 }
 
-// A watcher that takes part of a table and then nothing holds it only so long.
-func TestWatcherThatStops(t *testing.T) {
-	log := &syncBuffer{}
-	e := newEnv(t, func(o *server.Options) {
-		o.WriteTimeout = 50 * time.Millisecond
-		o.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	})
-	e.SetTable(wide(2, 32<<20))
+// A watcher that takes a little of a long table again and again holds it only so long.
+func TestWatcherThatTrickles(t *testing.T) {
+	const size = 32 << 20
+	e := newEnv(t, func(o *server.Options) { o.WriteTimeout = 50 * time.Millisecond })
+	e.SetTable(wide(2, size))
 	s := e.open(t, "/api/v1/table/watch")
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "stream broke") }, 20*time.Second, time.Millisecond)
-	_, err := io.ReadAll(s.r)
-	require.Error(t, err)
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	read := int64(0)
+	for {
+		n, err := io.CopyN(io.Discard, s.r, 256<<10)
+		if read += n; err != nil {
+			break
+		}
+		<-pace.C
+	}
+	require.Less(t, read, int64(size))
 }
 
 func marshal(t *testing.T, spec route.Spec) []byte {
@@ -313,7 +317,6 @@ func TestProxies(t *testing.T) {
 	} {
 		require.Equal(t, 422, e.ask(t, "POST", bad, report).StatusCode, name)
 	}
-	require.Equal(t, 413, e.ask(t, "POST", "/api/v1/proxies/edge-1", `{"id":"`+strings.Repeat("x", 2<<20)+`"}`).StatusCode)
 }
 
 func TestLogs(t *testing.T) {
