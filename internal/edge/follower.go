@@ -84,7 +84,14 @@ type Follower struct {
 	server  Server                  // that is followed; nil where none is
 	session uint64                  // counts the servers that were
 	drop    context.CancelCauseFunc // ends following it
+	told    map[string]loss         // what the log has, by the URL of the server
 	leave   map[string]struct{}     // instances that left and have requests in flight
+}
+
+// loss is why a server is not followed.
+type loss struct {
+	problem string
+	refused bool // by this proxy, though the server answers
 }
 
 // Status is what a follower knows about its table.
@@ -136,6 +143,7 @@ func New(opts Options) *Follower {
 		started: time.Now(),
 		ready:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
+		told:    make(map[string]loss),
 		leave:   make(map[string]struct{}),
 	}
 	f.status.Following = len(opts.Servers) > 0
@@ -304,7 +312,7 @@ func (f *Follower) updates(ctx context.Context, server Server, after uint64) err
 		if err != nil {
 			return err
 		}
-		f.contact()
+		f.agreed(server)
 	}
 	return errors.New("the server ended the stream")
 }
@@ -434,9 +442,15 @@ func (f *Follower) connected(server Server, drop context.CancelCauseFunc) {
 	now := time.Now()
 	f.server, f.drop = server, drop
 	f.session++
+	level := slog.LevelInfo
+	if f.told[server.URL()].refused { // its answer to a greeting means nothing
+		level = slog.LevelDebug
+	} else {
+		delete(f.told, server.URL())
+	}
 	f.status.Server, f.status.ConnectedSince, f.status.ContactAt, f.status.Problem = server.URL(), now, now, ""
 	f.mu.Unlock()
-	f.log.Info("following a server", "server", server.URL(), "revision", f.revision())
+	f.log.Log(context.Background(), level, "following a server", "server", server.URL(), "revision", f.revision())
 	f.news()
 }
 
@@ -446,21 +460,31 @@ func (f *Follower) contact() {
 	f.status.ContactAt = time.Now()
 }
 
-// lost notes that a server is not followed any more. It is said once, and again where the
-// reason is another one.
+// agreed notes that a server's table was taken up.
+func (f *Follower) agreed(server Server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.ContactAt = time.Now()
+	delete(f.told, server.URL())
+}
+
+// lost notes that a server is not followed. It is said once of each server, and again where
+// the reason is another one.
 func (f *Follower) lost(server Server, err error) {
 	problem := fmt.Sprintf("%s: %v", server.URL(), err)
 	f.mu.Lock()
-	told := f.server == nil && f.status.Problem == problem
+	told := f.told[server.URL()].problem == problem
+	_, refused := errors.AsType[*RefusedError](err)
+	f.told[server.URL()] = loss{problem, refused}
 	f.server, f.drop = nil, nil
 	f.status.Server, f.status.ConnectedSince, f.status.Problem = "", time.Time{}, problem
 	revision := f.status.Revision
 	f.mu.Unlock()
-	if told && len(f.opts.Servers) == 1 {
+	if told {
 		return
 	}
 	level := slog.LevelWarn
-	if _, ok := errors.AsType[*RefusedError](err); ok {
+	if refused {
 		level = slog.LevelError
 	}
 	f.log.Log(context.Background(), level, "no server is followed; the last table stays in force", "server", server.URL(), "revision", revision, "err", err)

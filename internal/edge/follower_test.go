@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -160,6 +161,9 @@ func TestNeverGoesBack(t *testing.T) {
 			f.until(func(s Status) bool { return s.Problem != "" })
 			require.Contains(t, f.Status().Problem, "--accept-reset")
 			require.Eventually(t, func() bool { return bytes.Contains([]byte(log.String()), []byte("level=ERROR")) }, patience, 1e6)
+			before := server.wholes()
+			require.Eventually(t, func() bool { return server.wholes() > before+2 || name == "other environment" }, patience, 1e6, "it is asked again")
+			require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"), "and spoken of once: %s", &log)
 			require.EqualValues(t, 7, f.proxy.Table().Revision())
 			require.NotNil(t, f.proxy.Table().Service("cart"))
 			require.True(t, f.Status().Stale())
