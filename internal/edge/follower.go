@@ -64,7 +64,8 @@ type Options struct {
 const (
 	contactTimeout = 10 * time.Second // for a server to say which environment it owns
 	reportTimeout  = 5 * time.Second
-	lostReports    = 3 // in a row without an answer, and the server is given up
+	agreedAfter    = 2 * time.Second // of silence, a server that was refused is followed
+	lostReports    = 3               // in a row without an answer, and the server is given up
 )
 
 // Follower brings the tables of a server to a data plane. It is safe for concurrent use.
@@ -259,11 +260,21 @@ func (f *Follower) followOne(ctx context.Context, server Server) error {
 	if err := f.greet(ctx, server); err != nil {
 		return err
 	}
-	f.connected(server, drop)
-	err := f.updates(ctx, server, f.revision())
-	if _, ok := errors.AsType[*gapError](err); ok {
+	connected := func() { f.connected(ctx, server, drop) }
+	after := f.revision()
+	if f.wasRefused(server) {
+		// That it greets means nothing; that it goes on, or stays silent, does. Its changes
+		// may be of another table with our revision: it is asked for all of it.
+		after = 0
+		timer := time.AfterFunc(agreedAfter, connected)
+		defer timer.Stop()
+	} else {
+		connected()
+	}
+	err := f.updates(ctx, server, after, connected)
+	if _, ok := errors.AsType[*gapError](err); ok && after > 0 {
 		f.log.Warn("the table has a gap, and is asked for whole", "server", server.URL(), "err", err)
-		err = f.updates(ctx, server, 0)
+		err = f.updates(ctx, server, 0, connected)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -304,7 +315,8 @@ type gapError struct{ err error }
 func (e *gapError) Error() string { return e.err.Error() }
 func (e *gapError) Unwrap() error { return e.err }
 
-func (f *Follower) updates(ctx context.Context, server Server, after uint64) error {
+// updates takes up what a server sends, and calls agreed each time.
+func (f *Follower) updates(ctx context.Context, server Server, after uint64, agreed func()) error {
 	for update, err := range server.FollowTableOnce(ctx, after) {
 		if err == nil {
 			err = f.update(update)
@@ -312,7 +324,7 @@ func (f *Follower) updates(ctx context.Context, server Server, after uint64) err
 		if err != nil {
 			return err
 		}
-		f.agreed(server)
+		agreed()
 	}
 	return errors.New("the server ended the stream")
 }
@@ -437,20 +449,29 @@ func (f *Follower) revision() uint64 {
 	return 0
 }
 
-func (f *Follower) connected(server Server, drop context.CancelCauseFunc) {
+func (f *Follower) wasRefused(server Server) bool {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.told[server.URL()].refused
+}
+
+// connected notes that a server is followed, where ctx has not ended.
+func (f *Follower) connected(ctx context.Context, server Server, drop context.CancelCauseFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
 	now := time.Now()
+	f.status.ContactAt = now
+	if f.server != nil {
+		return
+	}
 	f.server, f.drop = server, drop
 	f.session++
-	level := slog.LevelInfo
-	if f.told[server.URL()].refused { // its answer to a greeting means nothing
-		level = slog.LevelDebug
-	} else {
-		delete(f.told, server.URL())
-	}
-	f.status.Server, f.status.ConnectedSince, f.status.ContactAt, f.status.Problem = server.URL(), now, now, ""
-	f.mu.Unlock()
-	f.log.Log(context.Background(), level, "following a server", "server", server.URL(), "revision", f.revision())
+	f.status.Server, f.status.ConnectedSince, f.status.Problem = server.URL(), now, ""
+	delete(f.told, server.URL())
+	f.log.Info("following a server", "server", server.URL(), "revision", f.status.Revision)
 	f.news()
 }
 
@@ -458,14 +479,6 @@ func (f *Follower) contact() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status.ContactAt = time.Now()
-}
-
-// agreed notes that a server's table was taken up.
-func (f *Follower) agreed(server Server) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.status.ContactAt = time.Now()
-	delete(f.told, server.URL())
 }
 
 // lost notes that a server is not followed. It is said once of each server, and again where

@@ -176,6 +176,21 @@ func TestNeverGoesBack(t *testing.T) {
 	}
 }
 
+// TestServerThatWasOlderIsAskedForAllOfIt holds that changes of a table that has our revision
+// and is another one are not applied to ours.
+func TestServerThatWasOlderIsAskedForAllOfIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	require.NoError(t, WriteCache(path, compiled(t, shopSpec(7, "lost")).Spec()))
+	server := newFake(t, shopSpec(6)).start()
+	f := follow(t, func(o *Options) { o.CacheFile = path }, server)
+	f.until(func(s Status) bool { return s.Problem != "" })
+	server.deploy(ready("pr-1", "a"), ready("pr-2", "b"))
+	f.untilRevision(8)
+	require.Nil(t, f.proxy.Table().Service("cart").Version("lost"))
+	require.NotNil(t, f.proxy.Table().Service("cart").Version("pr-1"))
+	f.until(func(s Status) bool { return !s.Stale() })
+}
+
 func TestReportsWhatDrains(t *testing.T) {
 	server := newFake(t, shopSpec(7)).start()
 	plane := &plane{idle: make(chan struct{}), counts: map[string]uint64{"cart@main": 3}}
