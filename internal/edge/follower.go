@@ -272,7 +272,7 @@ func (f *Follower) followOne(ctx context.Context, server Server) error {
 		connected()
 	}
 	err := f.updates(ctx, server, after, connected)
-	if _, ok := errors.AsType[*gapError](err); ok && after > 0 {
+	if _, ok := errors.AsType[*gapError](err); ok {
 		f.log.Warn("the table has a gap, and is asked for whole", "server", server.URL(), "err", err)
 		err = f.updates(ctx, server, 0, connected)
 	}
