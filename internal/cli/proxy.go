@@ -42,6 +42,7 @@ type proxyCmdOptions struct {
 
 	ReadyWithin time.Duration // at a hand-over
 	Linger      time.Duration // after one
+	Drain       time.Duration
 }
 
 const (
@@ -87,6 +88,7 @@ on. With --handover the next ` + "`layover proxy --handover FILE`" + ` takes the
 	f.BoolVar(&opts.AcceptReset, "accept-reset", false, "take a table that is older than the last one, or of another environment")
 	f.DurationVar(&opts.ReadyWithin, "ready-within", 30*time.Second, "how long a new process may take to get ready at a hand-over")
 	f.DurationVar(&opts.Linger, "linger", 10*time.Second, "after a hand-over, how long kept connections may bring another request")
+	f.DurationVar(&opts.Drain, "drain", proxy.DefaultDrainTimeout, "how long requests in flight may go on when the process ends")
 	f.BoolVar(&opts.Debug, "debug", false, "log more")
 	return cmd
 }
@@ -207,7 +209,9 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	if err != nil {
 		return err
 	}
-	s.proxy = proxy.New(proxyOptions(file, s.log))
+	options := proxyOptions(file, s.log)
+	options.DrainTimeout = s.opts.Drain
+	s.proxy = proxy.New(options)
 	s.follower = edge.New(edge.Options{
 		Servers: servers, DataPlane: s.proxy, CacheFile: s.opts.Cache, AcceptReset: s.opts.AcceptReset,
 		ID: id, Addresses: addresses, Build: build().Version, Logger: s.log,

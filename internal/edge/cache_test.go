@@ -169,7 +169,7 @@ func FuzzReadLines(f *testing.F) {
 	})
 }
 
-func BenchmarkWriteCache(b *testing.B) {
+func BenchmarkCache(b *testing.B) {
 	spec := shopSpec(1)
 	for i := range 100_000 {
 		spec.Services[0].Versions = append(spec.Services[0].Versions, route.Version{
@@ -177,7 +177,16 @@ func BenchmarkWriteCache(b *testing.B) {
 		})
 	}
 	path := filepath.Join(b.TempDir(), "table")
-	for b.Loop() {
+	b.Run("write", func(b *testing.B) {
+		for b.Loop() {
+			require.NoError(b, WriteCache(path, &spec))
+		}
+	})
+	b.Run("read", func(b *testing.B) {
 		require.NoError(b, WriteCache(path, &spec))
-	}
+		for b.Loop() {
+			_, err := ReadCache(path)
+			require.NoError(b, err)
+		}
+	})
 }
