@@ -323,6 +323,27 @@ func TestProxyRefusesBadInput(t *testing.T) {
 	}
 }
 
+func TestProxyFollowsEveryServerOfTheVariable(t *testing.T) {
+	app := newApp(nil, io.Discard, io.Discard, []string{"LAYOVER_SERVER=http://a:7070, b:7070"})
+	require.Equal(t, "http://a:7070", app.Server, "other commands take the first")
+	servers, err := proxyServers(app, &proxyCmdOptions{})
+	require.NoError(t, err)
+	require.Len(t, servers, 2)
+	require.Equal(t, "http://b:7070", servers[1].URL())
+
+	servers, err = proxyServers(app, &proxyCmdOptions{Servers: []string{"http://c:7070"}})
+	require.NoError(t, err)
+	require.Len(t, servers, 1)
+
+	app = newApp(nil, io.Discard, io.Discard, nil)
+	servers, err = proxyServers(app, &proxyCmdOptions{})
+	require.NoError(t, err)
+	require.Equal(t, defaultServer, servers[0].URL())
+	servers, err = proxyServers(app, &proxyCmdOptions{Table: "table.json"})
+	require.NoError(t, err)
+	require.Empty(t, servers, "a fixed table needs none")
+}
+
 // proxyLoad asks again and again, on new and on kept connections, and streams.
 type proxyLoad struct {
 	stop   atomic.Bool
