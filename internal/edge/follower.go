@@ -14,6 +14,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -484,7 +485,10 @@ func (f *Follower) contact() {
 // lost notes that a server is not followed. It is said once of each server, and again where
 // the reason is another one.
 func (f *Follower) lost(server Server, err error) {
-	problem := fmt.Sprintf("%s: %v", server.URL(), err)
+	problem := err.Error()
+	if !strings.Contains(problem, server.URL()) {
+		problem = server.URL() + ": " + problem
+	}
 	f.mu.Lock()
 	told := f.told[server.URL()].problem == problem
 	_, refused := errors.AsType[*RefusedError](err)
