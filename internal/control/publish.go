@@ -269,7 +269,7 @@ func (c *Control) changeLocked(t touched, table *route.Table) route.Change {
 		s, is := c.services[name]
 		now := routeService(s)
 		switch {
-		case is && !(was && reflect.DeepEqual(before, now)):
+		case is && (!was || !reflect.DeepEqual(before, now)):
 			change.Services = append(change.Services, route.ServiceChange{Name: name, Service: &now})
 		case was && !is:
 			change.Services = append(change.Services, route.ServiceChange{Name: name})
@@ -292,7 +292,7 @@ func (c *Control) changeLocked(t touched, table *route.Table) route.Change {
 		before, was := c.inTable.routes[name]
 		now, is := c.routes[name]
 		switch {
-		case is && !(was && reflect.DeepEqual(before, now)):
+		case is && (!was || !reflect.DeepEqual(before, now)):
 			change.Routes = append(change.Routes, route.RouteChange{Name: name, Route: &now})
 		case was && !is:
 			change.Routes = append(change.Routes, route.RouteChange{Name: name})

@@ -116,7 +116,8 @@ func (c *fastConn) next() outcome {
 	c.out = outs.Get().(*[]byte)
 	c.rq.take(&c.head)
 	c.begin(c.now)
-	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive || c.proxy.isStopping()
+	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive ||
+		c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
 	if c.head.Upgrade && c.wantsHTTP2() {
 		return c.handOver(false)
 	}

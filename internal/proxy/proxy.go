@@ -78,7 +78,9 @@ type Proxy struct {
 	flights        flights
 	counters       counters
 	held           atomic.Int64
-	active         flight // all requests
+	active         flight       // all requests
+	none           *route.Table // the table before the first: nothing is known of any host
+	retired        atomic.Bool  // see Retire
 	halfCloseGrace time.Duration
 	stopping       chan struct{} // closed when Run drains: held requests are let go
 	stop           sync.Once     // closes stopping
@@ -92,7 +94,8 @@ type snapshot struct {
 	replaced chan struct{} // closed when a newer table is in place
 }
 
-// New returns a proxy with an empty table. It starts nothing; see [Proxy.Run].
+// New returns a proxy without a table: before the first [Proxy.SetTable] it answers
+// everything with the problem no-table. It starts nothing; see [Proxy.Run].
 func New(options Options) *Proxy {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -109,12 +112,13 @@ func New(options Options) *Proxy {
 		page:           parsePage(),
 		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:        newBufferPool(),
+		none:           route.EmptyTable(),
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: maxHeaderBytes, Target: maxTarget, Fields: maxFields},
 		halfCloseGrace: halfCloseGrace,
 	}
 	p.relays.New = func() any { return newRelay(p) }
-	p.current.Store(&snapshot{table: route.EmptyTable(), replaced: make(chan struct{})})
+	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})
 	return p
 }
 
@@ -150,6 +154,11 @@ func (p *Proxy) RequestsTo(id string) uint64 { return p.counters.of(id) }
 func (p *Proxy) WaitIdle(ctx context.Context, instanceID string) error {
 	return p.flights.waitIdle(ctx, instanceID)
 }
+
+// Retire has every answer from now on end its connection, so that clients make their next
+// one to the process that has taken over the listeners. A connection is never closed under a
+// request that is on its way, as it can be when Run ends.
+func (p *Proxy) Retire() { p.retired.Store(true) }
 
 func (p *Proxy) isStopping() bool {
 	select {

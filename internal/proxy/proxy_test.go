@@ -369,10 +369,16 @@ func TestProxy_ForgetsVersionsAndInstancesThatLeft(t *testing.T) {
 
 func TestProxy_EmptyTable(t *testing.T) {
 	p := New(Options{Logger: slog.New(slog.DiscardHandler)})
-	w := httptest.NewRecorder()
-	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://cart.localhost/", nil))
-	require.Equal(t, http.StatusNotFound, w.Code)
-	require.Equal(t, string(CodeUnknownHost), w.Header().Get(ErrorHeader))
+	for _, want := range []struct {
+		status int
+		code   Code
+	}{{http.StatusServiceUnavailable, CodeNoTable}, {http.StatusNotFound, CodeUnknownHost}} {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://cart.localhost/", nil))
+		require.Equal(t, want.status, w.Code)
+		require.Equal(t, string(want.code), w.Header().Get(ErrorHeader))
+		p.SetTable(route.EmptyTable())
+	}
 	require.NoError(t, p.WaitIdle(t.Context(), "never-seen"))
 	require.Empty(t, p.Requests())
 }

@@ -58,6 +58,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 	}
 	x.begin(time.Now())
 	defer x.finish()
+	if p.retired.Load() && r.Header.Get("Upgrade") == "" { // an upgraded connection ends when it is done
+		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
+	}
 	x.run()
 	x.completed = true
 }
