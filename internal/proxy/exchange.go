@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"time"
 
 	"github.com/layover-dev/layover/internal/route"
@@ -30,6 +31,9 @@ type exchange struct {
 	decision  route.Decision
 	instance  *route.Instance
 	flight    *flight
+	version   *versionState // of the decided version, which the request has a place in; nil where it has none
+	paced     *pacedBody    // within body, where the client has to keep a pace
+	tooMany   bool          // another instance was not tried: too many requests were tried twice
 	record    Record
 	completed bool // false at the end where the answer was cut off
 }
@@ -57,8 +61,11 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request, trusted bool) {
 		Method:  r.Method,
 		Host:    r.Host,
 		Path:    r.URL.Path,
-		Peer:    r.RemoteAddr,
 		TraceID: traceID(r.Header),
+	}
+	x.record.Peer, _ = netip.ParseAddrPort(r.RemoteAddr) // the zero value where it is no address
+	if caller := x.proxy.options.Caller; caller != nil {
+		x.record.Caller = caller(x.record.Peer.Addr().Unmap())
 	}
 }
 
@@ -95,6 +102,13 @@ func (x *exchange) acquire() *problem {
 			return problem
 		}
 		if x.decision.Version.State == route.Ready {
+			switch waited, problem := x.reserve(); {
+			case problem != nil:
+				return problem
+			case waited: // and the table may be another one now
+				hold.version = x.decision.Version.ID
+				continue
+			}
 			entered, current := x.enter(now, "")
 			if entered {
 				return nil
@@ -103,9 +117,48 @@ func (x *exchange) acquire() *problem {
 				continue
 			}
 		}
+		x.unreserve()
 		if problem := hold.wait(x, now); problem != nil {
 			return problem
 		}
+	}
+}
+
+// reserve takes a place among the requests that the decided version works on, and
+// says whether it had to wait for one.
+func (x *exchange) reserve() (waited bool, _ *problem) {
+	state := x.proxy.versions.of(x.decision.Version.ID)
+	if state == x.version {
+		return false, nil
+	}
+	x.unreserve()
+	limits := &x.proxy.options.Concurrency
+	if !state.limiter.enter(limits) {
+		waited = true
+		if !state.limiter.wait(x.in.Context(), x.proxy.stopping, limits) {
+			return true, x.notReserved()
+		}
+	}
+	x.version = state
+	return waited, nil
+}
+
+func (x *exchange) notReserved() *problem {
+	if x.in.Context().Err() != nil {
+		return x.unwanted()
+	}
+	select {
+	case <-x.proxy.stopping:
+		return stopping()
+	default:
+		return overloaded(x.decision.Version.ID, x.proxy.options.Concurrency.PerVersion)
+	}
+}
+
+func (x *exchange) unreserve() {
+	if x.version != nil {
+		x.version.limiter.leave(&x.proxy.options.Concurrency)
+		x.version = nil
 	}
 }
 
@@ -141,21 +194,44 @@ func (x *exchange) refusal() *problem {
 // in flight. It is not entered where there is none, or where the table is no longer
 // current: then the instance may be about to leave, and nobody waits for this request.
 func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
+	instance, flight := x.pick(avoid)
+	if instance == nil {
+		return false, true
+	}
+	flight.enter()
+	if x.proxy.current.Load() != now {
+		flight.leave()
+		return false, false
+	}
+	x.instance, x.flight = instance, flight
+	return true, true
+}
+
+// pick returns the instance whose turn it is, other than avoid, with its entry. Those that
+// are out are passed over, unless there is no other.
+func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 	version := x.decision.Version
 	for range version.Instances {
-		instance := version.Next()
-		if instance == nil || instance.ID == avoid {
+		next := version.Next()
+		if next == nil || next.ID == avoid {
 			continue
 		}
-		flight := x.proxy.flights.enter(version, instance.ID)
-		if x.proxy.current.Load() != now {
-			flight.leave()
-			return false, false
+		instance, of = next, x.proxy.flights.of(version, next.ID)
+		if !x.proxy.outliers.out(&of.outlier) {
+			return instance, of
 		}
-		x.instance, x.flight = instance, flight
-		return true, true
 	}
-	return false, true
+	// With turns taken by others in between, this request may not have seen all.
+	for i := range version.Instances {
+		other := &version.Instances[i]
+		if instance == nil || other.ID == avoid {
+			continue
+		}
+		if flight := x.proxy.flights.of(version, other.ID); !x.proxy.outliers.out(&flight.outlier) {
+			return other, flight
+		}
+	}
+	return instance, of
 }
 
 // answer answers with a problem.
@@ -167,6 +243,9 @@ func (x *exchange) answer(pr *problem) {
 	if x.decision.Service != nil && x.decision.Version != nil {
 		x.w.Header().Set(ServedByHeader, x.decision.ServedBy())
 	}
+	if pr.code == CodeSlowBody && x.in.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close") // the rest of the body may come at any time
+	}
 	pr.write(&x.w, x.in, x.proxy.page)
 }
 
@@ -174,6 +253,10 @@ func (x *exchange) answer(pr *problem) {
 func (x *exchange) end() {
 	if x.flight != nil {
 		x.flight.leave()
+	}
+	x.unreserve()
+	if x.paced != nil {
+		x.paced.end()
 	}
 	x.finishRecord()
 	if x.proxy.options.Recorder != nil {
@@ -207,7 +290,7 @@ func (x *exchange) finishRecord() {
 		r.Version = d.Version.Name
 	}
 	if x.instance != nil {
-		r.Instance = x.instance.ID
+		r.Instance, r.Upstream = x.instance.ID, x.instance.Address
 	}
 	if !x.completed && r.Error == "" {
 		r.Error = string(x.cutOff())
@@ -217,6 +300,8 @@ func (x *exchange) finishRecord() {
 // cutOff says who is to blame for an answer that was cut off.
 func (x *exchange) cutOff() Code {
 	switch cause := context.Cause(x.in.Context()); {
+	case x.paced != nil && x.paced.slow.Load():
+		return CodeSlowBody
 	case errors.Is(cause, errStopping):
 		return CodeStopping
 	case cause != nil || x.w.failed:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -55,6 +56,10 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 		dropTunnelsOfHTTP(out.Header)
 	}
 	if out.Body != nil {
+		if rate := &x.proxy.options.BodyRate; rate.applies(in.ContentLength, in.Header.Get("Content-Type")) {
+			x.paced = newPacedBody(out.Body, rate, http.NewResponseController(x.w.ResponseWriter).SetReadDeadline)
+			out.Body = x.paced
+		}
 		x.body = &requestBody{ReadCloser: out.Body, in: in, out: out}
 		out.Body = x.body
 		if in.ContentLength < 0 && out.Trailer == nil {
@@ -80,14 +85,28 @@ func (x *exchange) aim(out *http.Request) {
 // nothing was sent, and one other instance of the same version is tried.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	res, err := x.transport().RoundTrip(out)
-	if err == nil || !isDialError(err) || out.Context().Err() != nil || !x.moveOn() {
+	if err == nil || !x.unreachable(err) || !x.moveOn() {
 		return res, err
 	}
 	again := out.Clone(out.Context())
 	again.Trailer = out.Trailer // the body writes into it
 	x.aim(again)
 	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
-	return x.transport().RoundTrip(again)
+	res, err = x.transport().RoundTrip(again)
+	if err != nil {
+		x.unreachable(err)
+	}
+	return res, err
+}
+
+// unreachable says whether an error means that no connection to the instance could be
+// made, and notes that.
+func (x *exchange) unreachable(err error) bool {
+	if !isDialError(err) || x.in.Context().Err() != nil {
+		return false
+	}
+	x.proxy.outliers.unreachable(&x.flight.outlier)
+	return true
 }
 
 func (x *exchange) transport() *http.Transport {
@@ -98,7 +117,7 @@ func (x *exchange) transport() *http.Transport {
 // table is in place, the instance is one of that table; the version stays the same.
 func (x *exchange) moveOn() bool {
 	failed, left := x.instance, x.flight
-	id := x.decision.Version.ID
+	id, paid := x.decision.Version.ID, false
 	for {
 		now := x.proxy.current.Load()
 		d := now.table.Resolve(&x.ask)
@@ -106,6 +125,14 @@ func (x *exchange) moveOn() bool {
 			return false
 		}
 		x.decision.Version = d.Version
+		if !slices.ContainsFunc(d.Version.Instances, func(i route.Instance) bool { return i.ID != failed.ID }) {
+			return false
+		}
+		if !paid && !x.version.budget.take(x.version.answers.Load()) {
+			x.tooMany = true
+			return false
+		}
+		paid = true
 		entered, current := x.enter(now, failed.ID)
 		if entered {
 			left.leave()
@@ -118,7 +145,8 @@ func (x *exchange) moveOn() bool {
 
 // modify completes the instance's answer.
 func (x *exchange) modify(res *http.Response) error {
-	x.proxy.counters.add(x.decision.Version.ID)
+	x.version.answers.Add(1)
+	x.proxy.outliers.answered(&x.flight.outlier, res.StatusCode)
 	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
@@ -149,6 +177,8 @@ func (x *exchange) explain(err error) *problem {
 	var timeout net.Error
 	id := x.decision.Version.ID
 	switch {
+	case x.paced != nil && x.paced.slow.Load():
+		return slowBody(&x.proxy.options.BodyRate)
 	case x.in.Context().Err() != nil:
 		return x.unwanted()
 	case x.body != nil && x.body.failed.Load():
@@ -156,7 +186,11 @@ func (x *exchange) explain(err error) *problem {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return instanceTimeout(id, x.instance, err)
 	case isDialError(err):
-		return noConnection(id, x.instance, err)
+		pr := noConnection(id, x.instance, err)
+		if x.tooMany {
+			pr.detail += " No other instance was tried: the budget for second tries is used up."
+		}
+		return pr
 	case isBrokenConnection(err):
 		return brokenConnection(id, x.instance, err)
 	}

@@ -26,6 +26,7 @@ const (
 	CodeVersionNotReady Code = "version-not-ready"    // 503: the version did not become ready in time
 	CodeVersionGone     Code = "version-gone"         // 503: the version was removed while the request waited for it
 	CodeTooManyHeld     Code = "too-many-held"        // 503: too many requests wait for versions
+	CodeOverloaded      Code = "overloaded"           // 503: the version works on as many requests as it may
 	CodeStopping        Code = "proxy-stopping"       // 503: the proxy is being stopped
 	CodeUnreachable     Code = "instance-unreachable" // 502: no connection, or it broke before the answer
 	CodeBadAnswer       Code = "bad-answer"           // 502: the instance's answer is not what its protocol says
@@ -33,8 +34,12 @@ const (
 	CodeLoop            Code = "loop"                 // 508: the request runs in a circle
 	CodeBadTarget       Code = "bad-target"           // 400: the request's target is not one for a proxy
 	CodeBadBody         Code = "bad-body"             // 400: the request's body broke off or is malformed
+	CodeSlowBody        Code = "slow-body"            // 408: the request's body came too slowly
 	CodeHTTPSTarget     Code = "https-target"         // 400: https:// through a proxy that does not speak for others
 	CodeConnect         Code = "connect-unsupported"  // 501: CONNECT
+
+	// This one is for a connection; no request was read, and there is no record.
+	CodeTooManyConnections Code = "too-many-connections" // 503: as many connections as may be are open
 
 	// These two are in records only: there is nobody to answer, or an answer has begun.
 	CodeClientGone Code = "client-gone"      // the client left before the answer was complete

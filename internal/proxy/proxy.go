@@ -14,6 +14,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +24,11 @@ import (
 
 // Defaults of [Options].
 const (
-	DefaultDrainTimeout = 10 * time.Second
-	DefaultDialTimeout  = 5 * time.Second
-	DefaultMaxHeld      = 4096
+	DefaultDrainTimeout  = 10 * time.Second
+	DefaultDialTimeout   = 5 * time.Second
+	DefaultMaxHeld       = 4096
+	DefaultHeaderTimeout = 15 * time.Second
+	DefaultIdleTimeout   = 3 * time.Minute // longer than clients keep connections, so that they close first
 )
 
 // Options says how a proxy behaves. The zero value is ready to use.
@@ -35,7 +38,8 @@ type Options struct {
 	TrustForwarded bool
 
 	// Recorder is called once for each request, when its answer has been handed to the
-	// connection. It must return fast, and must not keep the record: it is used again.
+	// connection. It must return fast, and must not keep the record, which is used again; see
+	// [Record.Clone], [Ring] and [AccessLog].
 	Recorder func(*Record)
 
 	// Logger gets the errors that no client is told about. Nil means [slog.Default].
@@ -45,6 +49,17 @@ type Options struct {
 	DialTimeout   time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
 	AnswerTimeout time.Duration // how long an instance may take to begin its answer; 0 means no limit
 	MaxHeld       int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+	HeaderTimeout time.Duration // how long a client may take to send a request's header; 0 means DefaultHeaderTimeout
+	IdleTimeout   time.Duration // how long a connection may be idle between requests; 0 means DefaultIdleTimeout
+
+	Health      Health      // when an instance is taken out
+	Concurrency Concurrency // of the requests of a version
+	Connections Connections // of clients
+	BodyRate    BodyRate    // of requests
+
+	// Caller returns the ID of the instance that has an address, "" where none has. It is
+	// called for each request, and may be nil.
+	Caller func(netip.Addr) string
 }
 
 // Proxy forwards requests to the versions that a table selects. It is safe for
@@ -57,7 +72,9 @@ type Proxy struct {
 	exchanges  sync.Pool // of *exchange
 	current    atomic.Pointer[snapshot]
 	flights    flights
-	counters   counters
+	versions   versions
+	outliers   *outliers
+	conns      *connLimit
 	held       atomic.Int64
 	active     flight        // all requests
 	stopping   chan struct{} // closed when Run drains: held requests are let go
@@ -80,11 +97,17 @@ func New(options Options) *Proxy {
 	options.DrainTimeout = orDefault(options.DrainTimeout, DefaultDrainTimeout)
 	options.DialTimeout = orDefault(options.DialTimeout, DefaultDialTimeout)
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
+	options.HeaderTimeout = orDefault(options.HeaderTimeout, DefaultHeaderTimeout)
+	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
+	options.Concurrency = options.Concurrency.withDefaults()
+	options.BodyRate = options.BodyRate.withDefaults()
 	p := &Proxy{
 		options:    options,
 		page:       parsePage(),
 		transports: newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:    newBufferPool(),
+		outliers:   newOutliers(options.Health),
+		conns:      newConnLimit(options.Connections),
 		stopping:   make(chan struct{}),
 	}
 	p.exchanges.New = func() any { return newExchange(p) }
@@ -100,7 +123,7 @@ func (p *Proxy) SetTable(t *route.Table) {
 	defer p.mu.Unlock()
 	old := p.current.Swap(&snapshot{table: t, replaced: make(chan struct{})})
 	close(old.replaced)
-	p.counters.sweep(t)
+	p.versions.sweep(t)
 	p.flights.sweep(t)
 	p.transports.sweep(t)
 }
@@ -113,7 +136,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r
 
 // Requests returns how many requests each version has answered, by its ID
 // ("cart@main"). Versions that are not in the table are not in it.
-func (p *Proxy) Requests() map[string]uint64 { return p.counters.in(p.Table()) }
+func (p *Proxy) Requests() map[string]uint64 { return p.versions.answers(p.Table()) }
+
+// Ejected returns how many instances get no requests at the moment, as connecting to them
+// failed or they answered with errors; see [Health].
+func (p *Proxy) Ejected() int { return p.flights.ejected(p.Table(), p.outliers) }
+
+// Connections returns how many connections clients have open, and how many were
+// refused, as there were too many; see [Connections].
+func (p *Proxy) Connections() (open int64, refused uint64) {
+	return p.conns.open.Load(), p.conns.refused.Load()
+}
 
 // WaitIdle waits until no request is in flight to the instance, upgraded
 // connections included. Call it after SetTable with a table that lacks the instance: from

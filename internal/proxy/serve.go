@@ -15,8 +15,6 @@ import (
 // Limits of the servers. There is none on the time that a request or answer may take:
 // streams have no end.
 const (
-	readHeaderTimeout    = 15 * time.Second
-	clientIdleTimeout    = 3 * time.Minute // longer than clients keep connections, so that they close first
 	maxHeaderBytes       = 1 << 20         // a baggage field over the 8,192 bytes that are read is still forwarded
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
@@ -45,8 +43,9 @@ func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
 	servers := make([]*http.Server, len(listeners))
 	for i, listener := range listeners {
 		servers[i] = p.server(requests, listener.Trusted)
+		limited := &limitedListener{Listener: listener.Listener, limit: p.conns, trusted: listener.Trusted, plain: true}
 		group.Go(func() error {
-			if err := servers[i].Serve(listener.Listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := servers[i].Serve(limited); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 			}
 			return nil
@@ -69,8 +68,8 @@ func (p *Proxy) server(requests context.Context, trusted bool) *http.Server {
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ErrorLog:          slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
 		Protocols:         &protocols,
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       clientIdleTimeout,
+		ReadHeaderTimeout: p.options.HeaderTimeout,
+		IdleTimeout:       p.options.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,
