@@ -36,6 +36,7 @@ type environment struct {
 
 	docker    *docker.Runtime
 	proxy     *proxy.Proxy
+	accessLog *proxy.AccessLog // nil where the file asks for none
 	control   *control.Control
 	server    *server.Server
 	proxies   []proxy.Listener
@@ -71,7 +72,14 @@ func openEnvironment(ctx context.Context, file *config.File, data string, log *s
 	if err := e.listen(ctx); err != nil {
 		return nil, err
 	}
-	e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+	options := proxyOptions(file, log)
+	if e.accessLog, err = openAccessLog(file, log); err != nil {
+		return nil, err
+	}
+	if e.accessLog != nil {
+		options.Recorder = e.accessLog.Record
+	}
+	e.proxy = proxy.New(options)
 	e.control, err = control.New(ctx, control.Options{
 		Environment:  file.Environment,
 		Domain:       file.Domain,
@@ -109,6 +117,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind, ctxBehind := errgroup.WithContext(reconciling)
 	behind.Go(func() error { return e.control.Run(ctxBehind) })
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
+	if e.accessLog != nil {
+		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
+	}
 
 	front, ctxFront := errgroup.WithContext(ctx)
 	front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
@@ -154,6 +165,9 @@ func (e *environment) close() error {
 	}
 	if e.serverLis != nil {
 		errs = append(errs, ignoreClosed(e.serverLis.Close()))
+	}
+	if e.accessLog != nil {
+		errs = append(errs, e.accessLog.Close())
 	}
 	if e.docker != nil {
 		errs = append(errs, e.docker.Close())

@@ -41,6 +41,10 @@ type Proxy struct {
 	Listen         []string `yaml:"listen,omitempty" env:"LAYOVER_PROXY_LISTEN" default:"127.0.0.1:8080" doc:"Addresses to listen on, as host:port. The host may be empty (every interface), or the word docker (the gateway of the Docker bridge, so that containers reach the proxy)" example:"docker:8080"`
 	TrustedListen  []string `yaml:"trusted_listen,omitempty" env:"LAYOVER_PROXY_TRUSTED_LISTEN" doc:"The entries of listen whose callers may be told names of services and versions in error answers. Default: those on a loopback address and on docker" example:"127.0.0.1:8080"`
 	TrustForwarded bool     `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" default:"false" doc:"Keep the X-Forwarded-* and Forwarded headers that a request comes with. Only for a proxy that stands behind another one"`
+
+	Limits        Limits        `yaml:"limits,omitempty" doc:"What the proxy takes from clients at most"`
+	PassiveHealth PassiveHealth `yaml:"passive_health,omitempty" doc:"When the proxy takes an instance out because of what requests meet; never the last one of a version"`
+	AccessLog     AccessLog     `yaml:"access_log,omitempty" doc:"A line for each request"`
 }
 
 // Server is the control plane of the environment.
@@ -84,7 +88,7 @@ func Default() *File {
 	return &File{
 		Environment: "local",
 		Domain:      route.DefaultDomain,
-		Proxy:       Proxy{Listen: []string{"127.0.0.1:8080"}},
+		Proxy:       defaultProxy(),
 		Server:      Server{Listen: "127.0.0.1:7070"},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),

@@ -31,6 +31,7 @@ type AccessLog struct {
 	options AccessLogOptions
 	ring    *Ring
 	lost    atomic.Uint64 // behind the ring
+	ran     atomic.Bool   // the file is Run's to close, or closed
 
 	// Of the goroutine that writes.
 	file    *os.File // nil where the writer is not a file of Path
@@ -51,7 +52,7 @@ const (
 )
 
 // OpenAccessLog opens an access log. Nothing is written before [AccessLog.Run], which
-// closes it; call [AccessLog.Close] where it never comes to that.
+// closes it; call [AccessLog.Close] where it may not come to that.
 func OpenAccessLog(options AccessLogOptions) (*AccessLog, error) {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -80,6 +81,7 @@ func (l *AccessLog) Lost() uint64 { return l.ring.Dropped() + l.lost.Load() }
 // Run writes until ctx ends, then what is left, and closes the log. A writer that
 // takes nothing any more does not keep it from returning.
 func (l *AccessLog) Run(ctx context.Context) error {
+	l.ran.Store(true)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -94,8 +96,15 @@ func (l *AccessLog) Run(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the file. It is not for a log that runs.
+// Close closes a log that was never run; of one that was, [AccessLog.Run] does.
 func (l *AccessLog) Close() error {
+	if l.ran.Swap(true) {
+		return nil
+	}
+	return l.closeFile()
+}
+
+func (l *AccessLog) closeFile() error {
 	if l.file == nil {
 		return nil
 	}
@@ -114,7 +123,7 @@ func (l *AccessLog) write(ctx context.Context) {
 		l.drain()
 	}
 	l.drain()
-	if err := l.Close(); err != nil {
+	if err := l.closeFile(); err != nil {
 		l.options.Logger.Warn("access log was not closed", "err", err)
 	}
 }
