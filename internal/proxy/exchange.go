@@ -243,8 +243,8 @@ func (x *exchange) answer(pr *problem) {
 	if x.decision.Service != nil && x.decision.Version != nil {
 		x.w.Header().Set(ServedByHeader, x.decision.ServedBy())
 	}
-	if pr.code == CodeSlowBody && x.in.ProtoMajor == 1 {
-		x.w.Header().Set("Connection", "close") // the rest of the body may come at any time
+	if (pr.code == CodeSlowBody || pr.code == CodeBadBody) && x.in.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close") // or the rest of the body would be read as the next request
 	}
 	pr.write(&x.w, x.in, x.proxy.page)
 }

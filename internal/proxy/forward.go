@@ -154,6 +154,9 @@ func (x *exchange) modify(res *http.Response) error {
 	if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 {
 		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
 	}
+	if res.ContentLength < 0 && res.StatusCode != http.StatusSwitchingProtocols {
+		res.Body = trailedBody{res.Body, res}
+	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		x.w.begin(res.StatusCode)

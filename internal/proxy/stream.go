@@ -113,6 +113,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.ended.Store(true)
 		if b.out.Trailer != nil {
 			maps.Copy(b.out.Trailer, b.in.Trailer)
+			dropFields(b.out.Trailer)
 		}
 	case err != nil:
 		b.failed.Store(true)
