@@ -154,11 +154,10 @@ func refusals() map[string]refusal {
 // TestConformance_Refuses holds that what two parsers may read differently is refused with a
 // closed connection, and that an instance sees nothing of it.
 func TestConformance_Refuses(t *testing.T) {
-	eachCase(t, refusals(), func(t *testing.T, path string, c refusal) {
+	eachCase(t, refusals(), func(t *testing.T, path, name string, c refusal) {
 		o := newOrigin(t, answering(okAnswer))
 		w := newPathWorld(t, path, Options{}, o.addr)
-		name := t.Name()[strings.LastIndex(t.Name(), "/")+1:]
-		stays := slices.Contains(understood(), strings.ReplaceAll(name, "_", " "))
+		stays := slices.Contains(understood(), name)
 		client := dial(t, w.addr)
 		sent := make(chan struct{})
 		go func() { // a long one is not read to its end
@@ -238,7 +237,7 @@ func framings() map[string]string {
 // a closed connection, that no instance takes it for complete, and that nothing behind it is
 // taken for a request.
 func TestConformance_RefusesFraming(t *testing.T) {
-	eachCase(t, framings(), func(t *testing.T, path string, raw string) {
+	eachCase(t, framings(), func(t *testing.T, path, _, raw string) {
 		complete := make(chan bool, 8)
 		o := newOrigin(t, func(c *far) {
 			r, err := http.ReadRequest(c.in)
@@ -279,7 +278,7 @@ func TestConformance_RefusesFraming(t *testing.T) {
 // TestConformance_Takes holds that what is odd but right is passed on.
 func TestConformance_Takes(t *testing.T) {
 	chunks := func(body string) string { return post("Transfer-Encoding: chunked") + body }
-	for name, c := range map[string]struct{ raw, body string }{
+	eachCase(t, map[string]struct{ raw, body string }{
 		"odd names":                {post("Content-Length: 5", "!#$%&'*+-.^_`|~09aZ: x") + "hello", "hello"},
 		"obs-text in a value":      {post("Content-Length: 5", "X-A: caf\xe9") + "hello", "hello"},
 		"tab in a value":           {post("Content-Length: 5", "X-A: a\tb") + "hello", "hello"},
@@ -297,27 +296,25 @@ func TestConformance_Takes(t *testing.T) {
 		"no chunks":                {chunks("0\r\n\r\n"), ""},
 		"CRLF in a chunk":          {chunks("4\r\n\r\n\r\n\r\n0\r\n\r\n"), "\r\n\r\n"},
 		"method of its own":        {strings.Replace(post("Content-Length: 5"), "POST", "X-PURGE", 1) + "hello", "hello"},
-	} {
-		eachPath(t, func(t *testing.T, path string) {
-			bodies := make(chan string, 2)
-			o := newOrigin(t, func(c *far) {
-				for head := c.head(); head != nil; head = c.head() {
-					body, _ := c.bodyOf(head)
-					bodies <- body
-					c.say(okAnswer)
-				}
-			})
-			w := newPathWorld(t, path, Options{}, o.addr)
-			client := dial(t, w.addr)
-			client.raw(t, c.raw+get("/behind"))
-			for n := range 2 {
-				head := client.head(t)
-				require.Equal(t, "HTTP/1.1 200 OK", head[0], name)
-				require.Equal(t, "ok", client.exactly(t, 2), name)
-				w.served(t, head, n+1)
+	}, func(t *testing.T, path, name string, c struct{ raw, body string }) {
+		bodies := make(chan string, 2)
+		o := newOrigin(t, func(c *far) {
+			for head := c.head(); head != nil; head = c.head() {
+				body, _ := c.bodyOf(head)
+				bodies <- body
+				c.say(okAnswer)
 			}
-			require.Equal(t, c.body, <-bodies, name)
-			require.Empty(t, <-bodies, name)
 		})
-	}
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, c.raw+get("/behind"))
+		for n := range 2 {
+			head := client.head(t)
+			require.Equal(t, "HTTP/1.1 200 OK", head[0], name)
+			require.Equal(t, "ok", client.exactly(t, 2), name)
+			w.served(t, head, n+1)
+		}
+		require.Equal(t, c.body, <-bodies, name)
+		require.Empty(t, <-bodies, name)
+	})
 }

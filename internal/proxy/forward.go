@@ -146,7 +146,7 @@ func (x *exchange) moveOn() bool {
 // modify completes the instance's answer.
 func (x *exchange) modify(res *http.Response) error {
 	x.version.answers.Add(1)
-	x.proxy.outliers.answered(&x.flight.outlier, res.StatusCode)
+	x.proxy.outliers.answered(&x.flight.outlier, res.StatusCode, x.record.Time)
 	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one

@@ -45,7 +45,8 @@ func newOutliers(health Health) *outliers {
 
 // outlier is what is known of one instance. The zero value is an instance in good order.
 type outlier struct {
-	until   atomic.Int64 // end of the pause, in nanoseconds after the epoch; 0 where there was none
+	since   atomic.Int64 // begin of the last pause, in nanoseconds after the epoch
+	until   atomic.Int64 // its end; 0 where there was none
 	suspect atomic.Bool  // something else than good answers happened since the last one
 
 	mu       sync.Mutex
@@ -67,14 +68,14 @@ func (o *outliers) unreachable(of *outlier) {
 	}
 }
 
-// answered notes the status of an answer. A good one ends all suspicion; but one that comes
-// during a pause was asked for before it, and proves nothing.
-func (o *outliers) answered(of *outlier, status int) {
+// answered notes the status of an answer to a request that came at the time asked. A good
+// one ends all suspicion, but where it was asked for before the pause: then it proves nothing.
+func (o *outliers) answered(of *outlier, status int, asked time.Time) {
 	if o.health.ServerErrors > 0 && status >= http.StatusInternalServerError {
 		o.failed(of, &of.errors, o.health.ServerErrors)
 		return
 	}
-	if !of.suspect.Load() || o.out(of) {
+	if !of.suspect.Load() || o.out(of) && int64(asked.Sub(o.epoch)) <= of.since.Load() {
 		return
 	}
 	of.mu.Lock()
@@ -96,9 +97,10 @@ func (o *outliers) failed(of *outlier, count *int, limit int) {
 	if *count++; *count < limit && of.pauses == 0 {
 		return
 	}
-	pause := o.pause(of.pauses)
+	now := time.Since(o.epoch)
+	of.since.Store(int64(now))
+	of.until.Store(int64(now + o.pause(of.pauses)))
 	of.pauses++
-	of.until.Store(int64(time.Since(o.epoch) + pause))
 }
 
 // pause returns how long the pause behind n others is, and up to a quarter more: what
