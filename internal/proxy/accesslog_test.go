@@ -24,7 +24,7 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
-const sampleJSON = `{"time":"2026-05-04T03:02:01.987Z","method":"GET","host":"cart.localhost","path":"/a/b","status":200,` +
+const sampleLine = `{"time":"2026-05-04T03:02:01.987Z","method":"GET","host":"cart.localhost","path":"/a/b","status":200,` +
 	`"service":"cart","version":"pr-1","instance":"cart-7","upstream":"127.0.0.1:9000","route":"pr-1~x","by":"baggage","fallback":"unknown",` +
 	`"revision":9,"bytes_in":3,"bytes_out":5,"held_ms":1000,"first_byte_ms":1.234,"duration_ms":2,"peer":"10.1.2.3:4567","caller":"web-1",` +
 	`"trace":"010200000000000000000000000000ff"}` + "\n"
@@ -36,7 +36,7 @@ const sampleLogfmt = `time=2026-05-04T03:02:01.987Z method=GET host=cart.localho
 
 func TestAppendLine(t *testing.T) {
 	r := sample()
-	require.Equal(t, sampleJSON, string(appendLine(nil, r, LinesJSON)))
+	require.Equal(t, sampleLine, string(appendLine(nil, r, LinesJSON)))
 	r.Path = "/a b"
 	require.Equal(t, sampleLogfmt, string(appendLine(nil, r, LinesLogfmt)))
 	require.True(t, json.Valid(appendLine(nil, &Record{}, LinesJSON)))
@@ -152,7 +152,7 @@ func TestAccessLog_OfAProxy(t *testing.T) {
 	var out bytes.Buffer
 	l, stop := start(t, AccessLogOptions{Format: LinesLogfmt, Sample: 1, Writer: &out})
 	w := newWorld(t, Options{Caller: func(addr netip.Addr) string { return "caller-" + addr.String() }}, service("cart", ready("main", says(t, "main"))))
-	w.Proxy.options.Recorder = l.Record
+	w.options.Recorder = l.Record
 	w.get(t, "cart.localhost", "/a=b?secret=1", "Baggage", "dynamic_route=x y")
 	w.stop()
 	stop()
@@ -212,7 +212,7 @@ func (f *full) Write(p []byte) (int, error) {
 }
 
 func TestAccessLog_AFullDiskLosesLines(t *testing.T) {
-	disk := &full{room: len(sampleJSON)*2 + 10}
+	disk := &full{room: len(sampleLine)*2 + 10}
 	l, err := OpenAccessLog(AccessLogOptions{Format: LinesJSON, Sample: 1, Writer: disk, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	for range 5 {
@@ -226,7 +226,7 @@ func TestAccessLog_AFullDiskLosesLines(t *testing.T) {
 	require.EqualValues(t, 3, l.Lost())
 	lines := strings.Split(disk.String(), "\n")
 	require.Len(t, lines, 5)
-	require.Equal(t, sampleJSON, lines[3]+"\n", "whole, though a line was cut before it")
+	require.Equal(t, sampleLine, lines[3]+"\n", "whole, though a line was cut before it")
 }
 
 func TestAccessLog_FileThatIsMoved(t *testing.T) {
@@ -240,7 +240,7 @@ func TestAccessLog_FileThatIsMoved(t *testing.T) {
 			return err == nil && string(text) == want
 		}
 	}
-	eventually(t, has(path, "old\n"+sampleJSON))
+	eventually(t, has(path, "old\n"+sampleLine))
 	require.NoError(t, os.Rename(path, path+".1"))
 	other := sample()
 	other.Status, other.Error = http.StatusBadGateway, "instance-unreachable"

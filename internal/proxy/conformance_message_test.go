@@ -32,7 +32,8 @@ func TestConformance_KeepAlive(t *testing.T) {
 		raw   string
 		stays bool
 		says  []string // Connection of the answer
-	}) {
+	},
+	) {
 		w := newPathWorld(t, path, Options{}, newOrigin(t, answering(okAnswer)).addr)
 		client := dial(t, w.addr)
 		for n := range 3 {
@@ -426,7 +427,8 @@ func TestConformance_InstanceThatBreaksOff(t *testing.T) {
 	}, func(t *testing.T, path, name string, c struct {
 		answer string
 		code   Code
-	}) {
+	},
+	) {
 		o := newOrigin(t, func(f *far) {
 			f.head()
 			f.say(c.answer)

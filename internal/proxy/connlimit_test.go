@@ -77,14 +77,14 @@ func TestProxy_RefusesConnectionsOverTheLimit(t *testing.T) {
 	require.Equal(t, "1", a.Header.Get("Retry-After"))
 	_, err := refused.in.ReadByte()
 	require.ErrorIs(t, err, io.EOF)
-	open, count := w.Proxy.Connections()
+	open, count := w.Connections()
 	require.EqualValues(t, 2, open)
 	require.EqualValues(t, 1, count)
 
 	kept.send(t, "GET / HTTP/1.1", "Host: cart.localhost", "")
 	require.Equal(t, "main", kept.answer(t, http.MethodGet).text, "who is in stays in")
 	require.NoError(t, upgraded.Close()) // it is no longer the server's, and counted all the same
-	eventually(t, func() bool { open, _ := w.Proxy.Connections(); return open == 1 })
+	eventually(t, func() bool { open, _ := w.Connections(); return open == 1 })
 	next := dial(t, w.addr)
 	next.send(t, "GET / HTTP/1.1", "Host: cart.localhost", "")
 	require.Equal(t, "main", next.answer(t, http.MethodGet).text)

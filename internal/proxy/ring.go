@@ -47,7 +47,7 @@ func NewRing(size int) *Ring {
 	}
 	r := &Ring{places: make([]place, n), wake: make(chan struct{}, 1)}
 	for i := range r.places {
-		r.places[i].turn.Store(uint64(i)) //nolint:gosec // an index
+		r.places[i].turn.Store(uint64(i))
 	}
 	return r
 }
