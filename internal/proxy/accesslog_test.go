@@ -36,10 +36,17 @@ const sampleLogfmt = `time=2026-05-04T03:02:01.987Z method=GET host=cart.localho
 
 func TestAppendLine(t *testing.T) {
 	r := sample()
-	require.Equal(t, sampleLine, string(appendLine(nil, r, LinesJSON)))
+	require.Equal(t, sampleLine, string(appendLine(nil, r, LinesJSON))) //nolint:testifylint // byte for byte
 	r.Path = "/a b"
 	require.Equal(t, sampleLogfmt, string(appendLine(nil, r, LinesLogfmt)))
 	require.True(t, json.Valid(appendLine(nil, &Record{}, LinesJSON)))
+	for d, want := range map[time.Duration]string{
+		0: "0", 999: "0", time.Microsecond: "0.001", 20 * time.Microsecond: "0.02", 1500 * time.Microsecond: "1.5", time.Hour: "3600000",
+	} {
+		w := lineWriter{}
+		w.milliseconds("x", d)
+		require.Equal(t, "x="+want, string(w.dst))
+	}
 	buf := make([]byte, 0, maxLine)
 	require.Zero(t, testing.AllocsPerRun(100, func() { appendLine(buf, r, LinesJSON) }))
 }
@@ -226,7 +233,7 @@ func TestAccessLog_AFullDiskLosesLines(t *testing.T) {
 	require.EqualValues(t, 3, l.Lost())
 	lines := strings.Split(disk.String(), "\n")
 	require.Len(t, lines, 5)
-	require.Equal(t, sampleLine, lines[3]+"\n", "whole, though a line was cut before it")
+	require.Equal(t, sampleLine, lines[3]+"\n", "whole, though a line was cut before it") //nolint:testifylint // byte for byte
 }
 
 func TestAccessLog_FileThatIsMoved(t *testing.T) {

@@ -122,7 +122,15 @@ func (w *lineWriter) number(name string, n int64) {
 
 func (w *lineWriter) milliseconds(name string, d time.Duration) {
 	w.key(name)
-	w.dst = strconv.AppendFloat(w.dst, float64(d.Microseconds())/1000, 'f', -1, 64)
+	whole, rest := d.Microseconds()/1000, d.Microseconds()%1000
+	w.dst = strconv.AppendInt(w.dst, whole, 10)
+	for digit := int64(100); rest > 0; digit /= 10 {
+		if digit == 100 {
+			w.dst = append(w.dst, '.')
+		}
+		w.dst = append(w.dst, hexDigits[rest/digit])
+		rest %= digit
+	}
 }
 
 func (w *lineWriter) time(name string, at time.Time) {
