@@ -24,55 +24,11 @@ import (
 // paths are the ways a request may take through the proxy.
 func paths() []string { return []string{"fast", "net/http"} }
 
-// fastPathIsThere says whether the two differ. Until then both are net/http's.
-const fastPathIsThere = true
-
 // newPathWorld is newWorld on one of the paths.
 func newPathWorld(t *testing.T, path string, options Options, address string) *world {
 	t.Helper()
 	options.NoFastPath = path == "net/http"
 	return newWorld(t, options, service("cart", ready("main", address)))
-}
-
-// strict says whether a path reads and writes every byte itself.
-func strict(path string) bool { return path == "fast" && fastPathIsThere }
-
-// notYetOnNetHTTP names the cases of the suite that net/http's server and transport do not
-// meet. They are left out on that path.
-func notYetOnNetHTTP() map[string]bool {
-	return map[string]bool{
-		// Its server reads these.
-		"length and coding":        true, // the coding counts, and the connection is closed
-		"coding and length":        true,
-		"two equal lengths":        true,
-		"coding in HTTP/1.0":       true, // it counts there too
-		"folded line":              true,
-		"folded by a tab":          true,
-		"folded length":            true,
-		"LF alone at the end":      true,
-		"LF alone everywhere":      true,
-		"LF alone behind the line": true,
-		"LF alone ends the head":   true,
-		"version 1.2":              true,
-		"host and target differ":   true, // the target counts
-		"too many fields":          true,
-		"target too long":          true,
-
-		// To it this is a client that left.
-		"half-close behind a GET":  true,
-		"half-close behind a POST": true,
-
-		"/%": true, // a path that cannot be unescaped
-
-		// It reads these chunks and trailers.
-		"chunk size with a space":      true,
-		"chunk size of 64 bits":        true, // it waits for that much
-		"chunk extension with NUL":     true,
-		"body ends in LF":              true,
-		"trailer that is folded":       true,
-		"trailer that ends in LF":      true,
-		"trailer with a space in name": true,
-	}
 }
 
 // eachPath runs a test on each path.
@@ -83,15 +39,11 @@ func eachPath(t *testing.T, test func(t *testing.T, path string)) {
 	}
 }
 
-// eachCase runs the cases of a table on each path, without those that are not yet met.
+// eachCase runs the cases of a table on each path.
 func eachCase[C any](t *testing.T, cases map[string]C, test func(t *testing.T, path, name string, c C)) {
 	t.Helper()
-	notYet := notYetOnNetHTTP()
 	eachPath(t, func(t *testing.T, path string) {
 		for name, c := range cases {
-			if notYet[name] && !strict(path) {
-				continue
-			}
 			t.Run(name, func(t *testing.T) { test(t, path, name, c) })
 		}
 	})

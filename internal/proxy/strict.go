@@ -138,7 +138,7 @@ func (c *strictConn) pass() error {
 		}
 		n, err := c.head.ReadRequest(rest, c.limits)
 		if err == nil && n > 0 {
-			err = checkAuthority(&c.head)
+			err = checkForm(&c.head)
 		}
 		if refused, ok := errors.AsType[*http1.Error](err); ok {
 			c.refuse(refused)
@@ -239,12 +239,15 @@ func refusalOf(r *http.Request) *problem {
 	return nil
 }
 
-// checkAuthority refuses the absolute form of a target that disagrees with Host: one
-// parser goes by the one, and another by the other.
-func checkAuthority(h *http1.Head) error {
+// checkForm refuses a target that has no form (RFC 9112, section 3.2), and the absolute form
+// of one that disagrees with Host: one parser goes by the one, and another by the other.
+func checkForm(h *http1.Head) error {
 	rq := request{target: view(h.Target)}
 	rq.splitTarget()
-	if rq.scheme == "" {
+	switch {
+	case rq.scheme == "" && rq.target[0] != '/' && rq.target != "*" && string(h.Method) != http.MethodConnect:
+		return &http1.Error{Status: http.StatusBadRequest, What: "it asks for neither a path nor a URL"}
+	case rq.scheme == "":
 		return nil
 	}
 	for i := range h.Fields {

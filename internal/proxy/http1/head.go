@@ -191,9 +191,21 @@ func (h *Head) requestLine(line []byte, limits Limits) error {
 	if len(h.Target) == 0 {
 		return malformed("the request has no target")
 	}
-	for _, c := range h.Target {
-		if c <= ' ' || c == 0x7f {
+	return h.target()
+}
+
+// target looks at the characters of the target, and at the escapes of its path: some readers
+// take half an escape for what it is, and some refuse it. In the query everybody lets it stand.
+func (h *Head) target() error {
+	query := false
+	for i, c := range h.Target {
+		switch {
+		case c <= ' ' || c == 0x7f:
 			return malformed("the request's target has a character that is not allowed")
+		case c == '?':
+			query = true
+		case c == '%' && !query && (i+2 >= len(h.Target) || unhex(h.Target[i+1]) < 0 || unhex(h.Target[i+2]) < 0):
+			return malformed("the path it asks for has a \"%\" without two hex digits")
 		}
 	}
 	return nil
