@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	"github.com/layover-dev/layover/bench/harness"
 	"github.com/layover-dev/layover/internal/runtime/process"
 )
 
@@ -38,12 +39,19 @@ func promises() []promise {
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
+		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
+		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
+		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
+		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},
 	}
 }
 
 func main() {
 	// The server that a proof runs may be this very program; see serve.go.
 	if code, ok := process.Supervise(os.Args); ok {
+		os.Exit(code)
+	}
+	if code, ok := harness.Role(); ok { // backend, load, proxy: this program again
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
