@@ -17,6 +17,7 @@ const (
 	scaleBusy     = 1.5  // × the quiet p99, with 100 changes a second
 	scaleRate     = 1000 // requests a second
 	scaleChanges  = 300
+	scaleLeast    = 95 // changes a second that must have been made, of 100 tried
 	scaleRounds   = 7
 )
 
@@ -55,7 +56,7 @@ func proveScale(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	quiet, busy, err := quietAndBusy(ctx, running, load)
+	quiet, busy, changes, err := quietAndBusy(ctx, running, load)
 	if err != nil {
 		return result{}, err
 	}
@@ -66,10 +67,10 @@ func proveScale(ctx context.Context) (result, error) {
 	fmt.Printf("  after the changes %.1f MB resident, %.1f MB at the peak\n", harness.MB(after.Resident), harness.MB(after.Peak))
 	resident := max(memory.Resident, after.Resident)
 	return result{
-		figure: fmt.Sprintf("%.1f MB resident; a change is live after %.2f ms (p99 of %d); p99 %.2f ms with 100 changes a second, %.2f × the quiet one",
-			harness.MB(resident), inMilliseconds(live), scaleChanges, busy, busy/quiet),
-		bar: fmt.Sprintf("%.0f MB; %d ms; %g ×", harness.MB(scaleMemory), scaleLive.Milliseconds(), scaleBusy),
-		ok:  resident <= scaleMemory && live <= scaleLive && busy <= scaleBusy*quiet,
+		figure: fmt.Sprintf("%.1f MB resident; a change is live after %.2f ms (p99 of %d); p99 %.2f ms with %.0f changes a second, %.2f × the quiet one",
+			harness.MB(resident), inMilliseconds(live), scaleChanges, busy, changes, busy/quiet),
+		bar: fmt.Sprintf("%.0f MB; %d ms; %g × with 100 a second", harness.MB(scaleMemory), scaleLive.Milliseconds(), scaleBusy),
+		ok:  resident <= scaleMemory && live <= scaleLive && busy <= scaleBusy*quiet && changes >= scaleLeast,
 	}, nil
 }
 
@@ -95,26 +96,24 @@ func changesLive(ctx context.Context, running *harness.Running) (time.Duration, 
 	return took[len(took)*99/100], nil
 }
 
-// quietAndBusy returns the medians of the p99 of rounds without and with changes, in milliseconds.
-func quietAndBusy(ctx context.Context, running *harness.Running, load harness.Load) (quiet, busy float64, err error) {
+// quietAndBusy returns the medians of the p99 of rounds without and with changes, in milliseconds, and of
+// the changes made in a second.
+func quietAndBusy(ctx context.Context, running *harness.Running, load harness.Load) (quiet, busy, changes float64, err error) {
 	load.Rate, load.WarmUp = scaleRate, 200*time.Millisecond
-	var still, changing []float64
+	var still, changing, made []float64
 	for round := range scaleRounds {
 		load.Seed = uint64(round)
 		r, err := load.Run(ctx)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
 		still = append(still, inMilliseconds(r.P99))
 		b, perSecond, err := harness.UnderChanges(ctx, running, load)
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, 0, err
 		}
-		changing = append(changing, inMilliseconds(b.P99))
+		changing, made = append(changing, inMilliseconds(b.P99)), append(made, perSecond)
 		fmt.Printf("    round %d: p99 %.2f ms quiet, %.2f ms with %.0f changes a second\n", round+1, inMilliseconds(r.P99), inMilliseconds(b.P99), perSecond)
-		if perSecond < 80 {
-			return 0, 0, fmt.Errorf("only %.0f changes a second could be made", perSecond)
-		}
 	}
-	return harness.Median(still), harness.Median(changing), nil
+	return harness.Median(still), harness.Median(changing), harness.Median(made), nil
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	crawlStep    = time.Second // between two bytes of one connection
-	crawlSources = 100         // addresses that the connections come from
+	crawlStep    = 5 * time.Second // between two bytes of one connection
+	crawlSources = 100             // addresses that the connections come from
 	crawlAgain   = 100 * time.Millisecond
 )
 
@@ -21,7 +21,7 @@ const (
 type Crawl struct {
 	Address string `json:"address"`
 	Routes  Routes `json:"routes"`
-	Heads   int    `json:"heads"`  // connections that send a head, one byte a second, without end
+	Heads   int    `json:"heads"`  // connections that send a head, one byte every few seconds, without end
 	Bodies  int    `json:"bodies"` // that send a body in that way
 	Unread  int    `json:"unread"` // that ask for much, and read nothing
 }
@@ -75,8 +75,8 @@ func crawl(in io.Reader, out io.Writer) error {
 	for i := range c.Heads + c.Bodies + c.Unread {
 		first.Add(1)
 		go a.keep(ctx, i, first.Done)
-		if i%50 == 49 {
-			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // 5,000 connections a second are enough
+		if i%20 == 19 {
+			time.Sleep(10 * time.Millisecond) // 2,000 connections a second are enough
 		}
 	}
 	first.Wait()
@@ -155,7 +155,7 @@ func (a *attack) use(ctx context.Context, i int, conn net.Conn) {
 	}
 }
 
-// wait calls step every second, until the connection ends.
+// wait calls step again and again, until the connection ends.
 func (a *attack) wait(ctx context.Context, conn net.Conn, step func() bool) {
 	for {
 		if !step() || !pause(ctx, crawlStep) {

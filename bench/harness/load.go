@@ -24,8 +24,9 @@ type Load struct {
 	Routes      Routes        `json:"routes"`
 	InUse       int           `json:"in_use"` // routes that are asked for; 0 is all
 	Connections int           `json:"connections"`
-	Rate        float64       `json:"rate"`  // requests a second; 0 is as many as can be
-	Reuse       int           `json:"reuse"` // requests on one connection, then a new one is made; 0 is no limit
+	Rate        float64       `json:"rate"`       // requests a second; 0 is as many as can be
+	Reuse       int           `json:"reuse"`      // requests on one connection, then a new one is made; 0 is no limit
+	Timeout     time.Duration `json:"timeout_ns"` // an answer that comes later has failed; 0 is none
 	WarmUp      time.Duration `json:"warm_up_ns"`
 	Duration    time.Duration `json:"duration_ns"`
 	PID         int           `json:"pid"` // of the proxy, whose processor time is read when measuring begins and ends; 0 is none

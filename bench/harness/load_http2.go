@@ -52,7 +52,7 @@ func http2Loop(l Load) (Result, error) {
 				if err := call(ctx, i, wants[random.IntN(len(wants))]); err != nil {
 					failed++
 					failure = err.Error()
-					time.Sleep(time.Millisecond) //nolint:forbidigo // not to spin on a proxy that is gone
+					time.Sleep(time.Millisecond) // not to spin on a proxy that is gone
 					continue
 				}
 				if !sent.Before(began) {

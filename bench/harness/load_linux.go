@@ -46,13 +46,14 @@ type ask struct {
 }
 
 type clientConn struct {
-	fd   int32
-	ask  *ask // in flight
-	due  time.Time
-	sent int // requests on this connection
-	n    int
-	buf  [maxAnswer]byte
-	shut bool // the answer says that the connection ends with it
+	fd        int32
+	connected bool
+	ask       *ask // in flight
+	due       time.Time
+	sent      int // requests on this connection
+	n         int
+	buf       [maxAnswer]byte
+	shut      bool // the answer says that the connection ends with it
 }
 
 func closedOrOpenLoop(l Load) (Result, error) {
@@ -79,7 +80,7 @@ func closedOrOpenLoop(l Load) (Result, error) {
 	if g.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
 		return Result{}, err
 	}
-	if err := g.watch(int32(g.timer)); err != nil {
+	if err := g.watch(int32(g.timer), unix.EPOLLIN); err != nil {
 		return Result{}, err
 	}
 	if err := g.run(); err != nil {
@@ -91,11 +92,9 @@ func closedOrOpenLoop(l Load) (Result, error) {
 
 func (g *loop) run() error {
 	for range g.load.Connections {
-		c, err := g.connect()
-		if err != nil {
+		if err := g.connect(); err != nil {
 			return err
 		}
-		g.idle = append(g.idle, c)
 	}
 	start := time.Now()
 	g.next = start
@@ -115,11 +114,13 @@ func (g *loop) run() error {
 				}
 			}
 		}
-		if !now.Before(g.end) && (g.load.Rate == 0 || g.inFlight == 0) {
+		if !now.Before(g.end) && (g.load.Rate == 0 || g.inFlight == 0 && !g.next.Before(g.end)) {
 			break
 		}
 		if now.After(g.end.Add(lateAnswers)) {
-			g.fail(fmt.Sprintf("%d requests were not answered within %s of the end", g.inFlight, lateAnswers))
+			unsent := int(g.end.Sub(g.next).Seconds() * g.load.Rate)
+			g.fail(g.inFlight+unsent, fmt.Sprintf("%d requests were not answered within %s of the end, %d of them not even sent",
+				g.inFlight+unsent, lateAnswers, unsent))
 			break
 		}
 		if err := g.send(now); err != nil {
@@ -138,7 +139,15 @@ func (g *loop) run() error {
 				_, _ = unix.Read(g.timer, spent[:]) // it tells only how often
 				continue
 			}
-			if err := g.receive(g.conns[e.Fd]); err != nil {
+			c := g.conns[e.Fd]
+			switch {
+			case c == nil: // closed while its event waited
+			case !c.connected:
+				err = g.established(c)
+			default:
+				err = g.receive(c)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -195,9 +204,6 @@ func (g *loop) arm(now time.Time) error {
 }
 
 func (g *loop) receive(c *clientConn) error {
-	if c == nil {
-		return nil // closed while its event waited
-	}
 	n, err := unix.Read(int(c.fd), c.buf[c.n:])
 	switch {
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
@@ -216,6 +222,9 @@ func (g *loop) receive(c *clientConn) error {
 		return nil
 	case wrong != "":
 		return g.broken(c, wrong)
+	}
+	if late := time.Since(c.due); g.load.Timeout > 0 && late > g.load.Timeout {
+		return g.broken(c, fmt.Sprintf("the answer came after %s", late))
 	}
 	if !c.due.Before(g.began) {
 		g.result.Requests++
@@ -274,12 +283,12 @@ func field(head []byte, name string) ([]byte, bool) {
 func (g *loop) broken(c *clientConn, why string) error {
 	g.inFlight--
 	c.ask = nil
-	g.fail(why)
+	g.fail(1, why)
 	return g.reconnect(c)
 }
 
-func (g *loop) fail(why string) {
-	g.result.Failed++
+func (g *loop) fail(n int, why string) {
+	g.result.Failed += n
 	if g.result.Failure == "" {
 		g.result.Failure = why
 	}
@@ -294,31 +303,39 @@ func (g *loop) reconnect(c *clientConn) error {
 	}
 	delete(g.conns, c.fd)
 	_ = unix.Close(int(c.fd)) // which takes it out of the epoll set
-	fresh, err := g.connect()
+	return g.connect()
+}
+
+// connect begins a connection; it is idle once it stands.
+func (g *loop) connect() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
-	g.idle = append(g.idle, fresh)
-	return nil
-}
-
-func (g *loop) connect() (*clientConn, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Connect(fd, &g.to); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("connect to %s: %w", g.load.Address, err)
-	}
-	if err := errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), unix.SetNonblock(fd, true)); err != nil {
-		return nil, err
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return err
 	}
 	c := &clientConn{fd: int32(fd)}
 	g.conns[c.fd] = c
-	return c, g.watch(c.fd)
+	if err := unix.Connect(fd, &g.to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("connect to %s: %w", g.load.Address, err)
+	}
+	return g.watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT)
 }
 
-func (g *loop) watch(fd int32) error {
-	return unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLIN, Fd: fd})
+func (g *loop) established(c *clientConn) error {
+	code, err := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("connect to %s: %w", g.load.Address, unix.Errno(code))
+	}
+	c.connected = true
+	g.idle = append(g.idle, c)
+	return unix.EpollCtl(g.epoll, unix.EPOLL_CTL_MOD, int(c.fd), &unix.EpollEvent{Events: unix.EPOLLIN, Fd: c.fd})
+}
+
+func (g *loop) watch(fd int32, events uint32) error {
+	return unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: events, Fd: fd})
 }
