@@ -24,11 +24,11 @@ const (
 
 // proveCost measures what a request costs the proxy, beside nginx and Traefik.
 func proveCost(ctx context.Context) (result, error) {
-	peers, err := harness.PeersNamed("nginx", "traefik")
+	peers, err := harness.PeersNamed("nginx", "traefik", "layover")
 	if err != nil {
 		return result{}, err
 	}
-	nginx, traefik, layover := peers[0], peers[1], harness.Layover{}
+	nginx, traefik, layover := peers[0], peers[1], peers[2]
 	if _, leftOut := harness.Install(ctx, peers); len(leftOut) > 0 {
 		var all []error
 		for name, why := range leftOut {

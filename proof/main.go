@@ -39,6 +39,7 @@ func promises() []promise {
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
+		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
 		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
@@ -47,12 +48,15 @@ func promises() []promise {
 }
 
 func main() {
-	// The server that a proof runs may be this very program; see serve.go.
-	if code, ok := process.Supervise(os.Args); ok {
-		os.Exit(code)
-	}
-	if code, ok := harness.Role(); ok { // backend, load, proxy: this program again
-		os.Exit(code)
+	// The server, the instances and the load of a proof may be this very program.
+	for _, part := range []func() (int, bool){
+		func() (int, bool) { return process.Supervise(os.Args) },
+		func() (int, bool) { return backend(os.Args) },
+		harness.Role,
+	} {
+		if code, ok := part(); ok {
+			os.Exit(code)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

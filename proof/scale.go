@@ -27,6 +27,10 @@ func proveScale(ctx context.Context) (result, error) {
 	if err := harness.Supported(); err != nil {
 		return result{}, err
 	}
+	fmt.Println("  building layover")
+	if err := (harness.Layover{}).Install(ctx); err != nil {
+		return result{}, err
+	}
 	backend, err := harness.StartBackend(ctx)
 	if err != nil {
 		return result{}, err

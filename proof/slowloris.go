@@ -31,6 +31,10 @@ func slowloris(ctx context.Context, connections int, duration time.Duration, lay
 	if err := harness.Supported(); err != nil {
 		return result{}, err
 	}
+	fmt.Println("  building layover")
+	if err := (harness.Layover{}).Install(ctx); err != nil {
+		return result{}, err
+	}
 	if err := harness.RaiseFileLimit(uint64(connections) + 6000); err != nil {
 		return result{}, err
 	}

@@ -22,6 +22,10 @@ func streams(ctx context.Context, bytes int64, layover harness.Peer) (result, er
 	if err := harness.Supported(); err != nil {
 		return result{}, err
 	}
+	fmt.Println("  building layover")
+	if err := (harness.Layover{}).Install(ctx); err != nil {
+		return result{}, err
+	}
 	backend, err := harness.StartBackend(ctx)
 	if err != nil {
 		return result{}, err

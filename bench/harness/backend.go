@@ -217,23 +217,6 @@ func (healthServer) Check(ctx context.Context, _ *grpc_health_v1.HealthCheckRequ
 	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
 }
 
-// relay reads orders, one a line, and hands each to do until the input ends.
-func relay[T any](in io.Reader, do func(T) error) error {
-	dec := json.NewDecoder(in)
-	for {
-		var order T
-		switch err := dec.Decode(&order); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-		if err := do(order); err != nil {
-			return err
-		}
-	}
-}
-
 // readOrder reads the first line.
 func readOrder(in io.Reader, into any) error {
 	reader, ok := in.(*bufio.Reader)

@@ -45,7 +45,7 @@ const (
 // one. Programs that use this package call it first.
 func Role() (code int, ok bool) {
 	roles := map[string]func(io.Reader, io.Writer) error{
-		"backend": serveBackend, "load": generate, "layover": serveLayover,
+		"backend": serveBackend, "load": generate,
 		"reverseproxy": serveReverseProxy, "slow": crawl, "transfer": transfer,
 	}
 	name := os.Getenv(roleVariable)

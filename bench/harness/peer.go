@@ -52,6 +52,7 @@ type Running struct {
 	Quick bool
 
 	client  *http.Client
+	beside  func() // ends what serves the proxy; may be nil
 	cleanUp func()
 }
 
@@ -102,6 +103,9 @@ func StartPeer(ctx context.Context, p Peer, routes Routes, backend *Backend) (*R
 // Stop ends it and removes its files.
 func (r *Running) Stop() {
 	r.Process.Stop()
+	if r.beside != nil {
+		r.beside()
+	}
 	if r.cleanUp != nil {
 		r.cleanUp()
 	}

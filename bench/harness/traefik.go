@@ -49,7 +49,7 @@ func traefikBinary() (string, error) {
 
 // buildPeer builds a package in a module's folder.
 func buildPeer(ctx context.Context, folder, binary, pkg string, flags ...string) error {
-	next := binary + ".next"
+	next := fmt.Sprintf("%s.%d", binary, os.Getpid()) // another process may build the same
 	args := append([]string{"build", "-trimpath", "-o", next}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Dir = folder

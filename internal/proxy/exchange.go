@@ -121,6 +121,8 @@ func (x *exchange) decide(table *route.Table) {
 func (x *exchange) refusal() *problem {
 	d := &x.decision
 	switch {
+	case x.table == x.proxy.none:
+		return noTable()
 	case d.Outcome == route.UnknownHost:
 		var similar []string
 		if x.trusted {

@@ -19,6 +19,7 @@ type Code string
 
 // The kinds of errors.
 const (
+	CodeNoTable         Code = "no-table"             // 503: no server has answered yet, and there is no table on disk
 	CodeUnknownHost     Code = "unknown-host"         // 404: no service has this host
 	CodeUnknownRoute    Code = "unknown-route"        // 421: a strict route names something that does not exist
 	CodeNoVersion       Code = "no-version"           // 503: the service has no default version

@@ -18,6 +18,17 @@ const (
 	retryLater = 5 * time.Second
 )
 
+func noTable() *problem {
+	return &problem{
+		status:     http.StatusServiceUnavailable,
+		code:       CodeNoTable,
+		title:      "The proxy has no table yet",
+		detail:     "No Layover server has told this proxy which services there are, and it has no table on disk.",
+		hint:       "Try again; where it stays so, see the proxy's /readyz, which says why no server is followed.",
+		retryAfter: retrySoon,
+	}
+}
+
 func unknownHost(host string, similar []string) *problem {
 	return &problem{
 		status:  http.StatusNotFound,

@@ -60,6 +60,8 @@ type Proxy struct {
 	counters   counters
 	held       atomic.Int64
 	active     flight        // all requests
+	none       *route.Table  // the table before the first: nothing is known of any host
+	retired    atomic.Bool   // see Retire
 	stopping   chan struct{} // closed when Run drains: held requests are let go
 	stop       sync.Once     // closes stopping
 
@@ -72,7 +74,8 @@ type snapshot struct {
 	replaced chan struct{} // closed when a newer table is in place
 }
 
-// New returns a proxy with an empty table. It starts nothing; see [Proxy.Run].
+// New returns a proxy without a table: before the first [Proxy.SetTable] it answers
+// everything with the problem no-table. It starts nothing; see [Proxy.Run].
 func New(options Options) *Proxy {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -85,10 +88,11 @@ func New(options Options) *Proxy {
 		page:       parsePage(),
 		transports: newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:    newBufferPool(),
+		none:       route.EmptyTable(),
 		stopping:   make(chan struct{}),
 	}
 	p.exchanges.New = func() any { return newExchange(p) }
-	p.current.Store(&snapshot{table: route.EmptyTable(), replaced: make(chan struct{})})
+	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})
 	return p
 }
 
@@ -115,6 +119,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r
 // ("cart@main"). Versions that are not in the table are not in it.
 func (p *Proxy) Requests() map[string]uint64 { return p.counters.in(p.Table()) }
 
+// RequestsTo returns how many requests one version has answered.
+func (p *Proxy) RequestsTo(id string) uint64 { return p.counters.of(id) }
+
 // WaitIdle waits until no request is in flight to the instance, upgraded
 // connections included. Call it after SetTable with a table that lacks the instance: from
 // then on it gets no new ones. It returns the cause of ctx where that ends first.
@@ -122,12 +129,20 @@ func (p *Proxy) WaitIdle(ctx context.Context, instanceID string) error {
 	return p.flights.waitIdle(ctx, instanceID)
 }
 
+// Retire has every answer from now on end its connection, so that clients make their next
+// one to the process that has taken over the listeners. A connection is never closed under a
+// request that is on its way, as it can be when Run ends.
+func (p *Proxy) Retire() { p.retired.Store(true) }
+
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 	p.active.enter()
 	defer p.active.leave()
 	x := p.exchanges.Get().(*exchange)
 	x.begin(w, r, trusted)
 	defer x.end()
+	if p.retired.Load() {
+		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
+	}
 	x.run()
 	x.completed = true
 }
