@@ -57,7 +57,7 @@ func (f *fastHTTP) Install(ctx context.Context) error {
 		return err
 	}
 	f.binary = filepath.Join(cache, "bench-fasthttp")
-	return buildPeer(ctx, folder, f.binary, ".") // a second with Go's cache
+	return buildPeer(ctx, folder, f.binary, []string{"."}) // a second with Go's cache
 }
 
 // Start runs it.

@@ -20,6 +20,7 @@ func MB(bytes int64) float64 { return float64(bytes) / 1e6 }
 func MemoryOf(int) (Memory, error) { return Memory{}, errLinux }
 
 func startPinned(*exec.Cmd, int) error      { return errLinux }
+// RaiseFileLimit fails.
 func RaiseFileLimit(uint64) error           { return errLinux }
 func tree(pid int) []int                    { return []int{pid} }
 func cpuTime([]int) (time.Duration, error)  { return 0, errLinux }

@@ -36,7 +36,7 @@ func (Layover) Install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return buildPeer(ctx, folder, binary, "./cmd/layover")
+	return buildPeer(ctx, folder, binary, []string{"./cmd/layover"}, "CGO_ENABLED=0")
 }
 
 // layoverBinary is where the program is built, by each process that measures it anew.

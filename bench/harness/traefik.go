@@ -35,8 +35,9 @@ func (traefik) Install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return buildPeer(ctx, folder, binary, "github.com/traefik/traefik/v3/cmd/traefik",
-		"-ldflags", "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version="+traefikVersion)
+	return buildPeer(ctx, folder, binary, []string{
+		"-ldflags", "-s -w -X github.com/traefik/traefik/v3/pkg/version.Version=" + traefikVersion, "github.com/traefik/traefik/v3/cmd/traefik",
+	})
 }
 
 func traefikBinary() (string, error) {
@@ -48,14 +49,13 @@ func traefikBinary() (string, error) {
 }
 
 // buildPeer builds a package in a module's folder.
-func buildPeer(ctx context.Context, folder, binary, pkg string, flags ...string) error {
+func buildPeer(ctx context.Context, folder, binary string, args []string, env ...string) error {
 	next := fmt.Sprintf("%s.%d", binary, os.Getpid()) // another process may build the same
-	args := append([]string{"build", "-trimpath", "-o", next}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-o", next}, args...)...)
 	cmd.Dir = folder
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Env = append(append(os.Environ(), "GOWORK=off"), env...)
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, text)
 	}
 	return os.Rename(next, binary)
 }
