@@ -19,7 +19,8 @@ func MB(bytes int64) float64 { return float64(bytes) / 1e6 }
 // MemoryOf fails: it is read from /proc.
 func MemoryOf(int) (Memory, error) { return Memory{}, errLinux }
 
-func startPinned(*exec.Cmd, int) error      { return errLinux }
+func startPinned(*exec.Cmd, int) error { return errLinux }
+
 // RaiseFileLimit fails.
 func RaiseFileLimit(uint64) error           { return errLinux }
 func tree(pid int) []int                    { return []int{pid} }
