@@ -177,7 +177,7 @@ func (c Comparison) atTheLimit(ctx context.Context, rows []Row) error {
 		err := c.each(ctx, rows, func(row *Row) error {
 			r, err := Load{
 				Address: row.running.Address, PID: row.running.PID(), Routes: row.running.Setup.Routes, InUse: MaxInUse,
-				Connections: c.Connections, WarmUp: warmUp, Duration: c.Duration, Seed: uint64(round),
+				Connections: c.Connections, WarmUp: warmUp, Duration: c.Duration, Seed: uint64(round), //nolint:gosec // not negative
 			}.Run(ctx)
 			if err != nil {
 				return err

@@ -107,13 +107,13 @@ func start(cmd *exec.Cmd, cpu int) (*Process, error) {
 }
 
 // startRole starts this program in a role, and hands it its order as a line of JSON.
-func startRole(role string, cpu int, order any, env ...string) (*Process, error) {
+func startRole(role string, cpu int, order any) (*Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(append(os.Environ(), roleVariable+"="+role), env...)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	p, err := start(cmd, cpu)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,6 @@ func (p *Process) answer(ctx context.Context, into any) error {
 		return nil
 	case <-ctx.Done():
 		p.Stop()
-		<-done
 		return context.Cause(ctx)
 	}
 }

@@ -25,7 +25,7 @@ type loop struct {
 	load   Load
 	to     unix.SockaddrInet4
 	epoll  int
-	timer  int
+	timer  int32
 	random *rand.Rand
 	asks   []ask
 	conns  map[int32]*clientConn
@@ -77,10 +77,12 @@ func closedOrOpenLoop(l Load) (Result, error) {
 	if g.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return Result{}, err
 	}
-	if g.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+	timer, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
 		return Result{}, err
 	}
-	if err := g.watch(int32(g.timer), unix.EPOLLIN); err != nil {
+	g.timer = int32(timer) //nolint:gosec // a file's number
+	if err := g.watch(g.timer, unix.EPOLLIN); err != nil {
 		return Result{}, err
 	}
 	if err := g.run(); err != nil {
@@ -134,9 +136,9 @@ func (g *loop) run() error {
 			return err
 		}
 		for _, e := range events[:max(n, 0)] {
-			if e.Fd == int32(g.timer) {
+			if e.Fd == g.timer {
 				var spent [8]byte
-				_, _ = unix.Read(g.timer, spent[:]) // it tells only how often
+				_, _ = unix.Read(int(g.timer), spent[:]) // it tells only how often
 				continue
 			}
 			c := g.conns[e.Fd]
@@ -200,7 +202,7 @@ func (g *loop) arm(now time.Time) error {
 		at = g.began
 	}
 	in := max(at.Sub(now), time.Microsecond)
-	return unix.TimerfdSettime(g.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(in.Nanoseconds())}, nil)
+	return unix.TimerfdSettime(int(g.timer), 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(in.Nanoseconds())}, nil)
 }
 
 func (g *loop) receive(c *clientConn) error {
@@ -315,7 +317,7 @@ func (g *loop) connect() error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return err
 	}
-	c := &clientConn{fd: int32(fd)}
+	c := &clientConn{fd: int32(fd)} //nolint:gosec // a file's number
 	g.conns[c.fd] = c
 	if err := unix.Connect(fd, &g.to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return fmt.Errorf("connect to %s: %w", g.load.Address, err)
