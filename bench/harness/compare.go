@@ -139,10 +139,14 @@ func (c Comparison) side(ctx context.Context, entries []Entry, backend *Backend,
 	if err := c.atTheLimit(ctx, rows); err != nil || !latencies {
 		return rows, err
 	}
-	if err := c.atHalf(ctx, rows, backend); err != nil {
+	load, alone99, err := c.atHalf(ctx, rows, backend)
+	if err != nil {
 		return nil, err
 	}
-	return rows, c.changed(ctx, rows)
+	if err := c.changed(ctx, rows); err != nil {
+		return nil, err
+	}
+	return rows, c.underChanges(ctx, rows, load, alone99)
 }
 
 func started(ctx context.Context, p Peer, routes Routes, backend *Backend) (*Running, string) {
@@ -206,8 +210,9 @@ func (c Comparison) atTheLimit(ctx context.Context, rows []Row) error {
 // one environment has traffic for at a time.
 const MaxInUse = 10_000
 
-// atHalf measures latencies at half of the throughput of the slowest, beside those of the backend alone.
-func (c Comparison) atHalf(ctx context.Context, rows []Row, backend *Backend) error {
+// atHalf measures latencies at half of the throughput of the slowest, beside those of the backend alone. It
+// returns the load, and the p99 of the backend alone in milliseconds.
+func (c Comparison) atHalf(ctx context.Context, rows []Row, backend *Backend) (Load, float64, error) {
 	slowest := 0.0
 	for _, row := range rows {
 		if row.Failure == "" && (slowest == 0 || row.PerSecond < slowest) {
@@ -221,7 +226,7 @@ func (c Comparison) atHalf(ctx context.Context, rows []Row, backend *Backend) er
 		load.Address, load.Routes = backend.Address(c.Protocol, 0), Routes{Services: 1, Versions: 1}
 		r, err := load.Run(ctx)
 		if err != nil {
-			return fmt.Errorf("the backend alone: %w", err)
+			return load, 0, fmt.Errorf("the backend alone: %w", err)
 		}
 		alone50, alone99 = append(alone50, milliseconds(r.P50)), append(alone99, milliseconds(r.P99))
 		err = c.each(ctx, rows, func(row *Row) error {
@@ -231,7 +236,7 @@ func (c Comparison) atHalf(ctx context.Context, rows []Row, backend *Backend) er
 			return err
 		})
 		if err != nil {
-			return err
+			return load, 0, err
 		}
 	}
 	if err := c.each(ctx, rows, func(row *Row) error {
@@ -240,29 +245,34 @@ func (c Comparison) atHalf(ctx context.Context, rows []Row, backend *Backend) er
 		row.AddedP50, row.AddedP99 = &p50, &p99
 		return nil
 	}); err != nil {
-		return err
+		return load, 0, err
 	}
+	return load, Median(alone99), nil
+}
+
+// underChanges measures the proxies that take up changes quickly while they do.
+func (c Comparison) underChanges(ctx context.Context, rows []Row, load Load, alone99 float64) error {
 	return c.each(ctx, rows, func(row *Row) error {
 		if !row.running.Quick {
 			return nil
 		}
 		load.Address, load.Routes = row.running.Address, row.running.Setup.Routes
-		var busy []float64
+		var busy, made []float64
 		for range c.Rounds {
 			r, changes, err := UnderChanges(ctx, row.running, load)
 			if err != nil {
 				return err
 			}
-			busy, row.Changes = append(busy, milliseconds(r.P99)), changes
+			busy, made = append(busy, milliseconds(r.P99)), append(made, changes)
 		}
-		p99 := Median(busy) - Median(alone99)
-		row.ChangesP99 = &p99
+		p99 := Median(busy) - alone99
+		row.ChangesP99, row.Changes = &p99, Median(made)
 		return nil
 	})
 }
 
 // UnderChanges makes a load while the table is changed a hundred times a second, and returns how many
-// changes a second there were.
+// changes a second the proxy took up: a proxy that falls behind is waited for.
 func UnderChanges(ctx context.Context, running *Running, load Load) (Result, float64, error) {
 	changing, stop := context.WithCancel(ctx)
 	defer stop()
@@ -277,10 +287,15 @@ func UnderChanges(ctx context.Context, running *Running, load Load) (Result, flo
 		done <- outcome{n, err}
 	}()
 	r, err := load.Run(ctx)
-	took := time.Since(began)
 	stop()
 	made := <-done
-	return r, float64(made.n) / took.Seconds(), errors.Join(err, made.err)
+	if err := errors.Join(err, made.err); err != nil {
+		return r, 0, err
+	}
+	_, err = running.Routed(ctx, Added{
+		Name: fmt.Sprintf("last-%d", began.UnixNano()), Backend: (running.Setup.Routes.Backend(0, 0) + 1) % Backends,
+	})
+	return r, float64(made.n) / time.Since(began).Seconds(), err
 }
 
 // changed measures how long a new version takes until it is routed.
