@@ -22,7 +22,7 @@ func mayImport() map[string][]string {
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"bench":                            {"bench/harness", "internal/route"},
-		"bench/harness":                    {"internal/route", "internal/route/routetest"},
+		"bench/harness":                    {"internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
 		"docs":                             {},
 		"examples/shop":                    {"examples/shop/inventorypb"},

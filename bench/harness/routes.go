@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"github.com/layover-dev/layover/internal/route"
-	"github.com/layover-dev/layover/internal/route/routetest"
 )
 
 // Backends is how many addresses the backend answers at. The versions of a route
@@ -23,10 +22,11 @@ type Routes struct {
 	Protocol route.Protocol `json:"protocol"` // of the backend
 }
 
-// NewRoutes splits a number of versions over services, as an environment does.
+// NewRoutes splits a number of versions over services: ten for each service, up to a thousand services.
+// Proxies that try one router after the other are at their best with few versions for a host.
 func NewRoutes(n int, protocol route.Protocol) Routes {
-	services, versions := routetest.Shape(n)
-	return Routes{Services: services, Versions: versions, Protocol: protocol}
+	services := min(max(n/10, 1), 1000)
+	return Routes{Services: services, Versions: n / services, Protocol: protocol}
 }
 
 // Len is how many routes there are.
