@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := test
-.PHONY: test build lint generate bench demo vuln
+.PHONY: test build lint generate bench microbench demo vuln
 
 test: ## Check everything, as CI does
 	./scripts/test
@@ -13,7 +13,10 @@ lint: ## Only the linter
 generate: ## Files made from the code: CLI and configuration reference, JSON Schema, OpenAPI
 	go generate ./...
 
-bench: ## What a decision and a proxied request cost
+bench: ## The proxy beside nginx, Traefik, HAProxy, Caddy and bare Go (BENCH="--rounds 3" for other flags)
+	go run ./bench $(BENCH)
+
+microbench: ## What a decision and a proxied request cost in one process
 	go test -run '^$$' -bench . -benchmem ./internal/route ./internal/proxy
 
 demo: ## The shop, with one service in two versions

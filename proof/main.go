@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	"github.com/layover-dev/layover/bench/harness"
 	"github.com/layover-dev/layover/internal/runtime/process"
 )
 
@@ -40,16 +41,23 @@ func promises() []promise {
 		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
+		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
+		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
+		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
+		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},
 	}
 }
 
 func main() {
-	// The server that a proof runs may be this very program; see serve.go.
-	if code, ok := process.Supervise(os.Args); ok {
-		os.Exit(code)
-	}
-	if code, ok := backend(os.Args); ok { // an instance that a proof runs
-		os.Exit(code)
+	// The server, the instances and the load of a proof may be this very program.
+	for _, part := range []func() (int, bool){
+		func() (int, bool) { return process.Supervise(os.Args) },
+		func() (int, bool) { return backend(os.Args) },
+		harness.Role,
+	} {
+		if code, ok := part(); ok {
+			os.Exit(code)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -3,15 +3,20 @@ package main
 import (
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/layover-dev/layover/bench/harness"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/route/routetest"
 	"github.com/layover-dev/layover/internal/runtime/process"
 )
 
 func TestMain(m *testing.M) {
+	if code, ok := harness.Role(); ok {
+		os.Exit(code)
+	}
 	if code, ok := process.Supervise(os.Args); ok {
 		os.Exit(code)
 	}
@@ -65,7 +70,28 @@ func TestResolveAllocatesNothing(t *testing.T) {
 	require.Zero(t, allocsPerResolve(table))
 }
 
+func TestStreams(t *testing.T) {
+	needsLinux(t)
+	r, err := streams(t.Context(), 16<<20, harness.Layover{})
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "whole and in order")
+}
+
+func TestSlowloris(t *testing.T) {
+	needsLinux(t)
+	r, err := slowloris(t.Context(), 300, 3*time.Second, harness.Layover{})
+	require.NoError(t, err)
+	require.Regexp(t, `^0 of \d+ normal requests failed beside [3-9]\d\d slow connections`, r.figure)
+}
+
 func TestUnknownPromise(t *testing.T) {
 	require.Equal(t, 2, run(t.Context(), []string{"perpetual-motion"}))
 	require.Equal(t, 0, run(t.Context(), nil))
+}
+
+func needsLinux(t *testing.T) {
+	t.Helper()
+	if err := harness.Supported(); err != nil {
+		t.Skip(err)
+	}
 }

@@ -21,6 +21,8 @@ func mayImport() map[string][]string {
 	runtime := []string{"api", "internal/control", "internal/route"}
 	return map[string][]string{
 		"api":                              {"internal/route"},
+		"bench":                            {"bench/harness", "internal/route"},
+		"bench/harness":                    {"internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
 		"docs":                             {},
 		"examples/shop":                    {"examples/shop/inventorypb"},
@@ -50,7 +52,7 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry",
 		},
-		"proof": {"api", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process"},
+		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process"},
 		"test":  {},
 	}
 }
