@@ -113,6 +113,14 @@ func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// hangup sends SIGHUP to layover up, as a terminal does that is closed, and expects it to
+// end well. What it wrote becomes stderr.
+func cmdHangup(ts *testscript.TestScript, neg bool, args []string) {
+	if err := finish(ts, syscall.SIGHUP); (err != nil) != neg {
+		ts.Fatalf("layover up ended with: %v", err)
+	}
+}
+
 // crash kills layover up, which can do nothing about it.
 func cmdCrash(ts *testscript.TestScript, neg bool, args []string) {
 	if err := finish(ts, syscall.SIGKILL); err == nil || neg {

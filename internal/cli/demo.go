@@ -33,10 +33,19 @@ func newDemoCmd(app *App) *cobra.Command {
 		Short:   "A small shop to try it with: five services, one of them in two versions",
 		Long: `Run a small shop of five services that call each other through the proxy, one of them in
 two versions, and print what to try. Everything lives in a temporary folder that is removed
-at the end. With --once, run the tour instead: make each request, check every answer, and end.`,
+at the end, be it by Ctrl-C or a closed terminal. With --once, run the tour instead: make each
+request, check every answer, and end.`,
 		Example: "  layover demo\n  layover demo --once",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), app, opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := app.untilAlone(cmd.Context())
+			defer stop()
+			err := runDemo(ctx, app, opts)
+			if err == nil && opts.Once && ctx.Err() != nil {
+				return &silentError{code: exitInterrupted} // no tour was right that was not made to its end
+			}
+			return err
+		},
 	}
 	cmd.Flags().BoolVar(&opts.Once, "once", false, "run the tour, check every answer, and end")
 	return cmd

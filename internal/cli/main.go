@@ -25,7 +25,7 @@ const (
 	exitFailed      = 1   // it was understood, and did not work
 	exitUsage       = 2   // bad input: flags, names, configuration
 	exitUnreachable = 3   // no server answers
-	exitInterrupted = 130 // Ctrl-C
+	exitInterrupted = 130 // ended before it was done, by Ctrl-C for example
 )
 
 //go:generate go test . -run TestReference -update

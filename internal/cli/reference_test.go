@@ -79,7 +79,7 @@ terminal, and lines with tabs and RFC 3339 times in a pipe; ` + "`--json`" + ` p
 | 1 | it was understood, and did not work |
 | 2 | bad input: a flag, a name that nothing has, the configuration |
 | 3 | no server answers |
-| 130 | Ctrl-C ended it |
+| 130 | it was ended before it was done, by Ctrl-C for example |
 
 `)
 	all := commands(root)[1:]

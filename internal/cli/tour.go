@@ -87,6 +87,9 @@ func (t *tour) run(ctx context.Context) error {
 	if err := t.third(ctx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if len(t.wrong) > 0 {
 		return fmt.Errorf("%d of %d answers were wrong:\n  %s", len(t.wrong), t.asked, strings.Join(t.wrong, "\n  "))
 	}

@@ -29,12 +29,17 @@ func newUpCmd(app *App) *cobra.Command {
 		Long: `Run the environment that layover.yaml describes: server, proxy and runtimes in one
 process. The file is applied at the start; versions deployed since are kept, and run again.
 
-Ctrl-C drains, and stops what it started. After a crash the next start adopts what still runs.`,
+Ctrl-C drains, and stops what it started; so does a closed terminal, unless nohup keeps it
+away. After a crash the next start adopts what still runs.`,
 		Example: `  layover up
   layover up -f examples/shop/layover.yaml
   LAYOVER_PROXY_LISTEN=127.0.0.1:9090 layover up`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd.Context(), app, opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := app.untilAlone(cmd.Context())
+			defer stop()
+			return runUp(ctx, app, opts)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&opts.File, "file", "f", config.FileName, "configuration file")
