@@ -83,13 +83,6 @@ func parseCurl(args []string) (curlOptions, error) {
 }
 
 func runCurl(ctx context.Context, app *App, opts curlOptions) error {
-	path, err := exec.LookPath("curl")
-	if err != nil {
-		return &control.Error{
-			Code: api.CodeUnavailable, Message: "there is no curl on this machine", Err: err,
-			Hint: "install curl, or send the header yourself: baggage: " + route.DefaultBaggageKey + "=" + opts.route,
-		}
-	}
 	client, err := app.Client()
 	if err != nil {
 		return err
@@ -103,7 +96,15 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 		if _, err := route.ParseRoute(opts.route); err != nil {
 			return usagef("", "--route: %s", err)
 		}
-		args = append(args, "-H", "baggage: "+route.PrependMember(nil, env.BaggageKey, opts.route)[0])
+		args = append(args, "-H", baggageLine(env, opts.route))
+	}
+	path, err := exec.LookPath("curl")
+	if err != nil {
+		hint := "install curl"
+		if opts.route != "" {
+			hint += ", or send the header yourself: " + baggageLine(env, opts.route)
+		}
+		return &control.Error{Code: api.CodeUnavailable, Message: "there is no curl on this machine", Hint: hint, Err: err}
 	}
 	args = append(args, connectTo(env, opts.rest)...)
 	curl := exec.CommandContext(ctx, path, append(args, opts.rest...)...)

@@ -58,6 +58,14 @@ func TestConnectTo(t *testing.T) {
 	}
 }
 
+func TestNoCurl(t *testing.T) {
+	c := newTerminal(t)
+	t.Setenv("PATH", t.TempDir())
+	require.Equal(t, exitFailed, c.run(t.Context(), "curl", "--route", "pr-88", "http://cart.localhost/"))
+	require.Contains(t, c.err.String(), "error: there is no curl on this machine\n")
+	require.Contains(t, c.err.String(), "send the header yourself: baggage: x_route=pr-88\n", "the key of this environment")
+}
+
 func TestWithoutProxies(t *testing.T) {
 	require.Equal(t, []string{"PATH=/bin", "HTTPS_PROXY=x", "NO_PROXY=y"},
 		withoutProxies([]string{"PATH=/bin", "http_proxy=a", "HTTP_PROXY=b", "HTTPS_PROXY=x", "ALL_PROXY=c", "NO_PROXY=y"}))

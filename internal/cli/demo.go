@@ -171,7 +171,7 @@ The shop is up. In a browser:
 The same from a program, by the baggage header:
 
   curl %[1]s/api/products
-  curl -H 'baggage: dynamic_route=feature-1' %[1]s/api/products
+  curl -H '%[4]s' %[1]s/api/products
 
 Add a version of your own, look at it, and stop it again (in another terminal):
 
@@ -182,7 +182,7 @@ Add a version of your own, look at it, and stop it again (in another terminal):
   %[3]s stop pricing@try-1
 
 Ctrl-C ends it and removes everything.
-`, front, proxyPort, selfCommand(app, env))
+`, front, proxyPort, selfCommand(app, env), baggageLine(env.describe(), "feature-1"))
 }
 
 // selfCommand is how a person calls this program, and this server, from another terminal.

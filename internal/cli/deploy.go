@@ -105,8 +105,15 @@ func runDeploy(ctx context.Context, app *App, opts *deployOptions) error {
 	if v.PreviewURL != "" {
 		app.printf("  in a browser    %s\n", v.PreviewURL)
 	}
-	app.printf("  from a program  baggage: %s=%s\n", route.DefaultBaggageKey, v.Name)
+	if env, err := client.Environment(ctx); err == nil { // the version is up, whether or not this can be told
+		app.printf("  from a program  %s\n", baggageLine(env, v.Name))
+	}
 	return nil
+}
+
+// baggageLine is the header line that carries a route in an environment.
+func baggageLine(env api.Environment, value string) string {
+	return "baggage: " + route.PrependMember(nil, env.BaggageKey, value)[0]
 }
 
 // deployment checks the flags and makes the request of them.
