@@ -65,6 +65,9 @@ func parseCurl(args []string) (curlOptions, error) {
 				}
 				value = args[i]
 			}
+			if value == "" {
+				return o, emptyFlag(name)
+			}
 			if name == "--route" {
 				o.route = value
 			} else {

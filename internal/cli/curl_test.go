@@ -23,6 +23,8 @@ func TestParseCurl(t *testing.T) {
 		"server":               {args: []string{"--server", "http://s", "http://x"}, want: curlOptions{server: "http://s", rest: []string{"http://x"}}},
 		"help":                 {args: []string{"--help"}, want: curlOptions{help: true}},
 		"no value":             {args: []string{"http://x", "--route"}, says: "--route needs a value"},
+		"empty route":          {args: []string{"--route", "", "http://x"}, says: "--route is given, and empty"},
+		"empty server":         {args: []string{"--server=", "http://x"}, says: "--server is given, and empty"},
 		"no URL":               {args: []string{"--route", "a"}, says: "a URL is missing"},
 		"begins like our flag": {args: []string{"--routes", "a"}, want: curlOptions{rest: []string{"--routes", "a"}}},
 	} {

@@ -71,7 +71,8 @@ func reference() string {
 
 Every command talks to the server at ` + "`--server`, else `LAYOVER_SERVER`, else `" + defaultServer + "`" + `. Lists are tables on a
 terminal, and lines with tabs and RFC 3339 times in a pipe; ` + "`--json`" + ` prints everything there is.
-` + "`layover completion SHELL`" + ` prints a completion script for bash, zsh, fish or powershell.
+` + "`layover completion SHELL`" + ` prints a completion script for bash, zsh, fish or powershell. A flag that is given with
+an empty text (` + "`--image \"$IMAGE\"`" + ` where that is not set) is bad input, never the same as no flag.
 
 | Exit code | Meaning |
 |---|---|
