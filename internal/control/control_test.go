@@ -317,6 +317,44 @@ func TestRuntimeThatDoesNotAnswerRemovesNothing(t *testing.T) {
 	b.until(func() bool { return b.Ready(t.Context()) == nil }, func() string { return "readiness does not recover" })
 }
 
+// TestBranches holds that no branch is deployed over another that comes out as the same
+// name, in whatever order and way they are named.
+func TestBranches(t *testing.T) {
+	for name, tt := range map[string]struct {
+		version  string
+		branches []string // of the deployments, in this order; "" names none
+		want     string   // of the version
+		says     string   // of the refusal of the last one
+	}{
+		"the name again":                   {"foo-1", []string{"", ""}, "", ""},
+		"the name, said as its branch":     {"foo-1", []string{"", "foo-1", ""}, "", ""},
+		"the branch again":                 {"foo-1", []string{"foo/1", "foo/1"}, "foo/1", ""},
+		"a branch over the name":           {"foo-1", []string{"", "foo/1"}, "", "under that very name"},
+		"the name over a branch":           {"foo-1", []string{"foo/1", ""}, "foo/1", `belongs to branch "foo/1"`},
+		"a branch over a branch":           {"foo-1", []string{"foo/1", "Foo/1"}, "foo/1", `belongs to branch "foo/1"`},
+		"a name of its own":                {"pr-88", []string{"foo/1", "", "foo/1"}, "foo/1", ""},
+		"a name of its own, branch later":  {"pr-88", []string{"", "foo/1", ""}, "foo/1", ""},
+		"a name of its own, two branches":  {"pr-88", []string{"foo/1", "foo/2"}, "foo/1", `belongs to branch "foo/1"`},
+		"a branch over one that was given": {"foo-1", []string{"", "bar", "foo/1"}, "bar", `belongs to branch "bar"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			for i, branch := range tt.branches {
+				_, err := b.Deploy(t.Context(), key(tt.version), api.Deployment{Branch: branch})
+				if tt.says == "" || i < len(tt.branches)-1 {
+					require.NoError(t, err)
+					continue
+				}
+				require.ErrorContains(t, err, tt.says)
+				require.Equal(t, api.CodeConflict, control.CodeOf(err))
+			}
+			v, err := b.Version(t.Context(), key(tt.version))
+			require.NoError(t, err)
+			require.Equal(t, tt.want, v.Branch)
+		})
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	b := newBench(t)
 	b.up("taken", nil)

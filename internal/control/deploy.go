@@ -27,12 +27,9 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 		return api.Version{}, err
 	}
 	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
-		if r.Branch != "" && d.Branch != "" && r.Branch != d.Branch {
-			return Generation{}, conflictf(
-				"choose another name for one of the two, or remove this version first",
-				"%s belongs to branch %q, and branch %q comes out as the same name", key, r.Branch, d.Branch)
+		if err := r.takeBranch(d.Branch); err != nil {
+			return Generation{}, err
 		}
-		r.Branch = cmp.Or(d.Branch, r.Branch)
 		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
 		return Generation{Deployment: d, Run: run, Env: env}, nil
 	})
