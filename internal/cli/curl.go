@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -22,7 +22,8 @@ func newCurlCmd(app *App) *cobra.Command {
 		GroupID: groupRoutes,
 		Short:   "curl with a route: adds the baggage header, and finds the proxy",
 		Long: `Run curl with the baggage header that carries a route. Hosts of the environment are reached
-through its proxy, whatever DNS says. All other arguments go to curl as they are.`,
+through its proxy, whatever DNS says; other hosts as curl reaches them. All other arguments go
+to curl as they are.`,
 		Example: `  layover curl --route feature-2981 http://cart.localhost:8080/items
   layover curl --route 'cart@pr-88~feature-2981' http://storefront.localhost:8080/ -s -i`,
 		DisableFlagParsing: true,
@@ -109,7 +110,11 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 		}
 		return &control.Error{Code: api.CodeUnavailable, Message: "there is no curl on this machine", Hint: hint, Err: err}
 	}
-	args = append(args, connectTo(env, opts.rest)...)
+	ours, err := ownHosts(ctx, client, env)
+	if err != nil {
+		return err
+	}
+	args = append(args, connectTo(env.ProxyURL, ours, opts.rest)...)
 	curl := exec.CommandContext(ctx, path, append(args, opts.rest...)...)
 	curl.Stdin, curl.Stdout, curl.Stderr = app.In, app.Out, app.Err
 	curl.Env = withoutProxies(app.Environ)
@@ -121,9 +126,31 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 	return err
 }
 
-// connectTo makes curl connect to the proxy for every plain URL among its arguments.
-func connectTo(env api.Environment, args []string) []string {
-	proxy, err := url.Parse(env.ProxyURL)
+// ownHosts returns what says whether a host is one of the environment: of a service, a preview,
+// or below the domain, where a mistyped one is told what it may have been meant to be.
+func ownHosts(ctx context.Context, client *api.Client, env api.Environment) (func(host string) bool, error) {
+	services, err := client.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec := route.Spec{Domain: env.Domain}
+	for _, s := range services {
+		spec.Services = append(spec.Services, route.Service{Name: s.Name, Hosts: s.Hosts})
+	}
+	table, err := route.Compile(spec)
+	if err != nil {
+		return nil, err
+	}
+	below := "." + cmp.Or(env.Domain, route.DefaultDomain)
+	return func(host string) bool {
+		d := table.Resolve(&route.Request{Host: host})
+		return d.Service != nil || strings.HasSuffix(strings.TrimSuffix(strings.ToLower(host), "."), below)
+	}, nil
+}
+
+// connectTo makes curl connect to the proxy for every plain URL of ours among its arguments.
+func connectTo(proxyURL string, ours func(host string) bool, args []string) []string {
+	proxy, err := url.Parse(proxyURL)
 	if err != nil || proxy.Host == "" {
 		return nil
 	}
@@ -133,7 +160,7 @@ func connectTo(env api.Environment, args []string) []string {
 			arg = "http://" + arg
 		}
 		u, err := url.Parse(arg)
-		if err != nil || u.Scheme != "http" || u.Hostname() == "" || !strings.Contains(u.Hostname(), ".") || net.ParseIP(u.Hostname()) != nil {
+		if err != nil || u.Scheme != "http" || u.Hostname() == "" || !ours(u.Hostname()) {
 			continue
 		}
 		port := u.Port()

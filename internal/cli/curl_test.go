@@ -42,6 +42,12 @@ func TestParseCurl(t *testing.T) {
 }
 
 func TestConnectTo(t *testing.T) {
+	c := newTerminal(t)
+	require.NoError(t, c.PutService(t.Context(), api.Service{Name: "shop", Hosts: []string{"shop", "*.shop.test"}}))
+	client, err := c.app.Client()
+	require.NoError(t, err)
+	ours, err := ownHosts(t.Context(), client, api.Environment{})
+	require.NoError(t, err)
 	for name, test := range map[string]struct {
 		proxy string
 		args  []string
@@ -49,13 +55,20 @@ func TestConnectTo(t *testing.T) {
 	}{
 		"host of the environment": {"http://127.0.0.1:9", []string{"http://cart.localhost/"}, []string{"--connect-to", "cart.localhost:80:127.0.0.1:9"}},
 		"with a port":             {"http://[::1]:9", []string{"-s", "cart.localhost:8080/a?b"}, []string{"--connect-to", "cart.localhost:8080:[::1]:9"}},
-		"several":                 {"http://p:9", []string{"http://a.b", "http://c.d:1"}, []string{"--connect-to", "a.b:80:p:9", "--connect-to", "c.d:1:p:9"}},
-		"TLS is not ours":         {"http://p:9", []string{"https://cart.localhost/"}, nil},
-		"an address is meant so":  {"http://p:9", []string{"http://127.0.0.1:8080/"}, nil},
-		"no proxy":                {"", []string{"http://cart.localhost/"}, nil},
+		"several":                 {"http://p:9", []string{"http://cart.localhost", "http://shop:1"}, []string{"--connect-to", "cart.localhost:80:p:9", "--connect-to", "shop:1:p:9"}},
+		"host without a dot":      {"http://p:9", []string{"http://shop/"}, []string{"--connect-to", "shop:80:p:9"}},
+		"host with a star":        {"http://p:9", []string{"http://a.shop.test/"}, []string{"--connect-to", "a.shop.test:80:p:9"}},
+		"preview hosts": {"http://p:9", []string{"http://pr-88--cart.localhost", "pr-88.shop"}, []string{
+			"--connect-to", "pr-88--cart.localhost:80:p:9", "--connect-to", "pr-88.shop:80:p:9",
+		}},
+		"mistyped below the domain": {"http://p:9", []string{"http://carrt.localhost."}, []string{"--connect-to", "carrt.localhost.:80:p:9"}},
+		"somebody else's":           {"http://p:9", []string{"http://example.com/", "http://shops/"}, nil},
+		"TLS is not ours":           {"http://p:9", []string{"https://cart.localhost/"}, nil},
+		"an address is meant so":    {"http://p:9", []string{"http://127.0.0.1:8080/"}, nil},
+		"no proxy":                  {"", []string{"http://cart.localhost/"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, test.want, connectTo(api.Environment{ProxyURL: test.proxy}, test.args))
+			require.Equal(t, test.want, connectTo(test.proxy, ours, test.args))
 		})
 	}
 }
