@@ -23,7 +23,8 @@ func newCurlCmd(app *App) *cobra.Command {
 		Short:   "curl with a route: adds the baggage header, and finds the proxy",
 		Long: `Run curl with the baggage header that carries a route. Hosts of the environment are reached
 through its proxy, whatever DNS says; other hosts as curl reaches them. All other arguments go
-to curl as they are.`,
+to curl as they are, but for its baggage: with --route, a member with the key of the route is
+taken out, as in layover explain.`,
 		Example: `  layover curl --route feature-2981 http://cart.localhost:8080/items
   layover curl --route 'cart@pr-88~feature-2981' http://storefront.localhost:8080/ -s -i`,
 		DisableFlagParsing: true,
@@ -100,7 +101,11 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 		if _, err := route.ParseRoute(opts.route); err != nil {
 			return usagef("", "--route: %s", err)
 		}
-		args = append(args, "-H", baggageLine(env, opts.route))
+		lines, rest := takeBaggage(opts.rest)
+		for _, line := range route.PrependMember(lines, env.BaggageKey, opts.route) {
+			args = append(args, "-H", "baggage: "+line)
+		}
+		opts.rest = rest
 	}
 	path, err := exec.LookPath("curl")
 	if err != nil {
@@ -124,6 +129,58 @@ func runCurl(ctx context.Context, app *App, opts curlOptions) error {
 		return &silentError{code: exit.ExitCode()} // curl has said why
 	}
 	return err
+}
+
+// takeBaggage takes the baggage that curl's own arguments send out of them: --route goes over
+// a member with the same key, as in explain, and of two header lines the last would win.
+func takeBaggage(args []string) (lines, rest []string) {
+	for i := 0; i < len(args); i++ {
+		before, header, ok := headerFlag(args[i])
+		if !ok {
+			rest = append(rest, args[i])
+			continue
+		}
+		apart := header == "" && i+1 < len(args)
+		if apart {
+			header = args[i+1]
+		}
+		name, value, _ := strings.Cut(header, ":")
+		switch {
+		case strings.EqualFold(strings.TrimSpace(name), "baggage"):
+			lines = append(lines, strings.TrimSpace(value))
+			if before != "" {
+				rest = append(rest, before)
+			}
+		case apart:
+			rest = append(rest, args[i], header)
+		default:
+			rest = append(rest, args[i])
+		}
+		if apart {
+			i++
+		}
+	}
+	return lines, rest
+}
+
+// curlSwitches are curl's flags of one letter that take no value, and so may stand in front of -H.
+const curlSwitches = "#012346:BGIJLMNORSVZafgijklnpqsv"
+
+// headerFlag says whether arg gives curl a header line, and takes it apart: the switches
+// before it, as in -sSH, and the line, which is empty where the next argument is it.
+func headerFlag(arg string) (before, header string, ok bool) {
+	if arg == "--header" {
+		return "", "", true
+	}
+	letters, isFlag := strings.CutPrefix(arg, "-")
+	front, header, found := strings.Cut(letters, "H")
+	if !isFlag || !found || strings.Trim(front, curlSwitches) != "" {
+		return "", "", false
+	}
+	if front != "" {
+		before = "-" + front
+	}
+	return before, header, true
 }
 
 // ownHosts returns what says whether a host is one of the environment: of a service, a preview,

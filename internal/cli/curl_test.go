@@ -73,6 +73,29 @@ func TestConnectTo(t *testing.T) {
 	}
 }
 
+func TestTakeBaggage(t *testing.T) {
+	for name, test := range map[string]struct {
+		args, lines, rest []string
+	}{
+		"none":             {args: []string{"-s", "-H", "A: b", "http://x"}, rest: []string{"-s", "-H", "A: b", "http://x"}},
+		"apart":            {args: []string{"-H", "Baggage: a=b", "http://x"}, lines: []string{"a=b"}, rest: []string{"http://x"}},
+		"long":             {args: []string{"--header", "baggage:a=b"}, lines: []string{"a=b"}},
+		"joined":           {args: []string{"-Hbaggage: a=b"}, lines: []string{"a=b"}},
+		"behind switches":  {args: []string{"-sSH", "baggage: a=b", "-iHbaggage: c"}, lines: []string{"a=b", "c"}, rest: []string{"-sS", "-i"}},
+		"several":          {args: []string{"-H", "baggage: a=b", "-H", "A: b", "-H", "baggage: c=d"}, lines: []string{"a=b", "c=d"}, rest: []string{"-H", "A: b"}},
+		"removed":          {args: []string{"-H", "baggage:"}, lines: []string{""}},
+		"value of another": {args: []string{"-dH", "baggage: a=b", "-oH"}, rest: []string{"-dH", "baggage: a=b", "-oH"}},
+		"no value":         {args: []string{"-H"}, rest: []string{"-H"}},
+		"file":             {args: []string{"-H", "@headers"}, rest: []string{"-H", "@headers"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines, rest := takeBaggage(test.args)
+			require.Equal(t, test.lines, lines)
+			require.Equal(t, test.rest, rest)
+		})
+	}
+}
+
 func TestNoCurl(t *testing.T) {
 	c := newTerminal(t)
 	t.Setenv("PATH", t.TempDir())

@@ -29,7 +29,7 @@ proxy decides by the same code. Nothing is sent to any service.`,
 			return runExplain(cmd.Context(), app, req, asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&req.Route, "route", "", "route that the request carries in its baggage")
+	cmd.Flags().StringVar(&req.Route, "route", "", "route that the request carries in its baggage; goes over one in --header")
 	cmd.Flags().StringArrayVarP(&req.Headers, "header", "H", nil, "header line of the request (repeatable)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	completeFlag(cmd, "route", completeRoutes(app))
