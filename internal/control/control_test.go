@@ -355,6 +355,26 @@ func TestBranches(t *testing.T) {
 	}
 }
 
+func TestUnknownNamesHaveHints(t *testing.T) {
+	b := newBench(t)
+	hintOf := func(k control.Key) string {
+		_, err := b.Version(t.Context(), k)
+		var e *control.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, api.CodeNotFound, e.Code)
+		return e.Message + "; " + e.Hint
+	}
+	require.Equal(t, "there is no version cart@nope; deploy it with: layover deploy cart@nope", hintOf(key("nope")))
+	for i := range 12 {
+		_, err := b.Deploy(t.Context(), key(fmt.Sprintf("feature-%02d", i)), api.Deployment{})
+		require.NoError(t, err)
+	}
+	require.Equal(t, "there is no version cart@nope; cart has feature-00, feature-01, feature-02, feature-03, feature-04, "+
+		"feature-05, feature-06, feature-07, feature-08, feature-09 and 2 more: layover ls --service cart", hintOf(key("nope")))
+	require.Contains(t, hintOf(key("featrue-11")), "did you mean cart@feature-11")
+	require.Equal(t, `there is no service "nope"; known are cart`, hintOf(control.Key{Service: "nope", Version: "main"}))
+}
+
 func TestBadInput(t *testing.T) {
 	b := newBench(t)
 	b.up("taken", nil)
