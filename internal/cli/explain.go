@@ -25,7 +25,9 @@ proxy decides by the same code. Nothing is sent to any service.`,
   layover explain http://feature-2981--cart.localhost:8080/`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.URL = args[0]
+			if req.URL = args[0]; req.URL == "" {
+				return usagef("for example: layover explain http://cart.localhost:8080/", "the URL is empty")
+			}
 			return runExplain(cmd.Context(), app, req, asJSON)
 		},
 	}

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -84,10 +82,11 @@ func runUp(ctx context.Context, app *App, opts *upOptions) error {
 
 // loadFile reads the configuration, with the environment variables over it.
 func loadFile(app *App, name string) (*config.File, error) {
-	file, err := config.Load(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("write one with `layover init`, name it with -f, or try `layover demo`", "there is no %s here", name)
+	err := checkReadable(name, config.FileName, "write one with `layover init`, name it with -f, or try `layover demo`")
+	if err != nil {
+		return nil, err
 	}
+	file, err := config.Load(name)
 	if err != nil {
 		return nil, err
 	}
