@@ -196,6 +196,9 @@ func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 			if name = strings.TrimSpace(name); !ok || name == "" {
 				return nil, usagef("", "%s:%d: %q is not KEY=VALUE", file, n, line)
 			}
+			if !api.IsVariable(name) {
+				return nil, usagef("use letters, digits and _", "%s:%d: %q cannot be the name of an environment variable", file, n, name)
+			}
 			env[name] = unquote(strings.TrimSpace(value))
 		}
 		if err := lines.Err(); err != nil {
@@ -206,6 +209,9 @@ func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 		name, value, ok := strings.Cut(flag, "=")
 		if name == "" {
 			return nil, usagef("", "--env %q is not KEY=VALUE", flag)
+		}
+		if !api.IsVariable(name) {
+			return nil, usagef("use letters, digits and _", "--env: %q cannot be the name of an environment variable", name)
 		}
 		if !ok {
 			value = app.env(name)

@@ -399,6 +399,10 @@ func TestBadInput(t *testing.T) {
 		"relative directory": {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Dir: "here"}}), api.CodeInvalid, "here"},
 		"placeholder":        {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": "{serivce}"}}}), api.CodeInvalid, "serivce"},
 		"another branch":     {deploy("cart", "from-branch", api.Deployment{Branch: "from_branch"}), api.CodeConflict, "from/branch"},
+		"image":              {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Image: "BAD IMAGE::"}}), api.CodeInvalid, `"BAD IMAGE::" is not an image reference`},
+		"image of a service": {b.PutService(t.Context(), api.Service{Name: "boxed", Run: api.Run{Docker: &api.Docker{Image: "Upper"}}}), api.CodeInvalid, "lowercase"},
+		"name of a variable": {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A B": "x"}}}), api.CodeInvalid, `"A B" cannot be the name`},
+		"NUL in a variable":  {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": "x\x00"}}}), api.CodeInvalid, "NUL"},
 		"endless variable":   {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": strings.Repeat("a", 200_000)}}}), api.CodeInvalid, "200"},
 		"port":               {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Port: 70000}}), api.CodeInvalid, "70000"},
 		"control bytes":      {deploy("cart", "a", api.Deployment{Owner: "a\nb"}), api.CodeInvalid, "owner"},
@@ -423,6 +427,8 @@ func TestBadInput(t *testing.T) {
 		_, err := act(t.Context(), key("nope"), "ben")
 		require.Equal(t, api.CodeNotFound, control.CodeOf(err), name)
 	}
+	_, err = b.Version(t.Context(), key("a"))
+	require.Equal(t, api.CodeNotFound, control.CodeOf(err), "nothing of it is recorded")
 	require.Equal(t, route.Ready, b.routed("taken").State, "nothing of it changed what serves")
 }
 
