@@ -50,7 +50,7 @@ func (r *VersionRecord) startable() *Generation {
 // A name that no branch of either side comes out as was chosen freely. Its version may get a
 // branch later, and may be deployed without naming it.
 func (r *VersionRecord) takeBranch(branch string) error {
-	name := r.Key.Version
+	name := r.Version
 	was, is := cmp.Or(r.Branch, name), cmp.Or(branch, name)
 	switch {
 	case r.newest() == nil || r.Desired == DesiredRemoved: // a new life
@@ -59,7 +59,7 @@ func (r *VersionRecord) takeBranch(branch string) error {
 	case was == name && route.NameOf(is) != name:
 		r.Branch = branch
 	case is == name:
-		return conflictf(fmt.Sprintf("for that branch: layover deploy %s@%s (in layover.yaml: branch); for another, choose another name, or remove this version first", r.Key.Service, was),
+		return conflictf(fmt.Sprintf("for that branch: layover deploy %s@%s (in layover.yaml: branch); for another, choose another name, or remove this version first", r.Service, was),
 			"%s belongs to branch %q, which comes out as the same name", r.Key, was)
 	case was == name:
 		return conflictf("choose another name for one of the two, or remove this version first",
