@@ -114,6 +114,19 @@ func (c *Client) RemoveRoute(ctx context.Context, name string) error {
 	return c.do(ctx, call{method: http.MethodDelete, path: []string{"routes", name}}, nil)
 }
 
+// Proxies returns the stand-alone proxies that report to the server, ordered by ID.
+func (c *Client) Proxies(ctx context.Context) ([]Proxy, error) {
+	var out List[Proxy]
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"proxies"}}, &out)
+	return out.Items, err
+}
+
+// ReportProxy tells the server about a proxy. Of r.Requests those versions may be left out
+// whose number is as in the report before; the whole report may have 1 MiB as JSON.
+func (c *Client) ReportProxy(ctx context.Context, r ProxyReport) error {
+	return c.do(ctx, call{method: http.MethodPost, path: []string{"proxies", r.ID}, body: r}, nil)
+}
+
 // Explain says how a request would be routed, and by which rules.
 func (c *Client) Explain(ctx context.Context, r ExplainRequest) (Explanation, error) {
 	var out Explanation

@@ -43,24 +43,62 @@ func (c *Client) FollowEvents(ctx context.Context, f EventFilter) iter.Seq2[Even
 	}
 }
 
-// WatchTable gives the routing table each time its revision is above after, and
-// above that of the one before, until ctx ends or the caller stops. Revisions that were
-// overtaken are left out. A connection that breaks is taken up again.
-func (c *Client) WatchTable(ctx context.Context, after uint64) iter.Seq2[*Table, error] {
-	return func(yield func(*Table, error) bool) {
-		q := url.Values{"after": {strconv.FormatUint(after, 10)}}
-		err := c.follow(ctx, call{method: http.MethodGet, path: []string{"table", "watch"}, query: q}, maxTable, func(m message) (bool, error) {
-			if m.event != "table" {
+// FollowTable gives what leads from the table of revision after to the one in force, and
+// then each change as it happens, until ctx ends or the caller stops: changes that follow
+// one another without a gap, and a whole table at first and wherever they do not. A table
+// replaces what came before, whatever its revision. A connection that breaks is taken up
+// again where it broke. The last pair has the error, if there is one; the end of ctx is one.
+func (c *Client) FollowTable(ctx context.Context, after uint64) iter.Seq2[TableUpdate, error] {
+	return tableUpdates(func(use func(message) (bool, error)) error {
+		return c.follow(ctx, tableCall(after), maxTable, use)
+	})
+}
+
+// FollowTableOnce is [Client.FollowTable] over one connection, for those who decide
+// themselves when to connect anew, and where: that it could not be made, or broke, is the
+// error of the last pair, always an [*UnreachableError] where a later try may go better or a
+// [*Problem] where the server refuses.
+func (c *Client) FollowTableOnce(ctx context.Context, after uint64) iter.Seq2[TableUpdate, error] {
+	return tableUpdates(func(use func(message) (bool, error)) error {
+		var lastID string
+		_, more, err := c.followOnce(ctx, tableCall(after), maxTable, &lastID, use)
+		if more && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	})
+}
+
+func tableCall(after uint64) call {
+	return call{
+		method: http.MethodGet, path: []string{"table", "watch"},
+		query: url.Values{"after": {strconv.FormatUint(after, 10)}},
+	}
+}
+
+// tableUpdates reads the messages of the table's stream that follow gives.
+func tableUpdates(follow func(use func(message) (more bool, err error)) error) iter.Seq2[TableUpdate, error] {
+	return func(yield func(TableUpdate, error) bool) {
+		err := follow(func(m message) (bool, error) {
+			var u TableUpdate
+			var err error
+			switch m.event {
+			case "table":
+				u.Table = &Table{}
+				err = json.Unmarshal(m.data, u.Table)
+			case "change":
+				u.Change = &TableChange{}
+				err = json.Unmarshal(m.data, u.Change)
+			default:
 				return true, nil
 			}
-			t := &Table{}
-			if err := json.Unmarshal(m.data, t); err != nil {
-				return false, fmt.Errorf("read a table: %w", err)
+			if err != nil {
+				return false, fmt.Errorf("read the stream of the table: %w", err)
 			}
-			return yield(t, nil), nil
+			return yield(u, nil), nil
 		})
 		if err != nil {
-			yield(nil, err)
+			yield(TableUpdate{}, err)
 		}
 	}
 }

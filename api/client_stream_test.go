@@ -133,21 +133,120 @@ func TestFollowEventsEnds(t *testing.T) {
 	})
 }
 
-func TestWatchTable(t *testing.T) {
+// change leads from one revision of the servertest's table to the next.
+func change(base, revision uint64) route.Change {
+	return route.Change{Base: base, Revision: revision, Services: []route.ServiceChange{
+		{Name: "cart", Service: &route.Service{Name: "cart", Default: fmt.Sprintf("v%d", revision)}},
+	}}
+}
+
+// What a client has after each break is what the server has, by changes or as a whole.
+func TestFollowTableAcrossBreaks(t *testing.T) {
 	e := newEnv(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	want := []uint64{1, 5, 9}
-	for table, err := range e.WatchTable(ctx, 0) {
+	steps := []func(){
+		func() { e.ChangeTable(change(1, 2)) },
+		func() {
+			e.http.CloseClientConnections()
+			e.ChangeTable(change(2, 4)) // while nobody listens
+			e.ChangeTable(change(4, 5))
+		},
+		func() {}, // the second of the two
+		func() {
+			e.http.CloseClientConnections()
+			e.SetTable(route.Spec{Revision: 9}) // as a server that was started again
+		},
+		func() { e.ChangeTable(change(9, 10)) },
+	}
+	var got []string
+	var table *route.Table
+	for u, err := range e.FollowTable(ctx, 0) {
 		require.NoError(t, err)
-		require.Equal(t, want[0], table.Revision)
-		if want = want[1:]; len(want) == 0 {
+		if u.Table != nil {
+			require.Nil(t, u.Change)
+			got = append(got, fmt.Sprintf("table %d", u.Table.Revision))
+			table, err = route.Compile(*u.Table)
+		} else {
+			got = append(got, fmt.Sprintf("change %d-%d", u.Change.Base, u.Change.Revision))
+			table, err = table.Apply(*u.Change)
+		}
+		require.NoError(t, err)
+		if len(steps) == 0 {
 			break
 		}
-		e.http.CloseClientConnections()
-		e.SetTable(route.Spec{Revision: want[0]})
+		steps[0]()
+		steps = steps[1:]
 	}
-	require.Empty(t, want)
+	require.Equal(t, []string{"table 1", "change 1-2", "change 2-4", "change 4-5", "table 9", "change 9-10"}, got)
+	require.Equal(t, e.Control.Table().Spec(), table.Spec())
+}
+
+func TestFollowTableFrom(t *testing.T) {
+	e := newEnv(t)
+	e.ChangeTable(change(1, 2))
+	e.ChangeTable(change(2, 3))
+	for after, want := range map[uint64]string{
+		0:  "table 3", // the first connection
+		1:  "change 2",
+		2:  "change 3",
+		17: "table 3", // of a store that is gone
+	} {
+		for u, err := range e.FollowTable(t.Context(), after) {
+			require.NoError(t, err)
+			if u.Table != nil {
+				require.Equal(t, want, fmt.Sprintf("table %d", u.Table.Revision))
+			} else {
+				require.Equal(t, want, fmt.Sprintf("change %d", u.Change.Revision))
+			}
+			break
+		}
+	}
+}
+
+func TestFollowTableOnce(t *testing.T) {
+	e := newEnv(t)
+	var unreachable *api.UnreachableError
+	updates := 0
+	var last error
+	for u, err := range e.FollowTableOnce(t.Context(), 0) {
+		if last = err; err != nil {
+			continue
+		}
+		updates++
+		require.NotNil(t, u.Table)
+		e.http.CloseClientConnections()
+	}
+	require.ErrorAs(t, last, &unreachable, "a lost connection is the caller's")
+	require.Equal(t, 1, updates)
+
+	require.NoError(t, e.http.Listener.Close())
+	for _, err := range e.FollowTableOnce(t.Context(), 0) {
+		require.ErrorAs(t, err, &unreachable, "and so is one that cannot be made")
+	}
+	stop := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	for _, err := range e.FollowTableOnce(ctx, 0) {
+		require.ErrorIs(t, err, stop)
+	}
+}
+
+func TestProxies(t *testing.T) {
+	e := newEnv(t)
+	report := api.ProxyReport{
+		ID: "edge-1", Addresses: []string{"127.0.0.1:8080"}, StartedAt: time.Date(2026, 1, 31, 12, 0, 0, 1, time.UTC),
+		Revision: 1, Draining: []string{"cart--main--1"}, Requests: map[string]uint64{"cart@main": 7},
+	}
+	require.NoError(t, e.Client.ReportProxy(t.Context(), report))
+	e.ChangeTable(change(1, 2))
+	got, err := e.Client.Proxies(t.Context())
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+	require.Equal(t, report, got[0].ProxyReport)
+	require.Equal(t, uint64(1), got[0].Behind)
+	require.Equal(t, api.Duration(time.Second), got[0].Lag)
+	requireProblem(t, e.Client.ReportProxy(t.Context(), api.ProxyReport{ID: ".."}), 422, api.CodeInvalid)
 }
 
 func TestLogs(t *testing.T) {

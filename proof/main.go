@@ -37,13 +37,18 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
+		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
 	}
 }
 
 func main() {
 	// The server that a proof runs may be this very program; see serve.go.
 	if code, ok := process.Supervise(os.Args); ok {
+		os.Exit(code)
+	}
+	if code, ok := backend(os.Args); ok { // an instance that a proof runs
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -34,7 +34,8 @@ type App struct {
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer, environ []string) *App {
 	app := &App{In: stdin, Out: stdout, Err: stderr, Environ: environ}
-	app.Server = cmp.Or(app.env("LAYOVER_SERVER"), defaultServer)
+	first, _, _ := strings.Cut(app.env("LAYOVER_SERVER"), ",") // a proxy may follow the others, too
+	app.Server = cmp.Or(strings.TrimSpace(first), defaultServer)
 	app.NoColor = app.env("NO_COLOR") != ""
 	app.Terminal = isTerminal(stdout)
 	app.Color = app.Terminal && isTerminal(stderr) && app.env("TERM") != "dumb"

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,17 +31,20 @@ import (
 	"github.com/layover-dev/layover/internal/store"
 )
 
-// environment is server, proxy, runtimes and store of one environment in one process.
+// environment is server, proxy, runtimes and store of one environment in one process;
+// or all of that but the proxy, where proxies run apart.
 type environment struct {
 	file  *config.File
+	apart bool
 	log   *slog.Logger
 	store *store.DB
 
 	docker    *docker.Runtime
-	proxy     *proxy.Proxy
+	proxy     *proxy.Proxy // nil where it runs apart
 	control   *control.Control
 	server    *server.Server
-	proxies   []proxy.Listener
+	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
+	certs     *proxy.Certificates // of the latter; nil where there are none
 	serverLis net.Listener
 }
 
@@ -48,46 +53,65 @@ const stopTimeout = 2 * time.Minute
 
 // openEnvironment opens the store below data, listens, and wires everything
 // together. Nothing runs before [environment.run]. On an error nothing is left open.
-func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (_ *environment, err error) {
+func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
 	e := &environment{file: file, log: log}
+	return e, e.open(ctx, data)
+}
+
+// openServer is openEnvironment for proxies that run apart.
+func openServer(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
+	e := &environment{file: file, log: log, apart: true}
+	return e, e.open(ctx, data)
+}
+
+func (e *environment) open(ctx context.Context, data string) (err error) {
 	defer func() {
 		if err != nil {
 			_ = e.close() // the first error counts
 		}
 	}()
 	if data, err = filepath.Abs(data); err != nil {
-		return nil, fmt.Errorf("find the folder %s: %w", data, err)
+		return fmt.Errorf("find the folder %s: %w", data, err)
 	}
 	if e.store, err = store.OpenSQLite(ctx, filepath.Join(data, "layover.db")); err != nil {
-		return nil, err
+		return err
 	}
-	identity, err := readIdentity(filepath.Join(data, "id"), file.Environment)
+	identity, err := readIdentity(filepath.Join(data, "id"), e.file.Environment)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	runtimes, err := e.openRuntimes(ctx, data, identity)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.listen(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	e.proxy = proxy.New(proxy.Options{TrustForwarded: file.Proxy.TrustForwarded, Logger: log})
+	file, log := e.file, e.log
+	var plane control.DataPlane
+	if !e.apart {
+		e.proxy = proxy.New(proxy.Options{
+			TrustForwarded:    config.Networks(file.Proxy.TrustForwarded),
+			ProxyProtocolFrom: config.Networks(file.Proxy.ProxyProtocolFrom),
+			Logger:            log,
+		})
+		plane = e.proxy
+	}
 	e.control, err = control.New(ctx, control.Options{
 		Environment:  file.Environment,
 		Domain:       file.Domain,
 		BaggageKey:   file.BaggageKey,
 		RouteHeader:  file.RouteHeader,
 		Hold:         time.Duration(file.Hold),
-		PreviewPort:  port(e.proxies[0].Listener.Addr().String()),
+		PreviewPort:  port(e.proxyAddress()),
 		Store:        e.store,
 		Runtimes:     runtimes,
-		DataPlane:    e.proxy,
+		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
 		Log:          log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
@@ -97,11 +121,12 @@ func openEnvironment(ctx context.Context, file *config.File, data string, log *s
 		Build:          build(),
 		Logger:         log,
 	})
-	return e, err
+	return err
 }
 
 // run serves until ctx ends, and then lets requests in flight finish, and
-// ends what it started. ready is called once everything serves and the file is applied.
+// ends what it started. Where the proxies run apart, what it started goes on: they serve it,
+// and the next server adopts it. ready is called once everything serves and the file is applied.
 func (e *environment) run(ctx context.Context, ready func(context.Context) error) error {
 	// The parts end one after another: first the proxy drains, then the server and
 	// the reconciler end, and only then the instances.
@@ -112,7 +137,12 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 
 	front, ctxFront := errgroup.WithContext(ctx)
-	front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	if !e.apart {
+		front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+	}
+	if e.certs != nil {
+		front.Go(func() error { return e.certs.Run(ctxFront) })
+	}
 	front.Go(func() error {
 		if err := e.apply(ctxFront); err != nil {
 			return err
@@ -130,7 +160,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	err := front.Wait()
 	endReconciling()
 	err = errors.Join(ignoreCanceled(err), ignoreCanceled(behind.Wait()))
-
+	if e.apart {
+		return err
+	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, e.control.StopInstances(stopping))
@@ -171,7 +203,10 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 		return nil, err
 	}
 	gateway := ""
-	if e.wantsDockerListener() {
+	switch {
+	case e.apart:
+		gateway, _ = e.containersReach()
+	case e.wantsDockerListener():
 		probe, err := docker.New(docker.Options{Environment: identity, Logger: e.log})
 		if err != nil {
 			return nil, err
@@ -197,7 +232,7 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 const dockerHost = "docker"
 
 func (e *environment) wantsDockerListener() bool {
-	for _, address := range e.file.Proxy.Listen {
+	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
 		if strings.HasPrefix(address, dockerHost+":") {
 			return true
 		}
@@ -207,11 +242,20 @@ func (e *environment) wantsDockerListener() bool {
 
 // listen opens every listener, so that a port in use is told before anything starts.
 func (e *environment) listen(ctx context.Context) error {
+	var err error
+	if e.apart {
+		e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
+		return err
+	}
 	trusted := map[string]bool{}
 	for _, address := range e.file.Proxy.TrustedListen {
 		trusted[address] = true
 	}
-	for _, address := range e.file.Proxy.Listen {
+	encryption, err := e.loadCertificates()
+	if err != nil {
+		return err
+	}
+	for i, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
 		actual := address
 		if rest, ok := strings.CutPrefix(address, dockerHost+":"); ok {
 			gateway, err := e.docker.Gateway(ctx)
@@ -220,7 +264,11 @@ func (e *environment) listen(ctx context.Context) error {
 			}
 			actual = net.JoinHostPort(gateway.String(), rest)
 		}
-		l, err := listen(ctx, "proxy", "proxy.listen or LAYOVER_PROXY_LISTEN", actual)
+		setting, config := "proxy.listen or LAYOVER_PROXY_LISTEN", (*tls.Config)(nil)
+		if i >= len(e.file.Proxy.Listen) {
+			setting, config = "proxy.listen_tls or LAYOVER_PROXY_LISTEN_TLS", encryption
+		}
+		l, err := listen(ctx, "proxy", setting, actual)
 		if err != nil {
 			return err
 		}
@@ -228,14 +276,34 @@ func (e *environment) listen(ctx context.Context) error {
 		if len(trusted) == 0 {
 			isTrusted = actual != address || isLoopback(l.Addr())
 		}
-		e.proxies = append(e.proxies, proxy.Listener{Listener: l, Trusted: isTrusted})
+		e.proxies = append(e.proxies, proxy.Listener{Listener: l, TLS: config, Trusted: isTrusted})
 	}
 	if len(e.proxies) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
 	}
-	var err error
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
+}
+
+// loadCertificates reads the certificates of proxy.tls. The configuration is nil where there are none.
+func (e *environment) loadCertificates() (*tls.Config, error) {
+	var pairs []proxy.KeyPair
+	for _, pair := range e.file.KeyPairs() {
+		pairs = append(pairs, proxy.KeyPair{CertFile: pair.CertFile, KeyFile: pair.KeyFile})
+	}
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	var err error
+	if e.certs, err = proxy.LoadCertificates(pairs, e.log); err != nil {
+		return nil, &control.Error{
+			Code:    api.CodeInvalid,
+			Message: err.Error(),
+			Hint:    "the proxy does not start without the certificates of proxy.tls",
+			Err:     err,
+		}
+	}
+	return e.certs.TLSConfig(), nil
 }
 
 func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {
@@ -270,9 +338,16 @@ func listenHint(err error) string {
 // proxyAddresses says where the instances of each runtime reach the proxy.
 func (e *environment) proxyAddresses() map[string]string {
 	out := map[string]string{}
-	for i, l := range e.proxies {
-		address := l.Listener.Addr().String()
-		if strings.HasPrefix(e.file.Proxy.Listen[i], dockerHost+":") {
+	if e.apart {
+		out[api.RuntimeProcess] = e.file.Proxy.Address
+		if ip, ok := e.containersReach(); ok {
+			out[api.RuntimeDocker] = net.JoinHostPort(ip, port(e.file.Proxy.Address))
+		}
+		return out
+	}
+	for i, entry := range e.file.Proxy.Listen {
+		address := e.proxies[i].Listener.Addr().String()
+		if strings.HasPrefix(entry, dockerHost+":") {
 			out[api.RuntimeDocker] = cmp.Or(out[api.RuntimeDocker], address)
 			continue
 		}
@@ -282,7 +357,27 @@ func (e *environment) proxyAddresses() map[string]string {
 	return out
 }
 
-func (e *environment) proxyURL() string { return "http://" + e.proxyAddresses()[api.RuntimeProcess] }
+// containersReach returns the IP address of a proxy that runs apart, where containers can
+// reach it at one.
+func (e *environment) containersReach() (string, bool) {
+	host, _, _ := net.SplitHostPort(e.file.Proxy.Address)
+	ip := net.ParseIP(host)
+	if ip == nil || ip.IsLoopback() {
+		return "", false
+	}
+	return ip.String(), true
+}
+
+// proxyAddress is where the machine of the server reaches a proxy; "" where nobody said.
+func (e *environment) proxyAddress() string { return e.proxyAddresses()[api.RuntimeProcess] }
+
+// proxyURL is empty where proxies run apart, and nobody said where.
+func (e *environment) proxyURL() string {
+	if address := e.proxyAddress(); address != "" {
+		return "http://" + address
+	}
+	return ""
+}
 
 func (e *environment) serverURL() string { return "http://" + reachable(e.serverLis.Addr().String()) }
 

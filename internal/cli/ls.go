@@ -44,6 +44,7 @@ answer a request with that route with, and why.`,
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
 	completeFlag(cmd, "service", completeServices(app))
 	completeFlag(cmd, "route", completeRoutes(app))
+	cmd.AddCommand(newListProxiesCmd(app))
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,13 @@ import (
 	"github.com/layover-dev/layover/internal/server/servertest"
 )
 
+// asProgram is the variable that makes the program of the tests layover itself.
+const asProgram = "LAYOVER_TEST_AS_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	goleak.VerifyTestMain(m,
 		// Connections that the client of a command keeps for the next request end with the program.
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),

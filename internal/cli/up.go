@@ -18,6 +18,13 @@ type upOptions struct {
 	Debug bool
 }
 
+func (o *upOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&o.File, "file", "f", config.FileName, "configuration file")
+	f.StringVar(&o.Data, "data", "", "folder of store, logs and instances (default: .layover beside the file)")
+	f.BoolVar(&o.Debug, "debug", false, "log more")
+}
+
 func newUpCmd(app *App) *cobra.Command {
 	opts := &upOptions{}
 	cmd := &cobra.Command{
@@ -33,20 +40,39 @@ away. After a crash the next start adopts what still runs.`,
   layover up -f examples/shop/layover.yaml
   LAYOVER_PROXY_LISTEN=127.0.0.1:9090 layover up`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := app.untilAlone(cmd.Context())
-			defer stop()
-			return runUp(ctx, app, opts)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd.Context(), app, opts, openEnvironment) },
 	}
-	f := cmd.Flags()
-	f.StringVarP(&opts.File, "file", "f", config.FileName, "configuration file")
-	f.StringVar(&opts.Data, "data", "", "folder of store, logs and instances (default: .layover beside the file)")
-	f.BoolVar(&opts.Debug, "debug", false, "log more")
+	opts.flags(cmd)
 	return cmd
 }
 
-func runUp(ctx context.Context, app *App, opts *upOptions) error {
+func newServerCmd(app *App) *cobra.Command {
+	opts := &upOptions{}
+	cmd := &cobra.Command{
+		Use:     "server",
+		GroupID: groupRun,
+		Short:   "Run server and runtimes, for proxies that run apart",
+		Long: `Run the environment that layover.yaml describes as layover up does, but without a proxy in
+the process: proxies follow this server, and serve on while it is away. Instances and previews
+reach them at proxy.address (LAYOVER_PROXY_ADDRESS).
+
+Ctrl-C and SIGTERM end the server alone. What it started goes on, the proxies serve it, and the
+next start adopts it. To end versions, stop them first.`,
+		Example: `  layover server
+  LAYOVER_PROXY_ADDRESS=10.0.0.7:8080 layover server -f shop/layover.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd.Context(), app, opts, openServer) },
+	}
+	opts.flags(cmd)
+	return cmd
+}
+
+// opener is openEnvironment or openServer.
+type opener func(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error)
+
+func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
+	ctx, stop := app.untilAlone(ctx)
+	defer stop()
 	file, err := loadFile(app, opts.File)
 	if err != nil {
 		return err
@@ -60,21 +86,32 @@ func runUp(ctx context.Context, app *App, opts *upOptions) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(app.Err, &slog.HandlerOptions{Level: level}))
-	env, err := openEnvironment(ctx, file, data, log)
+	env, err := open(ctx, file, data, log)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = env.close() }()
 	app.say("environment %s\n  server  %s\n", app.bold(file.Environment), env.serverURL())
 	for _, l := range env.proxies {
-		app.say("  proxy   http://%s\n", reachable(l.Listener.Addr().String()))
+		scheme := "http"
+		if l.TLS != nil {
+			scheme = "https"
+		}
+		app.say("  proxy   %s://%s\n", scheme, reachable(l.Listener.Addr().String()))
+	}
+	if env.apart {
+		app.say("  proxy   runs apart: see layover ls proxies\n")
 	}
 	before, err := env.control.LastEvent(ctx)
 	if err != nil {
 		return err
 	}
 	err = env.run(ctx, func(ctx context.Context) error { return watchUp(ctx, app, env, before) })
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() == nil:
+	case env.apart:
+		app.say("the server ended; what it started goes on\n")
+	default:
 		app.say("stopped\n")
 	}
 	return err
@@ -98,7 +135,11 @@ func loadFile(app *App, name string) (*config.File, error) {
 
 // watchUp tells what happens in the environment behind the event after, until ctx ends.
 func watchUp(ctx context.Context, app *App, env *environment, after int64) error {
-	stop := context.AfterFunc(ctx, func() { app.say("draining; again to leave at once\n") })
+	stop := context.AfterFunc(ctx, func() {
+		if !env.apart {
+			app.say("draining; again to leave at once\n")
+		}
+	})
 	defer stop()
 	told := []api.EventType{
 		api.EventDeployDone, api.EventDeployFailed, api.EventVersionStopped, api.EventVersionRemoved,

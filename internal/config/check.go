@@ -100,27 +100,73 @@ func reservedHeaders() []string {
 }
 
 func (k checker) listeners() {
-	p := path{"proxy", "listen"}
 	proxy := k.file.Proxy
 	if len(proxy.Listen) == 0 {
-		k.value(p, "", "the proxy needs an address to listen on")
+		k.value(path{"proxy", "listen"}, "", "the proxy needs an address to listen on")
 	}
-	for i, address := range proxy.Listen {
-		at := p.with(strconv.Itoa(i))
-		k.address(address, at, true)
-		if !strings.HasSuffix(address, ":0") {
-			if slices.Contains(proxy.Listen[:i], address) {
-				k.value(at, "keep one of the two", "%q is there twice", address)
+	var all []string
+	for _, list := range []struct {
+		key     string
+		entries []string
+	}{{"listen", proxy.Listen}, {"listen_tls", proxy.ListenTLS}} {
+		for i, address := range list.entries {
+			at := path{"proxy", list.key, strconv.Itoa(i)}
+			k.address(address, at, true)
+			if !strings.HasSuffix(address, ":0") {
+				if slices.Contains(all, address) {
+					k.value(at, "keep one of the two", "%q is there twice", address)
+				}
+				if address == k.file.Server.Listen {
+					k.value(at, "give one of them another port", "the server listens on %q too", address)
+				}
 			}
-			if address == k.file.Server.Listen {
-				k.value(at, "give one of them another port", "the server listens on %q too", address)
-			}
+			all = append(all, address)
 		}
+	}
+	if proxy.Address != "" {
+		k.reachable(proxy.Address, path{"proxy", "address"})
 	}
 	for i, address := range proxy.TrustedListen {
-		if !slices.Contains(proxy.Listen, address) {
-			k.value(path{"proxy", "trusted_listen", strconv.Itoa(i)}, didYouMean(address, proxy.Listen), "%q is not an entry of proxy.listen", clip(address))
+		if !slices.Contains(all, address) {
+			k.value(path{"proxy", "trusted_listen", strconv.Itoa(i)}, didYouMean(address, all), "%q is not an entry of proxy.listen or proxy.listen_tls", clip(address))
 		}
+	}
+	switch {
+	case len(proxy.ListenTLS) > 0 && len(proxy.TLS) == 0:
+		k.value(path{"proxy", "listen_tls"}, "add tls: with cert_file and key_file", "there is no certificate to listen with")
+	case len(proxy.TLS) > 0 && len(proxy.ListenTLS) == 0:
+		k.key(path{"proxy", "tls"}, "add listen_tls: with an address such as :8443", "nothing listens with these certificates")
+	}
+	k.networks(proxy.TrustForwarded, "trust_forwarded", forwardedHint)
+	k.networks(proxy.ProxyProtocolFrom, "proxy_protocol_from", "name the networks of the load balancers, such as 10.0.0.0/8")
+}
+
+const forwardedHint = "name the networks of the proxies in front, such as 10.0.0.0/8; 0.0.0.0/0 and ::/0 are everybody"
+
+// networks checks a list of networks of the proxy.
+func (k checker) networks(entries []string, key, hint string) {
+	for i, entry := range entries {
+		if _, ok := parseNetwork(entry); !ok {
+			k.value(path{"proxy", key, strconv.Itoa(i)}, hint, "%q is not a network", clip(entry))
+		}
+	}
+}
+
+// reachable checks a host:port to connect to.
+func (k checker) reachable(address string, p path) {
+	const hint = "write host:port such as 10.0.0.7:8080"
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		k.value(p, hint, "%q is not an address to connect to", clip(address))
+		return
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		k.value(p, hint, "%q is an address to listen on, and cannot be connected to", clip(address))
+	} else if _, message := hostProblem(host, false); ip == nil && message != "" {
+		k.value(p, hint, "%s", message)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+		k.value(p, "a port is a number from 1 to 65535", "%q is not a port", clip(port))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -30,18 +31,19 @@ type Listener struct {
 	Host    string // empty means every interface, and with Docker it is not known yet
 	Port    string
 	Docker  bool // listen on the gateway of the Docker bridge
+	TLS     bool // with the certificates of File.KeyPairs
 	Trusted bool // its callers may be told names of services and versions
 }
 
 // Listeners returns the addresses of the proxy, in the order of the file.
 func (f *File) Listeners() []Listener {
-	listeners := make([]Listener, 0, len(f.Proxy.Listen))
-	for _, entry := range f.Proxy.Listen {
+	listeners := make([]Listener, 0, len(f.Proxy.Listen)+len(f.Proxy.ListenTLS))
+	for i, entry := range slices.Concat(f.Proxy.Listen, f.Proxy.ListenTLS) {
 		host, port, err := net.SplitHostPort(entry)
 		if err != nil {
 			continue // Validate reports it
 		}
-		l := Listener{Entry: entry, Host: host, Port: port}
+		l := Listener{Entry: entry, Host: host, Port: port, TLS: i >= len(f.Proxy.Listen)}
 		if host == dockerHost {
 			l.Docker, l.Host = true, ""
 		}
@@ -53,6 +55,36 @@ func (f *File) Listeners() []Listener {
 		listeners = append(listeners, l)
 	}
 	return listeners
+}
+
+// KeyPairs returns the certificates of the proxy, with absolute paths.
+func (f *File) KeyPairs() []KeyPair {
+	var pairs []KeyPair
+	for _, pair := range f.Proxy.TLS {
+		pairs = append(pairs, KeyPair{CertFile: f.absolute(pair.CertFile), KeyFile: f.absolute(pair.KeyFile)})
+	}
+	return pairs
+}
+
+// Networks returns the networks of a list such as Proxy.TrustForwarded, without what
+// Validate reports.
+func Networks(entries []string) []netip.Prefix {
+	var networks []netip.Prefix
+	for _, entry := range entries {
+		if network, ok := parseNetwork(entry); ok {
+			networks = append(networks, network)
+		}
+	}
+	return networks
+}
+
+// parseNetwork reads 10.0.0.0/8, or one address.
+func parseNetwork(entry string) (netip.Prefix, bool) {
+	if addr, err := netip.ParseAddr(entry); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr, addr.BitLen()), true
+	}
+	prefix, err := netip.ParsePrefix(entry)
+	return prefix.Masked(), err == nil
 }
 
 func isLoopback(host string) bool {

@@ -309,12 +309,12 @@ func (d *decoder) mapping(n ast.Node, s *shape, dst reflect.Value, p path) {
 	}
 }
 
-// list decodes a list of text. One value stands for a list of one.
+// list decodes a list of text or of blocks. One value stands for a list of one.
 func (d *decoder) list(n ast.Node, s *shape, dst reflect.Value, p path) {
 	items := []ast.Node{n}
 	if list, ok := n.(*ast.SequenceNode); ok {
 		items = list.Values
-	} else if isBlock(n) {
+	} else if isBlock(n) && s.elem.kind != kindObject {
 		d.wrongType(n, s, p)
 		return
 	}
@@ -450,6 +450,9 @@ func (d *decoder) wrongType(n ast.Node, s *shape, p path) {
 		hint = fmt.Sprintf("put it in quotes: %q", n.GetToken().Value)
 	} else if ok && !isText && s.kind == kindDuration {
 		hint = fmt.Sprintf("with a unit: %ss", n.GetToken().Value)
+	}
+	if len(p) > 1 && p[0] == "proxy" && p[1] == "trust_forwarded" {
+		hint = forwardedHint // it is true or false in other proxies
 	}
 	where := p.String()
 	if where == "" {

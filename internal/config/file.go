@@ -38,9 +38,19 @@ type File struct {
 
 // Proxy is the data plane of the environment.
 type Proxy struct {
-	Listen         []string `yaml:"listen,omitempty" env:"LAYOVER_PROXY_LISTEN" default:"127.0.0.1:8080" doc:"Addresses to listen on, as host:port. The host may be empty (every interface), or the word docker (the gateway of the Docker bridge, so that containers reach the proxy)" example:"docker:8080"`
-	TrustedListen  []string `yaml:"trusted_listen,omitempty" env:"LAYOVER_PROXY_TRUSTED_LISTEN" doc:"The entries of listen whose callers may be told names of services and versions in error answers. Default: those on a loopback address and on docker" example:"127.0.0.1:8080"`
-	TrustForwarded bool     `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" default:"false" doc:"Keep the X-Forwarded-* and Forwarded headers that a request comes with. Only for a proxy that stands behind another one"`
+	Listen            []string  `yaml:"listen,omitempty" env:"LAYOVER_PROXY_LISTEN" default:"127.0.0.1:8080" doc:"Addresses to listen on, as host:port. The host may be empty (every interface), or the word docker (the gateway of the Docker bridge, so that containers reach the proxy)" example:"docker:8080"`
+	ListenTLS         []string  `yaml:"listen_tls,omitempty" env:"LAYOVER_PROXY_LISTEN_TLS" doc:"Addresses to listen on with TLS, as host:port. Needs tls" example:":8443"`
+	TLS               []KeyPair `yaml:"tls,omitempty" doc:"The certificates of listen_tls. Each connection gets the one of the name that its client asks for, *.domain included, else the first. Files that change are read again within seconds"`
+	TrustedListen     []string  `yaml:"trusted_listen,omitempty" env:"LAYOVER_PROXY_TRUSTED_LISTEN" doc:"The entries of listen and listen_tls whose callers may be told names of services and versions in error answers. Default: those on a loopback address and on docker" example:"127.0.0.1:8080"`
+	Address           string    `yaml:"address,omitempty" env:"LAYOVER_PROXY_ADDRESS" doc:"Where instances and previews reach a stand-alone proxy, as host:port; it fills {proxy}. For layover server, whose proxies run apart; layover up knows where its own listens. Containers need an IP address" example:"10.0.0.7:8080"`
+	TrustForwarded    []string  `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" doc:"Networks of the proxies in front of this one: of requests from there, the headers X-Forwarded-* and Forwarded are kept and appended to. Default: none" example:"10.0.0.0/8"`
+	ProxyProtocolFrom []string  `yaml:"proxy_protocol_from,omitempty" env:"LAYOVER_PROXY_PROXY_PROTOCOL_FROM" doc:"Networks of load balancers that speak the PROXY protocol (version 1 or 2): every connection from there has to begin with its header. Default: none" example:"10.0.0.7"`
+}
+
+// KeyPair is a certificate and its key. Files are relative to the folder of layover.yaml.
+type KeyPair struct {
+	CertFile string `yaml:"cert_file" doc:"PEM file with the certificate, and the chain behind it" example:"tls/shop.crt"`
+	KeyFile  string `yaml:"key_file" doc:"PEM file with the private key, without a passphrase" example:"tls/shop.key"`
 }
 
 // Server is the control plane of the environment.

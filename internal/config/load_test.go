@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,11 +104,17 @@ func TestLoadFull(t *testing.T) {
 	require.Equal(t, []Listener{
 		{Entry: "127.0.0.1:8080", Host: "127.0.0.1", Port: "8080", Trusted: true},
 		{Entry: "docker:8080", Port: "8080", Docker: true, Trusted: true},
+		{Entry: ":8443", Port: "8443", TLS: true},
 	}, file.Listeners())
+	require.Equal(t, []KeyPair{
+		{CertFile: filepath.Join(file.Dir(), "tls/shop.crt"), KeyFile: filepath.Join(file.Dir(), "tls/shop.key")},
+		{CertFile: "/etc/tls/other.crt", KeyFile: "/etc/tls/other.key"},
+	}, file.KeyPairs())
 	require.Equal(t, "route", file.BaggageKey)
 	require.Equal(t, []string{"layover.example.com"}, file.Server.AllowedHosts)
 	require.Equal(t, api.Duration(10*time.Second), file.Hold)
-	require.True(t, file.Proxy.TrustForwarded)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, Networks(file.Proxy.TrustForwarded))
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")}, Networks(file.Proxy.ProxyProtocolFrom))
 	require.NoError(t, file.Validate())
 }
 

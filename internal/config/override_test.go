@@ -13,7 +13,7 @@ func TestApplyEnv(t *testing.T) {
 	file, err := Parse("layover.yaml", []byte("proxy:\n  listen: [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n"))
 	require.NoError(t, err)
 	require.NoError(t, file.ApplyEnv([]string{
-		"LAYOVER_DOMAIN=shop.test", "LAYOVER_HOLD=5s", "LAYOVER_PROXY_TRUST_FORWARDED=true",
+		"LAYOVER_DOMAIN=shop.test", "LAYOVER_HOLD=5s", "LAYOVER_PROXY_TRUST_FORWARDED=10.0.0.0/8",
 		"LAYOVER_PROXY_LISTEN=127.0.0.1:9090, docker:9090", "LAYOVER_ENVIRONMENT=", "LAYOVER_SERVER=http://127.0.0.1:1", "HOME",
 	}))
 	require.NoError(t, file.Validate())
@@ -21,15 +21,37 @@ func TestApplyEnv(t *testing.T) {
 	require.Equal(t, "local", file.Environment, "an empty variable is not set")
 	require.Equal(t, api.Duration(5*time.Second), file.Hold)
 	require.Equal(t, []string{"127.0.0.1:9090", "docker:9090"}, file.Proxy.Listen)
-	require.True(t, file.Proxy.TrustForwarded)
+	require.Equal(t, []string{"10.0.0.0/8"}, file.Proxy.TrustForwarded)
 }
 
 func TestApplyEnvReportsEveryProblem(t *testing.T) {
 	file := Default()
-	err := file.ApplyEnv([]string{"LAYOVER_HOLD=soon", "LAYOVER_PROXY_TRUST_FORWARDED=maybe"})
-	require.EqualError(t, err, `LAYOVER_PROXY_TRUST_FORWARDED: proxy.trust_forwarded: "maybe" is neither true nor false
+	err := file.ApplyEnv([]string{"LAYOVER_HOLD=soon", "LAYOVER_DOMAIN=shop.test"})
+	require.EqualError(t, err, `LAYOVER_HOLD: hold: "soon" is not a duration such as 500ms, 30s or 2m`)
+}
 
-LAYOVER_HOLD: hold: "soon" is not a duration such as 500ms, 30s or 2m`)
+func TestListenersProblems(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"no certificate": {"listen_tls: 127.0.0.1:1", `proxy.listen_tls: there is no certificate to listen with`},
+		"no listener":    {"tls: {cert_file: a, key_file: b}", `proxy.tls: nothing listens with these certificates`},
+		"no key":         {"tls: [{cert_file: a}]\n  listen_tls: 127.0.0.1:1", `proxy.tls.0 has no key_file`},
+		"twice":          {"listen: 127.0.0.1:1\n  listen_tls: 127.0.0.1:1\n  tls: {cert_file: a, key_file: b}", `proxy.listen_tls.0: "127.0.0.1:1" is there twice`},
+		"no network":     {"trust_forwarded: [10.0.0.0/33]", `proxy.trust_forwarded.0: "10.0.0.0/33" is not a network`},
+		"with true":      {"trust_forwarded: true", `0.0.0.0/0 and ::/0 are everybody`},
+		"no balancer":    {"proxy_protocol_from: [lb.test]", `proxy.proxy_protocol_from.0: "lb.test" is not a network`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, err := Parse("layover.yaml", []byte("proxy:\n  "+c.text+"\n"))
+			if err == nil {
+				err = file.Validate()
+			}
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+	file := Default()
+	require.NoError(t, file.ApplyEnv([]string{"LAYOVER_PROXY_TRUST_FORWARDED=true"}))
+	require.EqualError(t, file.Validate(), `LAYOVER_PROXY_TRUST_FORWARDED: proxy.trust_forwarded.0: "true" is not a network
+    hint: name the networks of the proxies in front, such as 10.0.0.0/8; 0.0.0.0/0 and ::/0 are everybody`)
 }
 
 // TestValidateNamesTheOrigin holds that a value from outside is not blamed on the file.

@@ -37,6 +37,9 @@ func sameKeys(t *testing.T, s *shape, j *jsonSchema, at string) {
 			require.NotEmpty(t, k.doc, "%s.%s has no doc tag", at, k.name)
 			sameKeys(t, k.shape, j.Properties[k.name], at+"."+k.name)
 		}
+	case kindList:
+		sameKeys(t, s.elem, j.AnyOf[0].Items, at+"[]")
+		sameKeys(t, s.elem, j.AnyOf[1], at)
 	case kindMap:
 		inner, err := json.Marshal(j.AdditionalProperties)
 		require.NoError(t, err)
@@ -62,8 +65,11 @@ func TestEveryKeyIsAccepted(t *testing.T) {
 }
 
 func allKeys(s *shape, p path) []path {
-	if s.kind == kindMap {
+	switch s.kind {
+	case kindMap:
 		return allKeys(s.elem, p.with("name"))
+	case kindList:
+		return allKeys(s.elem, p) // one block stands for a list of one
 	}
 	var all []path
 	for _, k := range s.keys {
@@ -112,6 +118,8 @@ func writeKeys(out *bytes.Buffer, s *shape, prefix, title string) {
 		if inner.kind == kindMap {
 			name += ".<" + inner.keyName + ">"
 			inner = inner.elem
+		} else if inner.kind == kindList {
+			inner = inner.elem
 		}
 		if slices.Contains([]kind{kindObject, kindHealth}, inner.kind) {
 			writeKeys(out, inner, name+".", "`"+name+"`")
@@ -129,6 +137,8 @@ func valueWords(k *key) string {
 		return "block by name"
 	case k.shape.kind == kindObject:
 		return "block"
+	case k.shape.kind == kindList && k.shape.elem.kind == kindObject:
+		return "list of blocks, or one"
 	case k.shape.kind == kindList:
 		return "list of text, or one"
 	case k.shape.kind == kindHealth:

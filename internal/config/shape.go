@@ -28,7 +28,7 @@ const (
 	kindDecimal
 	kindBoolean
 	kindDuration
-	kindList    // of text; one value may stand for a list of one
+	kindList    // of text or of objects; one value may stand for a list of one
 	kindCommand // a list of text, or one line that is split like a shell does
 	kindMap
 	kindObject

@@ -12,6 +12,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,8 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// DataPlane is what serves the requests: the embedded proxy.
+// DataPlane is what serves the requests: the embedded proxy. Where it has a method
+// RequestsTo(id string) uint64, the requests to one version are asked for by that.
 type DataPlane interface {
 	// SetTable makes the data plane decide from t; it has taken effect when it returns.
 	SetTable(t *route.Table)
@@ -38,7 +40,7 @@ type DataPlane interface {
 	Requests() map[string]uint64
 }
 
-// Options are what a Control is made from. Store, Runtimes and DataPlane are required.
+// Options are what a Control is made from. Store and Runtimes are required.
 type Options struct {
 	Environment string        // name of the environment
 	Domain      string        // see route.Spec
@@ -49,20 +51,29 @@ type Options struct {
 
 	Store     Store
 	Runtimes  map[string]Runtime // by name: api.RuntimeProcess, …
-	DataPlane DataPlane
+	DataPlane DataPlane          // nil where only stand-alone proxies serve, which watch the table
 	// ProxyAddress is the host:port at which instances of a runtime reach the proxy;
 	// it fills the placeholder {proxy}.
 	ProxyAddress map[string]string
-	Log          *slog.Logger
+	// ProxyGrace is how long stand-alone proxies have to come back to a server that was
+	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
+	ProxyGrace time.Duration
+	Log        *slog.Logger
 }
+
+// DefaultProxyGrace is the default of [Options].ProxyGrace.
+const DefaultProxyGrace = 3 * time.Second
 
 // storeTimeout bounds a change of the store that nobody may cut short.
 const storeTimeout = 30 * time.Second
 
 // Control is the control plane of one environment. Its methods are safe for concurrent use.
 type Control struct {
-	opts Options
-	log  *slog.Logger
+	opts    Options
+	log     *slog.Logger
+	began   time.Time // what was started before, an earlier server started
+	fleet   *fleet
+	adopted adoption
 
 	writes sync.Mutex // serializes changes of the store with those of the cache below
 
@@ -75,11 +86,14 @@ type Control struct {
 	group    *errgroup.Group     // of Run; nil while it does not run
 	ctx      context.Context     //nolint:containedctx // of Run: keepers made later live as long
 	dirty    uint64              // counts changes that concern the table
+	touched  touched             // what they may have changed, and the newest table does not have
 	last     int64               // ID of the newest event
 
-	publishing sync.Mutex
+	publishing sync.Mutex                  // is taken before mu
 	published  uint64                      // value of dirty that the newest table covers
+	inTable    tabled                      // guarded by publishing
 	table      atomic.Pointer[route.Table] // stored by publish only
+	history    history                     // how it came to be
 	behind     chan struct{}               // a change could not be published
 
 	tables signal // a new table
@@ -91,6 +105,9 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 	c := &Control{
 		opts:     opts,
 		log:      opts.Log,
+		began:    time.Now(),
+		fleet:    newFleet(opts.DataPlane),
+		adopted:  adoption{done: make(chan struct{})},
 		services: map[string]api.Service{},
 		routes:   map[string]api.NamedRoute{},
 		records:  map[Key]*VersionRecord{},
@@ -99,6 +116,7 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 		behind:   make(chan struct{}, 1),
 	}
 	c.table.Store(route.EmptyTable())
+	c.opts.ProxyGrace = cmp.Or(opts.ProxyGrace, DefaultProxyGrace)
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -141,6 +159,13 @@ func (c *Control) load(ctx context.Context) error {
 		c.records[key] = &versions[i]
 		c.keepers[key] = newKeeper(c, key)
 		c.keepers[key].inherit(c.records[key])
+		if versions[i].Desired == DesiredRunning && versions[i].serving() != nil {
+			c.keepers[key].unseen = true
+			c.adopted.left++
+		}
+	}
+	if c.adopted.left == 0 {
+		c.adopted.end()
 	}
 	return nil
 }
@@ -156,6 +181,7 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	c.group, c.ctx = group, ctx
 	group.Go(func() error { return c.catchUp(ctx) })
+	group.Go(func() error { return c.adopted.run(ctx) })
 	for _, w := range c.watchers {
 		group.Go(func() error { return w.run(ctx) })
 		group.Go(func() error { return w.watch(ctx) })
@@ -280,7 +306,7 @@ func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dirty++
+	c.touchLocked(key)
 	k := c.keeperLocked(key)
 	if k.cancel != nil && result != nil && !c.records[key].sameWish(result) {
 		k.cancel(errSuperseded)

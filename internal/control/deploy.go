@@ -26,6 +26,9 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 	if err != nil {
 		return api.Version{}, err
 	}
+	if err := c.checkProxy(key, run, env); err != nil {
+		return api.Version{}, err
+	}
 	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
 		if err := r.takeBranch(d.Branch); err != nil {
 			return Generation{}, err

@@ -154,8 +154,31 @@ func (d *deployment) enter(ctx context.Context, step api.Step, detail string) {
 	})
 }
 
+// routed ends the last step, once every stand-alone proxy that reports has taken up the
+// table in force, or the time for that is over: one that lags fails no deployment.
+func (d *deployment) routed(ctx context.Context) {
+	c := d.k.c
+	limited, cancel := context.WithTimeout(ctx, takeUpTimeout)
+	defer cancel()
+	late := c.fleet.waitTaken(limited, c.Table().Revision())
+	if len(late) == 0 || ctx.Err() != nil {
+		d.done(ctx, api.StepRouted)
+		return
+	}
+	c.log.Warn("proxies have not taken up the routing table in time", "service", d.k.key.Service, "version", d.k.key.Version,
+		"revision", c.Table().Revision(), "proxies", late)
+	some := strings.Join(late[:min(len(late), 3)], ", ")
+	if more := len(late) - 3; more > 0 {
+		some += fmt.Sprintf(" and %d more", more)
+	}
+	d.told(ctx, api.StepRouted, fmt.Sprintf("%s, but after %s not yet by %s", stepDone[api.StepRouted], takeUpTimeout, some))
+}
+
 // done ends a step.
-func (d *deployment) done(ctx context.Context, step api.Step) {
+func (d *deployment) done(ctx context.Context, step api.Step) { d.told(ctx, step, stepDone[step]) }
+
+// told ends a step with these words.
+func (d *deployment) told(ctx context.Context, step api.Step, words string) {
 	if d.step == step {
 		d.step = ""
 	}
@@ -165,7 +188,7 @@ func (d *deployment) done(ctx context.Context, step api.Step) {
 	d.k.event(ctx, api.Event{
 		Type: api.EventDeployStep, Generation: d.generation.Number, Step: step,
 		Took:    api.Duration(max(time.Since(d.stepBegan), time.Microsecond)),
-		Message: fmt.Sprintf("%s: %s", d.k.key, stepDone[step]),
+		Message: fmt.Sprintf("%s: %s", d.k.key, words),
 	})
 }
 

@@ -93,22 +93,26 @@ func (i *instance) routed() []route.Instance {
 }
 
 // routeID names one address of the instance to the data plane.
-func (i *instance) routeID(a Address) string {
-	if len(i.Addresses) == 1 {
-		return i.ID
+func (s *Status) routeID(a Address) string {
+	if len(s.Addresses) == 1 {
+		return s.ID
 	}
-	return i.ID + "/" + a.HostPort
+	return s.ID + "/" + a.HostPort
 }
 
-// routeIDs names every address of the instance to the data plane.
-func (k *keeper) routeIDs(inst *instance) []string {
-	k.c.mu.Lock()
-	defer k.c.mu.Unlock()
-	var ids []string
-	for _, a := range inst.Addresses {
-		ids = append(ids, inst.routeID(a))
+// drain returns when no proxy needs an instance any more that is out of the table, or
+// the time for that is over. It returns false where ctx ends before.
+func (c *Control) drain(ctx context.Context, s Status) bool {
+	if s.StartedAt.Before(c.began) && !c.proxiesBack(ctx) {
+		return false
 	}
-	return ids
+	service, _ := c.service(s.Service)
+	limited, cancel := context.WithTimeout(ctx, service.Drain.Or(defaultDrain))
+	defer cancel()
+	for _, a := range s.Addresses {
+		_ = c.fleet.WaitIdle(limited, s.routeID(a)) // the time-out is the answer
+	}
+	return ctx.Err() == nil
 }
 
 // checkup is the result of a probe.
@@ -157,6 +161,9 @@ func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) check
 		inst.ready = true
 		k.recoveredLocked(inst)
 	}
+	if seen.changed {
+		k.c.touchLocked(k.key)
+	}
 	return seen
 }
 
@@ -196,7 +203,7 @@ func (k *keeper) release(rec *VersionRecord) int {
 		left++
 		if !inst.leaving && k.c.group != nil {
 			inst.leaving = true
-			k.c.dirty++
+			k.c.touchLocked(k.key)
 			k.c.group.Go(func() error {
 				k.retire(ctx, inst)
 				return nil
@@ -213,12 +220,12 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	if k.c.publishAtLast(ctx) != nil {
 		return
 	}
-	s, _ := k.c.service(k.key.Service)
-	drain, cancel := context.WithTimeout(ctx, s.Drain.Or(defaultDrain))
-	for _, id := range k.routeIDs(inst) {
-		_ = k.c.opts.DataPlane.WaitIdle(drain, id) // the time-out is the answer
+	k.c.mu.Lock()
+	status := inst.Status
+	k.c.mu.Unlock()
+	if !k.c.drain(ctx, status) {
+		return
 	}
-	cancel()
 	rt := k.c.opts.Runtimes[inst.runtime]
 	for delay := retryDelay; ; delay = min(2*delay, maxRestartDelay) {
 		if ctx.Err() != nil {

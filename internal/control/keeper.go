@@ -29,6 +29,7 @@ type keeper struct {
 	restarts  int                     // of the serving generation in a row
 	nextStart time.Time               // not before
 	halting   *halt                   // who asked to stop; nil where that is told already
+	unseen    bool                    // an earlier server left it serving, and it was not looked at yet
 }
 
 // halt is a wish that a version stops.
@@ -112,6 +113,9 @@ func (k *keeper) step(ctx context.Context) time.Duration {
 		k.c.mu.Unlock()
 	}()
 
+	if rec == nil || rec.Desired != DesiredRunning || rec.serving() == nil {
+		k.seen() // nothing to find again
+	}
 	if rec == nil {
 		return 0
 	}
@@ -157,7 +161,7 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	if k.c.publishAtLast(ctx) != nil {
 		return 0 // something else is wanted, or the next server goes on here
 	}
-	d.done(ctx, api.StepRouted)
+	d.routed(ctx)
 	k.conclude(ctx, api.Event{
 		Type: api.EventDeployDone, Generation: g.Number, Took: api.Duration(time.Since(began)),
 		Message: fmt.Sprintf("%s is up (generation %d)", k.key, g.Number),
@@ -219,13 +223,20 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 	inst := k.instances[instanceID(k.key, g.Number)]
 	if inst != nil && inst.Running {
 		k.c.mu.Unlock()
-		return k.attend(ctx, inst)
+		again := k.attend(ctx, inst)
+		if ctx.Err() == nil {
+			k.seen()
+		}
+		return again
 	}
 	if inst != nil && inst.EndedAt.Sub(inst.StartedAt) > stableAfter {
 		k.restarts, k.nextStart = 0, time.Time{}
 	}
 	wait := time.Until(k.nextStart)
 	k.c.mu.Unlock()
+	if wait > 0 || g.Run.External == nil {
+		k.seen() // what ran, runs no more; what somebody else runs is found by starting it
+	}
 	if wait > 0 {
 		if inst != nil {
 			k.fail(ctx, exitReason(inst.Status), wait)
@@ -239,6 +250,7 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 	switch {
 	case err == nil:
 		k.c.changed(ctx)
+		k.seen()
 		k.event(ctx, api.Event{
 			Type: api.EventInstanceHealth, Generation: g.Number,
 			Message: fmt.Sprintf("%s was started again and is healthy", k.key),
@@ -248,6 +260,7 @@ func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
 		return 0
 	}
 	k.fail(ctx, err.Error(), delay)
+	k.seen()
 	return delay
 }
 
@@ -291,6 +304,7 @@ func (k *keeper) countRestart() time.Duration {
 	k.restarts++
 	k.nextStart = time.Now().Add(delay)
 	k.failure = ""
+	k.c.touchLocked(k.key)
 	return delay
 }
 
@@ -302,6 +316,7 @@ func (k *keeper) fail(ctx context.Context, reason string, wait time.Duration) {
 	if !k.runsLocked() {
 		k.failure += fmt.Sprintf("; next try in %s", max(wait, 0).Round(time.Second))
 	}
+	k.c.touchLocked(k.key)
 	k.c.mu.Unlock()
 	k.c.changed(ctx)
 }
@@ -380,6 +395,7 @@ func (k *keeper) settled() {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
 	k.failure, k.restarts, k.nextStart = "", 0, time.Time{}
+	k.c.touchLocked(k.key)
 }
 
 func (k *keeper) takeHalting() *halt {

@@ -156,6 +156,7 @@ type bench struct {
 
 	listFails error // the next runtime's List does
 	listHangs bool
+	grace     time.Duration // for proxies to come back to the next server
 }
 
 // flaky is a runtime whose List fails or hangs when told to. It notes what is
@@ -317,7 +318,7 @@ func (f *flaky) started() int {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel()
-	b := &bench{t: t, dir: t.TempDir()}
+	b := &bench{t: t, dir: t.TempDir(), grace: time.Millisecond}
 	b.open()
 	require.NoError(t, b.PutService(t.Context(), cart()))
 	return b
@@ -352,6 +353,7 @@ func (b *bench) open() {
 			api.RuntimeExternal: external.New(external.Options{Resolver: twoAddresses{}}),
 		},
 		ProxyAddress: map[string]string{api.RuntimeProcess: "127.0.0.1:1"},
+		ProxyGrace:   b.grace,
 	})
 	require.NoError(b.t, err)
 

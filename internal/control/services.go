@@ -60,18 +60,7 @@ func (c *Control) PutServices(ctx context.Context, services []api.Service) error
 func (c *Control) takeServices(ctx context.Context, services []api.Service) (taken []api.Service, err error) {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	err = c.check(func(spec *route.Spec) {
-		for _, s := range services {
-			entry := routeService(s)
-			i := slices.IndexFunc(spec.Services, func(o route.Service) bool { return o.Name == s.Name })
-			if i < 0 {
-				spec.Services = append(spec.Services, entry)
-				continue
-			}
-			entry.Versions = spec.Services[i].Versions
-			spec.Services[i] = entry
-		}
-	})
+	err = c.check(services, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +73,8 @@ func (c *Control) takeServices(ctx context.Context, services []api.Service) (tak
 		}
 		c.mu.Lock()
 		c.services[s.Name] = s
+		c.dirty++
+		c.touched.service(s.Name)
 		c.mu.Unlock()
 		taken = append(taken, s)
 	}
@@ -123,6 +114,8 @@ func (c *Control) dropService(ctx context.Context, name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.services, name)
+	c.dirty++
+	c.touched.service(name)
 	return nil
 }
 
@@ -178,11 +171,7 @@ func (c *Control) putRoutes(ctx context.Context, routes []api.NamedRoute, actor 
 func (c *Control) takeRoutes(ctx context.Context, routes []api.NamedRoute) (taken []api.NamedRoute, err error) {
 	c.writes.Lock()
 	defer c.writes.Unlock()
-	err = c.check(func(spec *route.Spec) {
-		for _, r := range routes {
-			spec.Routes = append(slices.DeleteFunc(spec.Routes, func(o route.NamedRoute) bool { return o.Name == r.Name }), r)
-		}
-	})
+	err = c.check(nil, routes)
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +187,8 @@ func (c *Control) takeRoutes(ctx context.Context, routes []api.NamedRoute) (take
 		}
 		c.mu.Lock()
 		c.routes[r.Name] = r
+		c.dirty++
+		c.touched.route(r.Name)
 		c.mu.Unlock()
 		taken = append(taken, r)
 	}
@@ -241,6 +232,8 @@ func (c *Control) dropRoute(ctx context.Context, name string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.routes, name)
+	c.dirty++
+	c.touched.route(name)
 	return nil
 }
 

@@ -1,8 +1,10 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -51,6 +53,15 @@ type Key struct {
 
 // String returns service@version.
 func (k Key) String() string { return k.Service + "@" + k.Version }
+
+func parseKey(id string) (Key, bool) {
+	service, version, ok := strings.Cut(id, "@")
+	return Key{Service: service, Version: version}, ok
+}
+
+func compareKeys(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Version, b.Version))
+}
 
 // VersionRecord is what is wanted of a version, and what is known of its generations.
 type VersionRecord struct {

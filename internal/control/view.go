@@ -13,13 +13,13 @@ import (
 
 // Versions returns every version, ordered by service and name.
 func (c *Control) Versions(context.Context) ([]api.Version, error) {
-	requests := c.opts.DataPlane.Requests()
+	requests := c.fleet.Requests()
 	table := c.Table()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]api.Version, 0, len(c.records))
 	for key, rec := range c.records {
-		out = append(out, c.viewLocked(key, rec, table, requests))
+		out = append(out, c.viewLocked(key, rec, table, requests[key.String()]))
 	}
 	slices.SortFunc(out, func(a, b api.Version) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
@@ -29,7 +29,7 @@ func (c *Control) Versions(context.Context) ([]api.Version, error) {
 
 // Version returns one version.
 func (c *Control) Version(_ context.Context, key Key) (api.Version, error) {
-	requests := c.opts.DataPlane.Requests()
+	requests := c.fleet.requestsTo(key.String())
 	table := c.Table()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,7 +40,7 @@ func (c *Control) Version(_ context.Context, key Key) (api.Version, error) {
 	return c.viewLocked(key, rec, table, requests), nil
 }
 
-func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, requests map[string]uint64) api.Version {
+func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, requests uint64) api.Version {
 	s, k := c.services[key.Service], c.keepers[key]
 	v := api.Version{
 		Service: key.Service, Name: key.Version,
@@ -49,7 +49,7 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 		Owner:     rec.Owner,
 		Source:    rec.Source,
 		CreatedAt: rec.CreatedAt,
-		Requests:  requests[key.String()],
+		Requests:  requests,
 	}
 	v.State, v.Reason = k.stateLocked(rec)
 	shown := rec.newest()
@@ -65,10 +65,8 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 	for _, id := range slices.Sorted(maps.Keys(k.instances)) {
 		v.Instances = append(v.Instances, viewInstance(k.instances[id]))
 	}
-	if entry := table.Service(key.Service); entry != nil {
-		if version := entry.Version(key.Version); version != nil {
-			v.PreviewURL = c.previewURL(version.PreviewHost())
-		}
+	if entry := versionIn(table, key); entry != nil {
+		v.PreviewURL = c.previewURL(entry.PreviewHost())
 	}
 	return v
 }

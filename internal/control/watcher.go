@@ -245,6 +245,9 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	}
 	served := inst.ready && !inst.leaving
 	changed := inst.updateLocked(s)
+	if changed {
+		c.touchLocked(key)
+	}
 	c.mu.Unlock()
 	if !changed {
 		return true
@@ -262,8 +265,9 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	return true
 }
 
-// endOrphan ends an instance that no record wants, in the background. Where that
-// does not work out, the next list finds it again.
+// endOrphan ends an instance that no record wants, in the background, once no proxy
+// needs it: an earlier server may have put it into a table. Where that does not work out,
+// the next list finds it again.
 func (w *watcher) endOrphan(ctx context.Context, s Status) {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
@@ -272,7 +276,10 @@ func (w *watcher) endOrphan(ctx context.Context, s Status) {
 	}
 	w.ending[s.ID] = true
 	w.c.group.Go(func() error {
-		err := w.rt.Stop(ctx, s.ID, w.c.grace(s.Service))
+		err := context.Cause(ctx)
+		if w.c.drain(ctx, s) {
+			err = w.rt.Stop(ctx, s.ID, w.c.grace(s.Service))
+		}
 		w.c.mu.Lock()
 		delete(w.ending, s.ID)
 		w.c.mu.Unlock()
@@ -300,7 +307,9 @@ func (c *Control) take(k *keeper, runtime string, s Status) *instance {
 		k.instances[s.ID] = inst
 		return inst
 	}
-	inst.updateLocked(s)
+	if inst.updateLocked(s) {
+		c.touchLocked(k.key)
+	}
 	return inst
 }
 

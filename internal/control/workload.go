@@ -166,6 +166,35 @@ func checkImage(image string) error {
 	return nil
 }
 
+// checkProxy refuses what is to be told the address of the proxy, where that runs apart and
+// nobody said where it is.
+func (c *Control) checkProxy(key Key, run api.Run, env map[string]string) error {
+	name := run.Runtime()
+	if c.opts.DataPlane != nil || c.opts.ProxyAddress[name] != "" || run.External != nil {
+		return nil
+	}
+	texts := slices.Collect(maps.Values(env))
+	if run.Process != nil {
+		texts = append(texts, run.Process.Dir)
+		texts = append(texts, run.Process.Command...)
+	}
+	if run.Docker != nil {
+		texts = append(texts, run.Docker.Image)
+		texts = append(texts, run.Docker.Command...)
+	}
+	const unset = "\x00"
+	for _, text := range texts {
+		if strings.Contains(api.FillPlaceholders(text, map[string]string{"proxy": unset}), unset) {
+			hint := "set proxy.address or LAYOVER_PROXY_ADDRESS of the server to the host:port of a proxy"
+			if run.Docker != nil {
+				hint += "; containers need its IP address, and not a loopback one"
+			}
+			return invalidf(hint, "%s uses {proxy}, and this server does not know where instances of the runtime %s reach the proxy", key, name)
+		}
+	}
+	return nil
+}
+
 func checkPlaceholders(what string, texts ...string) error {
 	for _, text := range texts {
 		if unknown := api.UnknownPlaceholders(text); len(unknown) > 0 {

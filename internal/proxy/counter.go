@@ -35,6 +35,14 @@ func (c *counters) in(table *route.Table) map[string]uint64 {
 	return counts
 }
 
+func (c *counters) of(id string) uint64 {
+	v, ok := c.byID.Load(id)
+	if !ok {
+		return 0
+	}
+	return v.(*atomic.Uint64).Load()
+}
+
 // sweep drops the entries of versions that table does not have.
 func (c *counters) sweep(table *route.Table) {
 	c.byID.Range(func(id, _ any) bool {

@@ -3,81 +3,61 @@ package proxy
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"net/http"
-	"net/http/httputil"
+	"io"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// flushAfter is how long a part of an answer of known length may wait for more of it.
-// An answer of unknown length, which may be a stream, is passed on at once.
-const flushAfter = 5 * time.Millisecond
-
-// exchange is one request and its answer. Exchanges are used again: whatever
-// may outlive the request (its body, an upgraded connection) is not part of it.
+// exchange is one request on its way to an instance, whichever path carries it: what
+// is decided, where it goes, and what is recorded of it.
 type exchange struct {
-	proxy *Proxy
-	relay httputil.ReverseProxy // calls this exchange's rewrite, RoundTrip, modify and fail
+	proxy  *Proxy
+	client client
+	rq     request
 
-	in        *http.Request
-	w         answerWriter
-	body      *requestBody // nil where the request has none
-	trusted   bool
-	ask       route.Request
-	table     *route.Table // the one revision that decided
-	decision  route.Decision
-	instance  *route.Instance
-	flight    *flight
-	record    Record
-	completed bool // false at the end where the answer was cut off
+	ask      route.Request
+	table    *route.Table // the one revision that decided
+	decision route.Decision
+	instance *route.Instance
+	flight   *flight
+	record   Record
 }
 
-func newExchange(p *Proxy) *exchange {
-	x := &exchange{proxy: p}
-	x.relay = httputil.ReverseProxy{
-		Rewrite:        x.rewrite,
-		Transport:      x,
-		ModifyResponse: x.modify,
-		ErrorHandler:   x.fail,
-		BufferPool:     p.buffers,
-		FlushInterval:  flushAfter,
-		ErrorLog:       slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
-	}
-	return x
+// client is the other end of the request, as the path that carries it knows it.
+type client interface {
+	// gone returns a channel that is closed when nobody waits for the answer any more.
+	// It is called only for requests that have to wait.
+	gone() <-chan struct{}
+	// left says who ended the request before it was answered.
+	left() Code
+	// values returns the lines of a field that the proxy is configured to read.
+	values(name string) []string
 }
 
-func (x *exchange) begin(w http.ResponseWriter, r *http.Request, trusted bool) {
-	x.in, x.trusted = r, trusted
-	x.w = answerWriter{ResponseWriter: w, request: r}
-	x.ask = route.Request{Host: r.Host, Baggage: r.Header["Baggage"], Cookie: r.Header["Cookie"]}
+// begin makes x ready for the request that is in rq.
+func (x *exchange) begin(now time.Time) {
+	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
+	x.table, x.decision, x.instance, x.flight = nil, route.Decision{}, nil, nil
 	x.record = Record{
-		Time:    time.Now(),
-		Method:  r.Method,
-		Host:    r.Host,
-		Path:    r.URL.Path,
-		Peer:    r.RemoteAddr,
-		TraceID: traceID(r.Header),
+		Time:    now,
+		Method:  x.rq.method,
+		Host:    x.rq.host,
+		Path:    x.rq.path,
+		Peer:    x.rq.peer,
+		TraceID: traceID(x.rq.traceparent),
 	}
 }
 
-// run answers the request.
-func (x *exchange) run() {
-	if problem := checkTarget(x.in); problem != nil {
-		x.answer(problem)
-		return
+// find decides where the request goes, and enters an instance. It returns a problem
+// where there is none to go to.
+func (x *exchange) find() *problem {
+	if problem := x.rq.checkTarget(); problem != nil {
+		return problem
 	}
-	if problem := x.acquire(); problem != nil {
-		x.answer(problem)
-		return
-	}
-	if x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
-		// Or the server would read the whole body before it writes an answer.
-		// A writer that cannot is one of a test, or a middleware's.
-		_ = http.NewResponseController(&x.w).EnableFullDuplex()
-	}
-	x.relay.ServeHTTP(&x.w, x.in)
+	return x.acquire()
 }
 
 // acquire decides on the request, waits until the version is ready, and
@@ -111,7 +91,7 @@ func (x *exchange) acquire() *problem {
 
 func (x *exchange) decide(table *route.Table) {
 	if name := table.RouteHeader(); name != "" {
-		x.ask.Header = x.in.Header.Values(name)
+		x.ask.Header = x.client.values(name)
 	}
 	x.table, x.decision = table, table.Resolve(&x.ask)
 	x.record.Revision = table.Revision()
@@ -121,12 +101,14 @@ func (x *exchange) decide(table *route.Table) {
 func (x *exchange) refusal() *problem {
 	d := &x.decision
 	switch {
+	case x.table == x.proxy.none:
+		return noTable()
 	case d.Outcome == route.UnknownHost:
 		var similar []string
-		if x.trusted {
-			similar = x.table.Similar(x.in.Host, maxSimilar)
+		if x.rq.trusted {
+			similar = x.table.Similar(x.rq.host, maxSimilar)
 		}
-		return unknownHost(x.in.Host, similar)
+		return unknownHost(x.rq.host, similar)
 	case d.Outcome == route.UnknownRoute:
 		return unknownRoute(x.table, d.Route)
 	case d.Outcome == route.NoVersion:
@@ -158,16 +140,77 @@ func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
 	return false, true
 }
 
-// answer answers with a problem.
-func (x *exchange) answer(pr *problem) {
+// moveOn enters another instance of the version instead of the present one. Where a newer
+// table is in place, the instance is one of that table; the version stays the same.
+func (x *exchange) moveOn() bool {
+	failed, left := x.instance, x.flight
+	id := x.decision.Version.ID
+	for {
+		now := x.proxy.current.Load()
+		d := now.table.Resolve(&x.ask)
+		if d.Version == nil || d.Version.ID != id || d.Version.State != route.Ready {
+			return false
+		}
+		x.decision.Version = d.Version
+		entered, current := x.enter(now, failed.ID)
+		if entered {
+			left.leave()
+		}
+		if current {
+			return entered
+		}
+	}
+}
+
+// refuse notes that the proxy itself answers, with a problem, and returns the answer.
+func (x *exchange) refuse(pr *problem) reply {
 	x.record.Error = string(pr.code)
-	if pr.code == CodeClientGone {
-		return
+	return pr.reply(&x.rq, x.proxy.page, x.servedBy())
+}
+
+// servedBy is the value of Layover-Served-By, empty where no version was decided on.
+func (x *exchange) servedBy() string {
+	if x.decision.Service == nil || x.decision.Version == nil {
+		return ""
 	}
-	if x.decision.Service != nil && x.decision.Version != nil {
-		x.w.Header().Set(ServedByHeader, x.decision.ServedBy())
+	return x.decision.ServedBy()
+}
+
+// host is the Host that the instance gets.
+func (x *exchange) host() string {
+	if x.instance.Host != "" {
+		return x.instance.Host
 	}
-	pr.write(&x.w, x.in, x.proxy.page)
+	return x.rq.host
+}
+
+// needsMember says whether the route has to be put into baggage (R7): it came from
+// somewhere else.
+func (x *exchange) needsMember() bool {
+	return x.decision.By != route.ByBaggage && x.decision.By != route.ByDefault
+}
+
+// explain returns the problem behind an error of sending the request or of reading its answer.
+func (x *exchange) explain(err error) *problem {
+	var timeout net.Error
+	id := x.decision.Version.ID
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return instanceTimeout(id, x.instance, err)
+	case isDialError(err):
+		return noConnection(id, x.instance, err)
+	case isBrokenConnection(err):
+		return brokenConnection(id, x.instance, err)
+	}
+	return badAnswer(id, x.instance, x.decision.Service.Protocol, err)
+}
+
+// unwanted is the problem of a request that nobody waits for any more.
+func (x *exchange) unwanted() *problem {
+	if x.client.left() == CodeStopping {
+		return stopping()
+	}
+	return &problem{code: CodeClientGone}
 }
 
 // end takes leave of the instance and hands over the record.
@@ -175,30 +218,8 @@ func (x *exchange) end() {
 	if x.flight != nil {
 		x.flight.leave()
 	}
-	x.finishRecord()
-	if x.proxy.options.Recorder != nil {
-		x.proxy.options.Recorder(&x.record)
-	}
-	if !x.completed {
-		return // after a panic: nobody knows what still refers to it
-	}
-	*x = exchange{proxy: x.proxy, relay: x.relay}
-	x.proxy.exchanges.Put(x)
-}
-
-func (x *exchange) finishRecord() {
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
-	r.Status, r.BytesOut = x.w.status, x.w.bytes
-	if !x.w.first.IsZero() {
-		r.FirstByte = x.w.first.Sub(r.Time)
-	}
-	if x.body != nil {
-		r.BytesIn = x.body.bytes.Load()
-	}
-	if tunnel := x.w.tunnel; tunnel != nil {
-		r.BytesIn, r.BytesOut = tunnel.in.Load(), tunnel.out.Load()
-	}
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
 	if d.Service != nil {
 		r.Service = d.Service.Name
@@ -209,26 +230,21 @@ func (x *exchange) finishRecord() {
 	if x.instance != nil {
 		r.Instance = x.instance.ID
 	}
-	if !x.completed && r.Error == "" {
-		r.Error = string(x.cutOff())
+	if x.proxy.options.Recorder != nil {
+		x.proxy.options.Recorder(r)
 	}
 }
 
-// cutOff says who is to blame for an answer that was cut off.
-func (x *exchange) cutOff() Code {
-	switch cause := context.Cause(x.in.Context()); {
-	case errors.Is(cause, errStopping):
-		return CodeStopping
-	case cause != nil || x.w.failed:
-		return CodeClientGone
-	}
-	return CodeAborted
+// isDialError says whether no connection could be made, so that nothing was sent.
+func isDialError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// unwanted is the problem of a request whose context has ended.
-func (x *exchange) unwanted() *problem {
-	if x.cutOff() == CodeStopping {
-		return stopping()
-	}
-	return &problem{code: CodeClientGone}
+func isBrokenConnection(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		err.Error() == "http: server closed idle connection" // net/http has no value for it
 }

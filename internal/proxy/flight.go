@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/layover-dev/layover/internal/route"
 )
@@ -22,6 +23,7 @@ type flights struct {
 type flight struct {
 	version *route.VersionEntry // whose instance it is, in the table at the time of the first request
 	count   atomic.Int64
+	pool    pool // the fast path's idle connections to the instance
 
 	mu   sync.Mutex
 	idle chan struct{} // closed when count becomes 0; nil while nobody waits
@@ -51,7 +53,19 @@ func (f *flights) sweep(table *route.Table) {
 		flight := v.(*flight)
 		if flight.count.Load() == 0 && !hasInstance(table, flight.version, id.(string)) {
 			f.byID.Delete(id)
+			flight.pool.sweep(time.Now().Add(time.Hour))
 		}
+		return true
+	})
+}
+
+// closeIdle closes all idle connections.
+func (f *flights) closeIdle() { f.sweepPools(time.Now().Add(time.Hour)) }
+
+// sweepPools closes connections to instances that have been idle for too long.
+func (f *flights) sweepPools(now time.Time) {
+	f.byID.Range(func(_, v any) bool {
+		v.(*flight).pool.sweep(now)
 		return true
 	})
 }

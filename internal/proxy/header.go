@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,19 +26,6 @@ const (
 // one that runs in a circle: an external address that leads back to the proxy.
 const maxHops = 32
 
-// hops returns how often the request went through a proxy before.
-func hops(h http.Header) int {
-	lines := h[HopsHeader]
-	if len(lines) == 0 {
-		return 0
-	}
-	n, err := strconv.Atoi(lines[0])
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
-}
-
 // keepTarget makes out ask for the path and query of in, byte for byte.
 //
 // A [url.URL] writes a path that has bytes which ought to be escaped ("{", "|",
@@ -59,43 +45,45 @@ func keepTarget(out, in *url.URL, method, host string) {
 	}
 }
 
-// forward sets the fields that tell an instance about the client.
-func forward(out http.Header, in *http.Request, trust bool) {
-	ip, _, err := net.SplitHostPort(in.RemoteAddr)
-	if err != nil {
-		ip = in.RemoteAddr
+// via is what the forwarding fields tell an instance about the client.
+type via struct {
+	chain    string // X-Forwarded-For
+	host     string // X-Forwarded-Host
+	proto    string // X-Forwarded-Proto
+	elements string // Forwarded, where the request has one; else ""
+}
+
+// via returns what the forwarding fields say to the instance. What the request came
+// with is kept only where trust says so.
+func (rq *request) via(trust bool) via {
+	scheme := "http"
+	if rq.encrypted {
+		scheme = "https"
 	}
-	proto := "http"
-	if in.TLS != nil {
-		proto = "https"
-	}
-	chain, host, elements := ip, in.Host, ""
+	v := via{chain: rq.ip, host: rq.host, proto: scheme}
+	elements := ""
 	if trust {
-		if prior := in.Header["X-Forwarded-For"]; len(prior) > 0 {
-			chain = strings.Join(prior, ", ") + ", " + ip
+		if len(rq.forwardedFor) > 0 {
+			v.chain = strings.Join(rq.forwardedFor, ", ") + ", " + rq.ip
 		}
-		if prior := in.Header.Get("X-Forwarded-Host"); prior != "" {
-			host = prior
-		}
-		if prior := in.Header.Get("X-Forwarded-Proto"); prior != "" {
-			proto = prior
-		}
-		elements = strings.Join(in.Header["Forwarded"], ", ")
+		v.host = firstOr(rq.forwardedHost, v.host)
+		v.proto = firstOr(rq.forwardedProto, v.proto)
+		elements = strings.Join(rq.forwarded, ", ")
 	}
-	values := [3]string{chain, host, proto} // one allocation for the three
-	out["X-Forwarded-For"] = values[0:1:1]
-	out["X-Forwarded-Host"] = values[1:2:2]
-	out["X-Forwarded-Proto"] = values[2:3:3]
-	if _, asked := in.Header["Forwarded"]; asked {
+	if len(rq.forwarded) > 0 {
 		if elements != "" {
 			elements += ", "
 		}
-		scheme := "http"
-		if in.TLS != nil {
-			scheme = "https"
-		}
-		out["Forwarded"] = []string{elements + forwardedElement(ip, in.Host, scheme)}
+		v.elements = elements + forwardedElement(rq.ip, rq.host, scheme)
 	}
+	return v
+}
+
+func firstOr(values []string, fallback string) string {
+	if len(values) > 0 && values[0] != "" {
+		return values[0]
+	}
+	return fallback
 }
 
 // forwardedElement writes one element of Forwarded (RFC 7239 section 4).
@@ -125,16 +113,24 @@ func isToken(s string) bool {
 // all later requests of the client's connection to the version of this one.
 func dropTunnelsOfHTTP(h http.Header) {
 	for _, line := range h["Upgrade"] {
-		for protocol := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(strings.TrimSpace(protocol), "/")
-			switch strings.ToLower(name) {
-			case "h2c", "h2", "http", "tls":
-				delete(h, "Upgrade")
-				delete(h, "Connection")
-				return
-			}
+		if isHTTPUpgrade(line) {
+			delete(h, "Upgrade")
+			delete(h, "Connection")
+			return
 		}
 	}
+}
+
+// isHTTPUpgrade says whether an Upgrade field names a kind of HTTP, or TLS.
+func isHTTPUpgrade(line string) bool {
+	for protocol := range strings.SplitSeq(line, ",") {
+		name, _, _ := strings.Cut(strings.TrimSpace(protocol), "/")
+		switch strings.ToLower(name) {
+		case "h2c", "h2", "http", "tls":
+			return true
+		}
+	}
+	return false
 }
 
 // isGRPC says whether a request or answer with this content type is gRPC's.
@@ -145,9 +141,9 @@ func isGRPC(contentType string) bool {
 
 // prefersHTML says whether a person with a browser asked: Accept names
 // text/html, and no JSON that it likes as much.
-func prefersHTML(h http.Header) bool {
+func prefersHTML(accept []string) bool {
 	html, json := 0.0, 0.0
-	for _, line := range h["Accept"] {
+	for _, line := range accept {
 		for element := range strings.SplitSeq(line, ",") {
 			media, params, _ := strings.Cut(element, ";")
 			switch strings.ToLower(strings.TrimSpace(media)) {

@@ -25,7 +25,7 @@ func (h *hold) wait(x *exchange, now *snapshot) *problem {
 		return nil
 	case <-h.timer.C:
 		return versionNotReady(x.decision.Version, time.Since(h.since))
-	case <-x.in.Context().Done():
+	case <-x.client.gone():
 		return x.unwanted()
 	case <-x.proxy.stopping:
 		return stopping()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type Code string
 
 // The kinds of errors.
 const (
+	CodeNoTable         Code = "no-table"             // 503: no server has answered yet, and there is no table on disk
 	CodeUnknownHost     Code = "unknown-host"         // 404: no service has this host
 	CodeUnknownRoute    Code = "unknown-route"        // 421: a strict route names something that does not exist
 	CodeNoVersion       Code = "no-version"           // 503: the service has no default version
@@ -32,6 +34,7 @@ const (
 	CodeTimeout         Code = "instance-timeout"     // 504: no connection, or no answer, in time
 	CodeLoop            Code = "loop"                 // 508: the request runs in a circle
 	CodeBadTarget       Code = "bad-target"           // 400: the request's target is not one for a proxy
+	CodeMalformed       Code = "malformed-request"    // 400, 414, 431, 501 or 505: not HTTP as the proxy reads it
 	CodeBadBody         Code = "bad-body"             // 400: the request's body broke off or is malformed
 	CodeHTTPSTarget     Code = "https-target"         // 400: https:// through a proxy that does not speak for others
 	CodeConnect         Code = "connect-unsupported"  // 501: CONNECT
@@ -75,34 +78,60 @@ func parsePage() *template.Template {
 	return template.Must(template.New("problem").Parse(pageText))
 }
 
-// write answers r with the problem, in the form that r's client understands.
-func (pr *problem) write(w http.ResponseWriter, r *http.Request, page *template.Template) {
-	h := w.Header()
-	h.Set(ErrorHeader, string(pr.code))
-	h.Set("Cache-Control", "no-store")
-	if pr.retryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(pr.retryAfter.Seconds()))))
+// reply is a problem as an answer, whichever path it goes back on.
+type reply struct {
+	status int
+	fields []field
+	body   []byte // not for HEAD
+}
+
+// field is one header field.
+type field struct{ name, value string }
+
+// reply returns the problem in the form that the client understands. servedBy is the
+// value of Layover-Served-By, where there is one.
+func (pr *problem) reply(rq *request, page *template.Template, servedBy string) reply {
+	answer := reply{status: pr.status, fields: []field{
+		{ErrorHeader, string(pr.code)},
+		{"Cache-Control", "no-store"},
+	}}
+	add := func(name, value string) { answer.fields = append(answer.fields, field{name, value}) }
+	if servedBy != "" {
+		add(ServedByHeader, servedBy)
 	}
-	if contentType := r.Header.Get("Content-Type"); isGRPC(contentType) {
-		pr.writeGRPC(w, contentType)
-		return
+	if pr.retryAfter > 0 {
+		add("Retry-After", strconv.Itoa(int(math.Ceil(pr.retryAfter.Seconds()))))
+	}
+	if isGRPC(rq.contentType) {
+		// As gRPC does where there is no message: everything is in the header, with HTTP status 200.
+		answer.status = http.StatusOK
+		add("Content-Type", strings.Clone(rq.contentType))
+		add("Grpc-Status", strconv.Itoa(pr.grpcStatus()))
+		add("Grpc-Message", percentEncode(pr.text()))
+		return answer
 	}
 	var content bytes.Buffer
-	h.Set("Vary", "Accept")
-	h.Set("X-Content-Type-Options", "nosniff")
-	if prefersHTML(r.Header) {
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'")
-		pr.renderPage(&content, r, page)
+	add("Vary", "Accept")
+	add("X-Content-Type-Options", "nosniff")
+	if prefersHTML(rq.accept) {
+		add("Content-Type", "text/html; charset=utf-8")
+		add("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'")
+		pr.renderPage(&content, rq, page)
 	} else {
-		h.Set("Content-Type", "application/problem+json")
+		add("Content-Type", "application/problem+json")
 		pr.renderJSON(&content)
 	}
-	h.Set("Content-Length", strconv.Itoa(content.Len()))
-	w.WriteHeader(pr.status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(content.Bytes()) // a client that is gone needs no answer
+	add("Content-Length", strconv.Itoa(content.Len()))
+	answer.body = content.Bytes()
+	return answer
+}
+
+// text is the problem in one line.
+func (pr *problem) text() string {
+	if pr.hint == "" {
+		return pr.title + ": " + pr.detail
 	}
+	return pr.title + ": " + pr.detail + " (" + pr.hint + ")"
 }
 
 func (pr *problem) renderJSON(to *bytes.Buffer) {
@@ -119,13 +148,13 @@ func (pr *problem) renderJSON(to *bytes.Buffer) {
 	})
 }
 
-func (pr *problem) renderPage(to *bytes.Buffer, r *http.Request, page *template.Template) {
+func (pr *problem) renderPage(to *bytes.Buffer, rq *request, page *template.Template) {
 	type choice struct{ Text, URL string }
 	choices := make([]choice, 0, len(pr.similar))
 	for _, text := range pr.similar {
 		c := choice{Text: text}
 		if pr.link {
-			c.URL = sameHostPort(text, r)
+			c.URL = sameHostPort(text, rq)
 		}
 		choices = append(choices, c)
 	}
@@ -139,13 +168,13 @@ func (pr *problem) renderPage(to *bytes.Buffer, r *http.Request, page *template.
 	})
 }
 
-// sameHostPort returns the URL of another host at the port that r came to.
-func sameHostPort(host string, r *http.Request) string {
+// sameHostPort returns the URL of another host at the port that rq came to.
+func sameHostPort(host string, rq *request) string {
 	u := url.URL{Scheme: "http", Host: host, Path: "/"}
-	if r.TLS != nil {
+	if rq.encrypted {
 		u.Scheme = "https"
 	}
-	if _, port := splitPort(r.Host); port != "" {
+	if _, port := splitPort(rq.host); port != "" {
 		u.Host += ":" + port
 	}
 	return u.String()
@@ -165,27 +194,17 @@ const (
 	grpcUnavailable     = 14
 )
 
-// writeGRPC answers as gRPC does where there is no message: everything is in
-// the header, with HTTP status 200.
-func (pr *problem) writeGRPC(w http.ResponseWriter, contentType string) {
-	code := grpcUnavailable
+// grpcStatus is the status code of gRPC for the problem.
+func (pr *problem) grpcStatus() int {
 	switch pr.code {
 	case CodeUnknownHost, CodeConnect:
-		code = grpcUnimplemented
-	case CodeUnknownRoute, CodeBadTarget, CodeHTTPSTarget, CodeBadBody:
-		code = grpcInvalidArgument
+		return grpcUnimplemented
+	case CodeUnknownRoute, CodeBadTarget, CodeHTTPSTarget, CodeBadBody, CodeMalformed:
+		return grpcInvalidArgument
 	case CodeLoop, CodeBadAnswer:
-		code = grpcInternal
+		return grpcInternal
 	}
-	message := pr.title + ": " + pr.detail
-	if pr.hint != "" {
-		message += " (" + pr.hint + ")"
-	}
-	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Grpc-Status", strconv.Itoa(code))
-	h.Set("Grpc-Message", percentEncode(message))
-	w.WriteHeader(http.StatusOK)
+	return grpcUnavailable
 }
 
 // percentEncode writes a message as grpc-message wants it: printable ASCII but "%" as it is.

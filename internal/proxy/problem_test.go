@@ -191,7 +191,7 @@ func TestPrefersHTML(t *testing.T) {
 		"application/xhtml+xml;level=1;q=0.2": true,
 	} {
 		t.Run(accept, func(t *testing.T) {
-			require.Equal(t, want, prefersHTML(http.Header{"Accept": {accept}}))
+			require.Equal(t, want, prefersHTML([]string{accept}))
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/layover-dev/layover/internal/proxy/http1"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -17,6 +18,17 @@ const (
 	retrySoon  = time.Second
 	retryLater = 5 * time.Second
 )
+
+func noTable() *problem {
+	return &problem{
+		status:     http.StatusServiceUnavailable,
+		code:       CodeNoTable,
+		title:      "The proxy has no table yet",
+		detail:     "No Layover server has told this proxy which services there are, and it has no table on disk.",
+		hint:       "Try again; where it stays so, see the proxy's /readyz, which says why no server is followed.",
+		retryAfter: retrySoon,
+	}
+}
 
 func unknownHost(host string, similar []string) *problem {
 	return &problem{
@@ -180,6 +192,38 @@ func badTarget(target string) *problem {
 	}
 }
 
+func hostsDiffer(authority, host string) *problem {
+	return &problem{
+		status: http.StatusBadRequest,
+		code:   CodeBadTarget,
+		title:  "Two hosts",
+		detail: fmt.Sprintf("The request asks for a URL of %q, and its Host field says %q.", authority, host),
+		hint:   "Send the URL's host and port as Host, without user and password.",
+	}
+}
+
+// plainHTTP is HTTP on a listener that speaks TLS.
+func plainHTTP() *problem {
+	return &problem{
+		status: http.StatusBadRequest,
+		code:   CodeMalformed,
+		title:  "This address speaks TLS",
+		detail: "The client sent HTTP without TLS to an address of proxy.listen_tls.",
+		hint:   "Use https://, or an address of proxy.listen.",
+	}
+}
+
+// malformed is a request that two parsers could read differently.
+func malformed(err *http1.Error) *problem {
+	return &problem{
+		status: err.Status,
+		code:   CodeMalformed,
+		title:  "Not a request as HTTP/1.1 has it",
+		detail: "The request is refused: " + err.What + ".",
+		hint:   "Check the client, or what stands between it and this proxy, against RFC 9112.",
+	}
+}
+
 func httpsTarget(host string) *problem {
 	return &problem{
 		status: http.StatusBadRequest,
@@ -190,7 +234,17 @@ func httpsTarget(host string) *problem {
 	}
 }
 
-func connectUnsupported(host string) *problem {
+// connectUnsupported refuses a CONNECT, or one with a :protocol (RFC 8441) that is not passed on.
+func connectUnsupported(host, protocol string) *problem {
+	if protocol != "" {
+		return &problem{
+			status: http.StatusNotImplemented,
+			code:   CodeConnect,
+			title:  "CONNECT is offered for WebSocket only",
+			detail: fmt.Sprintf("The client wants to speak %q with %s on a stream of HTTP/2.", protocol, host),
+			hint:   "Of the protocols over extended CONNECT (RFC 8441), use websocket.",
+		}
+	}
 	return &problem{
 		status: http.StatusNotImplemented,
 		code:   CodeConnect,

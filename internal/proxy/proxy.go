@@ -14,10 +14,12 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/layover-dev/layover/internal/proxy/http1"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -26,13 +28,21 @@ const (
 	DefaultDrainTimeout = 10 * time.Second
 	DefaultDialTimeout  = 5 * time.Second
 	DefaultMaxHeld      = 4096
+
+	DefaultReadHeaderTimeout = 15 * time.Second
+	DefaultIdleTimeout       = 3 * time.Minute // longer than clients keep connections, so that they close first
 )
 
 // Options says how a proxy behaves. The zero value is ready to use.
 type Options struct {
-	// TrustForwarded keeps the X-Forwarded-* and Forwarded fields of requests and
-	// appends to them. Where it is off they are replaced by what the proxy itself saw.
-	TrustForwarded bool
+	// TrustForwarded are the networks of the proxies in front of this one: of requests
+	// from there the X-Forwarded-* and Forwarded fields are kept and appended to. For all others
+	// they are replaced by what the proxy itself saw.
+	TrustForwarded []netip.Prefix
+
+	// ProxyProtocolFrom are the networks of load balancers whose connections begin
+	// with the header of the PROXY protocol, version 1 or 2. They have to.
+	ProxyProtocolFrom []netip.Prefix
 
 	// Recorder is called once for each request, when its answer has been handed to the
 	// connection. It must return fast, and must not keep the record: it is used again.
@@ -41,27 +51,39 @@ type Options struct {
 	// Logger gets the errors that no client is told about. Nil means [slog.Default].
 	Logger *slog.Logger
 
-	DrainTimeout  time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
-	DialTimeout   time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
-	AnswerTimeout time.Duration // how long an instance may take to begin its answer; 0 means no limit
-	MaxHeld       int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+	DrainTimeout      time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
+	DialTimeout       time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
+	ReadHeaderTimeout time.Duration // how long a client may take to send the head of a request; 0 means DefaultReadHeaderTimeout
+	IdleTimeout       time.Duration // how long a client's connection is kept without a request; 0 means DefaultIdleTimeout
+	AnswerTimeout     time.Duration // how long an instance may take to begin its answer; 0 means no limit
+	MaxHeld           int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+
+	// NoFastPath has net/http serve all of HTTP/1.1: for comparisons.
+	NoFastPath bool
 }
 
 // Proxy forwards requests to the versions that a table selects. It is safe for
 // concurrent use.
 type Proxy struct {
-	options    Options
-	page       *template.Template
-	transports *transports
-	buffers    *bufferPool
-	exchanges  sync.Pool // of *exchange
-	current    atomic.Pointer[snapshot]
-	flights    flights
-	counters   counters
-	held       atomic.Int64
-	active     flight        // all requests
-	stopping   chan struct{} // closed when Run drains: held requests are let go
-	stop       sync.Once     // closes stopping
+	options        Options
+	trusted        networks // Options.TrustForwarded
+	proxied        networks // Options.ProxyProtocolFrom
+	page           *template.Template
+	transports     *transports
+	buffers        *bufferPool
+	relays         sync.Pool // of *relay
+	conns          fastConns
+	limits         http1.Limits
+	current        atomic.Pointer[snapshot]
+	flights        flights
+	counters       counters
+	held           atomic.Int64
+	active         flight       // all requests
+	none           *route.Table // the table before the first: nothing is known of any host
+	retired        atomic.Bool  // see Retire
+	halfCloseGrace time.Duration
+	stopping       chan struct{} // closed when Run drains: held requests are let go
+	stop           sync.Once     // closes stopping
 
 	mu sync.Mutex // serializes SetTable
 }
@@ -72,23 +94,31 @@ type snapshot struct {
 	replaced chan struct{} // closed when a newer table is in place
 }
 
-// New returns a proxy with an empty table. It starts nothing; see [Proxy.Run].
+// New returns a proxy without a table: before the first [Proxy.SetTable] it answers
+// everything with the problem no-table. It starts nothing; see [Proxy.Run].
 func New(options Options) *Proxy {
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
 	options.DrainTimeout = orDefault(options.DrainTimeout, DefaultDrainTimeout)
 	options.DialTimeout = orDefault(options.DialTimeout, DefaultDialTimeout)
+	options.ReadHeaderTimeout = orDefault(options.ReadHeaderTimeout, DefaultReadHeaderTimeout)
+	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
 	p := &Proxy{
-		options:    options,
-		page:       parsePage(),
-		transports: newTransports(options.DialTimeout, options.AnswerTimeout),
-		buffers:    newBufferPool(),
-		stopping:   make(chan struct{}),
+		options:        options,
+		trusted:        newNetworks(options.TrustForwarded),
+		proxied:        newNetworks(options.ProxyProtocolFrom),
+		page:           parsePage(),
+		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
+		buffers:        newBufferPool(),
+		none:           route.EmptyTable(),
+		stopping:       make(chan struct{}),
+		limits:         http1.Limits{Head: maxHeaderBytes, Target: maxTarget, Fields: maxFields},
+		halfCloseGrace: halfCloseGrace,
 	}
-	p.exchanges.New = func() any { return newExchange(p) }
-	p.current.Store(&snapshot{table: route.EmptyTable(), replaced: make(chan struct{})})
+	p.relays.New = func() any { return newRelay(p) }
+	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})
 	return p
 }
 
@@ -115,6 +145,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r
 // ("cart@main"). Versions that are not in the table are not in it.
 func (p *Proxy) Requests() map[string]uint64 { return p.counters.in(p.Table()) }
 
+// RequestsTo returns how many requests one version has answered.
+func (p *Proxy) RequestsTo(id string) uint64 { return p.counters.of(id) }
+
 // WaitIdle waits until no request is in flight to the instance, upgraded
 // connections included. Call it after SetTable with a table that lacks the instance: from
 // then on it gets no new ones. It returns the cause of ctx where that ends first.
@@ -122,14 +155,18 @@ func (p *Proxy) WaitIdle(ctx context.Context, instanceID string) error {
 	return p.flights.waitIdle(ctx, instanceID)
 }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
-	p.active.enter()
-	defer p.active.leave()
-	x := p.exchanges.Get().(*exchange)
-	x.begin(w, r, trusted)
-	defer x.end()
-	x.run()
-	x.completed = true
+// Retire has every answer from now on end its connection, so that clients make their next
+// one to the process that has taken over the listeners. A connection is never closed under a
+// request that is on its way, as it can be when Run ends.
+func (p *Proxy) Retire() { p.retired.Store(true) }
+
+func (p *Proxy) isStopping() bool {
+	select {
+	case <-p.stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 func orDefault[T int | time.Duration](value, fallback T) T {

@@ -63,6 +63,7 @@ func newWorld(t *testing.T, options Options, services ...route.Service) *world {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	w.Proxy = New(options)
+	w.halfCloseGrace = 50 * time.Millisecond
 	w.set(t, services...)
 	plain, trusted := listen(t), listen(t)
 	w.addr, w.trusted = plain.Addr().String(), trusted.Addr().String()
@@ -167,7 +168,7 @@ type records struct {
 func (r *records) add(record *Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, *record)
+	r.all = append(r.all, record.Clone())
 }
 
 func (r *records) list() []Record {
@@ -354,6 +355,7 @@ func TestProxy_ForgetsVersionsAndInstancesThatLeft(t *testing.T) {
 	w.get(t, "cart.localhost", "/")
 	w.get(t, "cart.localhost", "/", "Baggage", "dynamic_route=pr-1")
 	require.Len(t, w.Requests(), 2)
+	w.records.wait(t, 2) // both are over for the proxy too
 
 	w.set(t, service("cart", ready("main", address)))
 	require.Equal(t, map[string]uint64{"cart@main": 1}, w.Requests())
@@ -367,10 +369,16 @@ func TestProxy_ForgetsVersionsAndInstancesThatLeft(t *testing.T) {
 
 func TestProxy_EmptyTable(t *testing.T) {
 	p := New(Options{Logger: slog.New(slog.DiscardHandler)})
-	w := httptest.NewRecorder()
-	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://cart.localhost/", nil))
-	require.Equal(t, http.StatusNotFound, w.Code)
-	require.Equal(t, string(CodeUnknownHost), w.Header().Get(ErrorHeader))
+	for _, want := range []struct {
+		status int
+		code   Code
+	}{{http.StatusServiceUnavailable, CodeNoTable}, {http.StatusNotFound, CodeUnknownHost}} {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://cart.localhost/", nil))
+		require.Equal(t, want.status, w.Code)
+		require.Equal(t, string(want.code), w.Header().Get(ErrorHeader))
+		p.SetTable(route.EmptyTable())
+	}
 	require.NoError(t, p.WaitIdle(t.Context(), "never-seen"))
 	require.Empty(t, p.Requests())
 }
@@ -389,9 +397,9 @@ func TestTraceID(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, traceID(http.Header{"Traceparent": {c.line}}))
+			require.Equal(t, c.want, traceID([]string{c.line}))
 		})
 	}
-	require.Empty(t, traceID(http.Header{}))
-	require.Empty(t, traceID(http.Header{"Traceparent": {"00-" + id + "-00f067aa0ba902b7-01", "x"}}))
+	require.Empty(t, traceID(nil))
+	require.Empty(t, traceID([]string{"00-" + id + "-00f067aa0ba902b7-01", "x"}))
 }

@@ -1,13 +1,14 @@
 package proxy
 
 import (
-	"net/http"
+	"strings"
 	"time"
 
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// Record is what is known of one request after its answer.
+// Record is what is known of one request after its answer. Its strings may be views of
+// a buffer that is used again: who keeps them keeps a [Record.Clone].
 type Record struct {
 	Time     time.Time // when the request's header was read
 	Method   string
@@ -32,10 +33,18 @@ type Record struct {
 	TraceID   string // of traceparent, 32 hex digits; "" where it has none
 }
 
+// Clone returns the record with strings of its own.
+func (r *Record) Clone() Record {
+	c := *r
+	for _, s := range []*string{&c.Method, &c.Host, &c.Path, &c.Peer, &c.Route, &c.TraceID} {
+		*s = strings.Clone(*s)
+	}
+	return c
+}
+
 // traceID returns the trace id of a traceparent field (W3C Trace Context,
 // version 00 and later), or "" where there is none that is valid.
-func traceID(h http.Header) string {
-	lines := h["Traceparent"]
+func traceID(lines []string) string {
 	if len(lines) != 1 {
 		return ""
 	}

@@ -15,22 +15,16 @@ import (
 // Limits of the servers. There is none on the time that a request or answer may take:
 // streams have no end.
 const (
-	readHeaderTimeout    = 15 * time.Second
-	clientIdleTimeout    = 3 * time.Minute // longer than clients keep connections, so that they close first
-	maxHeaderBytes       = 1 << 20         // a baggage field over the 8,192 bytes that are read is still forwarded
+	maxHeaderBytes       = 1 << 20 // a baggage field over the 8,192 bytes that are read is still forwarded
+	maxTarget            = 64 << 10
+	maxFields            = 256
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
+
+	// How long to wait before Accept is tried again where the system has no descriptors left.
+	minAcceptPause = 5 * time.Millisecond
+	maxAcceptPause = time.Second
 )
-
-// Listener is a place where a proxy accepts connections: HTTP/1.1, and HTTP/2
-// without TLS by prior knowledge.
-type Listener struct {
-	net.Listener
-
-	// Trusted says that only people who may see the whole environment reach
-	// it: an unknown host is answered with the hosts that it resembles.
-	Trusted bool
-}
 
 // errStopping is the cause that ends requests which outlast the drain.
 var errStopping = errors.New("the proxy is being stopped")
@@ -44,14 +38,25 @@ func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	servers := make([]*http.Server, len(listeners))
 	for i, listener := range listeners {
-		servers[i] = p.server(requests, listener.Trusted)
+		d := newDoor(p, listener)
+		servers[i] = p.server(requests, d)
 		group.Go(func() error {
-			if err := servers[i].Serve(listener.Listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := servers[i].Serve(d); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 			}
 			return nil
 		})
+		group.Go(func() error {
+			if err := d.run(); err != nil {
+				return fmt.Errorf("accept on %s: %w", listener.Addr(), err)
+			}
+			return nil
+		})
 	}
+	group.Go(func() error {
+		p.sweep(ctx)
+		return nil
+	})
 	group.Go(func() error {
 		<-ctx.Done()
 		p.drain(servers, cut)
@@ -60,17 +65,23 @@ func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
 	return group.Wait()
 }
 
-func (p *Proxy) server(requests context.Context, trusted bool) *http.Server {
+func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, trusted) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !wantsH2C(r) || !p.upgradeH2C(w, r, d) {
+				p.serve(w, r, d.Trusted)
+			}
+		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ErrorLog:          slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
 		Protocols:         &protocols,
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       clientIdleTimeout,
+		ConnContext:       withConn,
+		ReadHeaderTimeout: p.options.ReadHeaderTimeout,
+		IdleTimeout:       p.options.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,
@@ -91,9 +102,14 @@ func (p *Proxy) drain(servers []*http.Server, cut context.CancelCauseFunc) {
 	for _, server := range servers {
 		group.Go(func() error { return server.Shutdown(ctx) })
 	}
+	group.Go(func() error {
+		p.conns.drain(ctx)
+		return nil
+	})
 	if err := errors.Join(group.Wait(), p.active.waitIdle(ctx)); err != nil {
 		p.options.Logger.Warn("requests cut off at the end of the drain", "requests", p.active.count.Load())
 		cut(errStopping)
+		p.conns.each((*fastConn).cutOff)
 		for _, server := range servers {
 			_ = server.Close() // what Shutdown left; its listeners are closed already
 		}
@@ -104,4 +120,22 @@ func (p *Proxy) drain(servers []*http.Server, cut context.CancelCauseFunc) {
 		}
 	}
 	p.transports.closeIdle()
+	p.flights.closeIdle()
+}
+
+// sweepEvery is how often connections that are no longer used are looked for.
+const sweepEvery = time.Second
+
+// sweep closes idle connections to instances, until ctx ends.
+func (p *Proxy) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			p.flights.sweepPools(now)
+		case <-ctx.Done():
+			return
+		}
+	}
 }

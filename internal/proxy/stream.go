@@ -59,6 +59,9 @@ func (w *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *answerWriter) begin(status int) {
+	if status != http.StatusSwitchingProtocols && wantsUpgrade(w.request) {
+		w.Header().Set("Connection", "close") // what the client sends next was not read as HTTP; see strictConn
+	}
 	if w.status == 0 {
 		w.status, w.first = status, time.Now()
 	}
@@ -87,10 +90,7 @@ func (t *tunnel) Write(b []byte) (int, error) {
 
 // CloseWrite tells the client that nothing more comes.
 func (t *tunnel) CloseWrite() error {
-	if half, ok := t.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return t.Close()
+	return closeWrite(t.Conn)
 }
 
 // requestBody is the client's body on its way to an instance. The transport
@@ -99,6 +99,8 @@ type requestBody struct {
 	io.ReadCloser
 	in, out *http.Request // trailers are taken over from in to out
 	bytes   atomic.Int64
+	begun   atomic.Bool // some of it was asked for
+	closed  atomic.Bool // the transport wants no more of it
 	ended   atomic.Bool // all of it was read
 	failed  atomic.Bool // the client's side broke, or was not HTTP
 }
@@ -106,6 +108,7 @@ type requestBody struct {
 // Read reads from the client. The trailers that the client had not announced are known
 // at the end only.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.begun.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	b.bytes.Add(int64(n))
 	switch {
@@ -114,15 +117,25 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		if b.out.Trailer != nil {
 			maps.Copy(b.out.Trailer, b.in.Trailer)
 		}
-	case err != nil:
+	case err != nil && !b.closed.Load():
 		b.failed.Store(true)
 	}
 	return n, err
 }
 
-// Close does nothing, so that a body of which nothing was read can be sent to another
-// instance. Whoever made the body it wraps closes that one.
-func (b *requestBody) Close() error { return nil }
+// Close ends a read that goes on: HTTP/2's transport waits for that before it tells of an
+// instance that broke off, and the client may send nothing until it has got an answer.
+// Of HTTP/1.1 the server's body has no such Close; there the read ends with the connection.
+//
+// A body of which nothing was read stays open, so that it can be sent to another instance.
+// Whoever made the body it wraps closes that one.
+func (b *requestBody) Close() error {
+	if !b.begun.Load() || b.in.ProtoMajor < 2 {
+		return nil
+	}
+	b.closed.Store(true)
+	return b.in.Body.Close()
+}
 
 // answerBody is the body of an answer that may be complete before its request is.
 type answerBody struct {

@@ -16,12 +16,17 @@ func TestTarget_AbsoluteForm(t *testing.T) {
 	w := newWorld(t, Options{}, service("cart", ready("main", address)))
 
 	c := dial(t, w.addr)
-	c.send(t, "GET http://user:pw@cart.localhost/a%2Fb?c=;d HTTP/1.1", "Host: other.test", "")
+	c.send(t, "GET http://cart.localhost/a%2Fb?c=;d HTTP/1.1", "Host: CART.localhost:80", "")
 	require.Equal(t, http.StatusOK, c.answer(t, http.MethodGet).StatusCode)
 	r := <-got
 	require.Equal(t, "/a%2Fb?c=;d", r.RequestURI)
-	require.Equal(t, "cart.localhost", r.Host)
-	require.NotContains(t, r.Header, "Authorization")
+	require.Equal(t, "CART.localhost:80", r.Host)
+
+	for _, authority := range []string{"other.test", "user:pw@cart.localhost", "cart.localhost:81", ""} {
+		refused := dial(t, w.addr)
+		refused.send(t, "GET http://"+authority+"/ HTTP/1.1", "Host: cart.localhost", "")
+		require.Equal(t, http.StatusBadRequest, refused.answer(t, http.MethodGet).StatusCode, authority)
+	}
 
 	c.send(t, "GET http://cart.localhost HTTP/1.1", "Host: cart.localhost", "")
 	require.Equal(t, http.StatusOK, c.answer(t, http.MethodGet).StatusCode)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -133,9 +134,13 @@ func (t *transports) build(protocols http.Protocols, config *tls.Config) *http.T
 	if config != nil {
 		idle = idleTLSTimeout
 	}
+	dial := t.dialer.DialContext
+	if !protocols.HTTP1() {
+		dial = t.dialBatched
+	}
 	return &http.Transport{
 		Proxy:                 nil, // an instance is reached directly, whatever HTTP_PROXY says
-		DialContext:           t.dialer.DialContext,
+		DialContext:           dial,
 		Protocols:             &protocols,
 		TLSClientConfig:       config,
 		TLSHandshakeTimeout:   tlsHandshakeTimeout,
@@ -149,6 +154,17 @@ func (t *transports) build(protocols http.Protocols, config *tls.Config) *http.T
 		ReadBufferSize:        4 << 10,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
+}
+
+// dialBatched connects for HTTP/2.
+func (t *transports) dialBatched(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := t.dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	batch := newBatchConn(conn)
+	batch.start()
+	return batch, nil
 }
 
 // bufferPool lends the buffers that bodies are copied through.

@@ -283,16 +283,20 @@ func unhex(c byte) int {
 
 // escape percent-encodes the bytes of text that are not plain.
 func escape(text string, size int, plain func(byte) bool) string {
+	return string(appendEscaped(make([]byte, 0, size), text, plain))
+}
+
+// appendEscaped appends text with the bytes percent-encoded that are not plain.
+func appendEscaped(b []byte, text string, plain func(byte) bool) []byte {
 	const digits = "0123456789ABCDEF"
-	out := make([]byte, 0, size)
 	for i := range len(text) {
 		if c := text[i]; plain(c) {
-			out = append(out, c)
+			b = append(b, c)
 		} else {
-			out = append(out, '%', digits[c>>4], digits[c&15])
+			b = append(b, '%', digits[c>>4], digits[c&15])
 		}
 	}
-	return string(out)
+	return b
 }
 
 // trimOWS cuts optional white space (RFC 9110, section 5.6.3) from both ends.

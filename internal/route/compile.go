@@ -35,21 +35,28 @@ func (e *CompileError) Error() string {
 //
 // The table keeps the slices and maps of spec, which must not be changed afterwards.
 func Compile(spec Spec) (*Table, error) {
-	c := compiler{table: &Table{spec: spec, seed: maphash.MakeSeed()}}
+	c := compiler{table: &Table{spec: spec}, seed: maphash.MakeSeed()}
+	c.table.spec.Services = nil
+	if len(spec.Routes) == 0 {
+		c.table.spec.Routes = nil
+	}
 	c.environment()
-	c.services()
+	c.services(spec.Services)
 	c.routes()
-	c.names()
 	if len(c.problems) > 0 {
 		return nil, &CompileError{Problems: c.problems}
 	}
+	c.names()
 	return c.table, nil
 }
 
 // compiler makes one table.
 type compiler struct {
 	table    *Table
+	seed     maphash.Seed // of all the table's indexes
 	problems []string
+	entries  []*ServiceEntry // by the number that the directory has for each
+	byHost   map[string]int  // exact hosts, and suffixes with their "*"
 }
 
 func (c *compiler) problem(format string, args ...any) {
@@ -98,53 +105,79 @@ func (c *compiler) environment() {
 }
 
 // services compiles the services with their hosts and versions.
-func (c *compiler) services() {
-	t := c.table
-	t.spec.Services = slices.Clone(t.spec.Services)
-	n := len(t.spec.Services)
-	t.services = make(map[string]*ServiceEntry, n)
-	t.hosts = make(map[string]*ServiceEntry, n)
-	t.suffixes = make(map[string]*ServiceEntry)
-	t.labels = make(map[string]*ServiceEntry, n)
-	entries := make([]ServiceEntry, n)
-	for i := range t.spec.Services {
-		spec := &t.spec.Services[i]
-		if !c.checkName("", "service", spec.Name) {
-			continue
+func (c *compiler) services(list []Service) {
+	c.begin(len(list))
+	for i := range list {
+		if s := c.service(list[i], nil); s != nil {
+			c.versions(s, list[i].Versions)
 		}
-		if t.services[spec.Name] != nil {
-			c.problem("service %q is there twice", spec.Name)
-			continue
-		}
-		setDefault(&spec.Default, DefaultVersion)
-		setDefault(&spec.Protocol, HTTP1)
-		s := &entries[i]
-		*s = ServiceEntry{
-			Name: spec.Name, Protocol: spec.Protocol, defaultName: spec.Default, table: t,
-			label: PreviewLabel(spec.Name, maxServiceName),
-		}
-		t.services[s.Name] = s
-		c.service(s, spec)
 	}
+	c.end()
 }
 
-func (c *compiler) service(s *ServiceEntry, spec *Service) {
+// begin makes room for so many services.
+func (c *compiler) begin(services int) {
+	c.table.dir = newDirectory(services)
+	c.byHost = make(map[string]int, services)
+}
+
+// end puts the services into the table.
+func (c *compiler) end() {
+	var hosts []hostEntry
+	for host, number := range c.byHost {
+		if suffix, wildcard := strings.CutPrefix(host, "*"); wildcard {
+			c.table.dir.suffixes[suffix] = number
+			c.table.dir.longest = max(c.table.dir.longest, len(suffix))
+		} else {
+			hosts = append(hosts, hostEntry{host, number})
+		}
+	}
+	c.table.dir.hosts = newIndex(c.seed, hosts, func(old, _ hostEntry) hostEntry { return old })
+	c.table.services = newVector(c.entries)
+}
+
+// service adds a service without its versions, and returns nil where it cannot. Old is
+// its entry in an earlier table, nil where it is new.
+func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
+	if !c.checkName("", "service", spec.Name) {
+		return nil
+	}
+	dir := c.table.dir
+	if _, ok := dir.byName[spec.Name]; ok {
+		c.problem("service %q is there twice", spec.Name)
+		return nil
+	}
+	setDefault(&spec.Default, DefaultVersion)
+	setDefault(&spec.Protocol, HTTP1)
+	s := &ServiceEntry{
+		Name: spec.Name, Protocol: spec.Protocol, defaultName: spec.Default,
+		versions: index[*VersionEntry]{seed: c.seed},
+	}
+	if old != nil {
+		s.owner, s.versions, s.picks = old.owner, old.versions, old.picks
+		s.Default = s.Version(s.defaultName)
+	} else {
+		s.owner = &Owner{Name: spec.Name, label: PreviewLabel(spec.Name, maxServiceName), domain: c.table.spec.Domain}
+	}
+	number := len(c.entries)
+	c.entries = append(c.entries, s)
+	dir.byName[s.Name] = number
 	c.checkName(fmt.Sprintf("service %q: the default version: ", s.Name), "version", spec.Default)
 	if spec.Protocol != HTTP1 && spec.Protocol != H2C {
 		c.problem("service %q has the protocol %s: it can be %q or %q", s.Name, quoteShort(string(spec.Protocol)), HTTP1, H2C)
 	}
-	if other := c.table.labels[s.label]; other != nil {
-		c.problem("services %q and %q would both be %q in preview hosts: rename one of them", other.Name, s.Name, s.label)
+	label := s.owner.label
+	if other, ok := dir.labels[label]; ok {
+		c.problem("services %q and %q would both be %q in preview hosts: rename one of them", c.entries[other].Name, s.Name, label)
 	}
-	c.table.labels[s.label] = s
-	c.hosts(s, spec)
-	c.versions(s, spec)
-	s.Default = s.Version(spec.Default)
+	dir.labels[label] = number
+	dir.room = min(dir.room, s.owner.previewRoom())
+	c.hosts(s, number, spec.Hosts)
+	return s
 }
 
-// hosts checks the hosts of a service and puts them into the table.
-func (c *compiler) hosts(s *ServiceEntry, spec *Service) {
-	hosts := spec.Hosts
+// hosts checks the hosts of a service.
+func (c *compiler) hosts(s *ServiceEntry, number int, hosts []string) {
 	if len(hosts) == 0 {
 		hosts = []string{s.Name + "." + c.table.spec.Domain}
 	}
@@ -155,76 +188,75 @@ func (c *compiler) hosts(s *ServiceEntry, spec *Service) {
 			c.problem("service %q: %s", s.Name, err)
 			continue
 		}
-		table, key := c.table.hosts, normal
-		if suffix, wildcard := strings.CutPrefix(normal, "*"); wildcard {
-			table, key = c.table.suffixes, suffix
-			c.table.longest = max(c.table.longest, len(suffix))
-		}
-		switch other := table[key]; other {
-		case nil:
-			table[key] = s
+		switch other, ok := c.byHost[normal]; {
+		case !ok:
+			c.byHost[normal] = number
 			s.Hosts = append(s.Hosts, normal)
-		case s:
+		case other == number:
 			c.problem("service %q has the host %q twice", s.Name, normal)
 		default:
-			c.problem("services %q and %q both have the host %q: a host belongs to one service", other.Name, s.Name, normal)
+			c.problem("services %q and %q both have the host %q: a host belongs to one service", c.entries[other].Name, s.Name, normal)
 		}
-	}
-	spec.Hosts = s.Hosts
-}
-
-// versions compiles the versions of a service. Their entries stand in one block,
-// and their names in one string.
-func (c *compiler) versions(s *ServiceEntry, spec *Service) {
-	entries := make([]VersionEntry, len(spec.Versions))
-	s.all, s.versions = entries, newIndex(len(entries))
-	ids := idsOf(s.Name, spec.Versions)
-	for i := range spec.Versions {
-		v := &spec.Versions[i]
-		id := ids[:len(s.Name)+1+len(v.Name)]
-		ids = ids[len(id):]
-		if CheckName("version", v.Name) != nil {
-			c.checkName(fmt.Sprintf("service %q: ", s.Name), "version", v.Name)
-			continue
-		}
-		e := &entries[i]
-		e.Service, e.ID, e.Name = s, id, id[len(s.Name)+1:]
-		e.State, e.Reason, e.Instances = v.State, v.Reason, v.Instances
-		if s.versions.add(c.table.seed, e) != nil {
-			c.problem("version %q is there twice", e.ID)
-			continue
-		}
-		c.version(e)
 	}
 }
 
-// idsOf writes the IDs of all versions of a service into one string.
-func idsOf(service string, versions []Version) string {
-	size := 0
-	for i := range versions {
-		size += len(service) + 1 + len(versions[i].Name)
+// versions compiles the versions of a new service.
+func (c *compiler) versions(s *ServiceEntry, list []Version) {
+	entries := make([]*VersionEntry, 0, len(list))
+	for i := range list {
+		if nameProblem(list[i].Name) == "" {
+			entries = append(entries, newVersion(s.owner, &list[i]))
+		}
 	}
-	var b strings.Builder
-	b.Grow(size)
-	for i := range versions {
-		b.WriteString(service)
-		b.WriteByte('@')
-		b.WriteString(versions[i].Name)
+	again := make(map[*VersionEntry]bool)
+	s.versions = newIndex(c.seed, entries, func(old, v *VersionEntry) *VersionEntry {
+		again[v] = true
+		return old
+	})
+	s.Default = s.Version(s.defaultName)
+	for i := range list {
+		switch {
+		case !c.checkVersionName(s.owner, list[i].Name):
+		case again[entries[0]]:
+			c.problem("version %q is there twice", entries[0].ID)
+			entries = entries[1:]
+		default:
+			c.check(entries[0])
+			entries = entries[1:]
+		}
 	}
-	return b.String()
 }
 
-// version checks the state and the instances of a version.
-func (c *compiler) version(v *VersionEntry) {
-	switch v.State {
-	case Ready:
-		if len(v.Instances) == 0 {
-			c.problem("version %q is ready and has no instance: it is %q until one is healthy", v.ID, Starting)
-		}
-	case Starting, Asleep, Failed:
-	default:
+func (c *compiler) checkVersionName(owner *Owner, name string) bool {
+	if nameProblem(name) == "" { // without writing down where
+		return true
+	}
+	return c.checkName(fmt.Sprintf("service %q: ", owner.Name), "version", name)
+}
+
+// newVersion makes the entry of a version with a valid name. It stands by itself, so
+// that it can outlive the others of its table.
+func newVersion(owner *Owner, spec *Version) *VersionEntry {
+	id := owner.Name + "@" + spec.Name
+	v := &VersionEntry{Service: owner, ID: id, Name: id[len(owner.Name)+1:], State: spec.State, Reason: spec.Reason}
+	if len(spec.Instances) > 0 {
+		v.Instances = spec.Instances
+	}
+	return v
+}
+
+// check checks the state and the instances of a version that is new. It makes its
+// state one of the constants, as what was read from a file has memory of its own.
+func (c *compiler) check(v *VersionEntry) {
+	states := [...]State{Ready, Starting, Asleep, Failed}
+	if i := slices.Index(states[:], v.State); i >= 0 {
+		v.State = states[i]
+	} else {
 		c.problem("version %q has the state %s: it can be %q, %q, %q or %q",
 			v.ID, quoteShort(string(v.State)), Ready, Starting, Asleep, Failed)
+	}
+	if v.State == Ready && len(v.Instances) == 0 {
+		c.problem("version %q is ready and has no instance: it is %q until one is healthy", v.ID, Starting)
 	}
 	for i := range v.Instances {
 		one := &v.Instances[i]
@@ -261,7 +293,6 @@ func addressProblem(address string) string {
 // included.
 func (c *compiler) routes() {
 	routes := c.table.spec.Routes
-	c.table.routes = make(map[string]string, len(routes))
 	byName := make(map[string]*NamedRoute, len(routes))
 	for i := range routes {
 		r := &routes[i]
@@ -273,34 +304,37 @@ func (c *compiler) routes() {
 			continue
 		}
 		byName[r.Name] = r
-		c.table.routes[r.Name] = r.Name
-		c.picks(r)
+		c.checkPicks(r)
 	}
+	picks := make(map[int]map[string]string)
 	inCycle := make(map[string]bool)
 	for i := range routes {
 		if r := &routes[i]; byName[r.Name] == r && !inCycle[r.Name] {
-			c.inherit(r, byName, inCycle)
+			c.inherit(r, byName, inCycle, picks)
 		}
 	}
+	c.setPicks(picks)
 }
 
-// picks checks the picks of a named route itself.
-func (c *compiler) picks(r *NamedRoute) {
+// checkPicks checks the picks of a named route itself.
+func (c *compiler) checkPicks(r *NamedRoute) {
 	for _, service := range slices.Sorted(maps.Keys(r.Picks)) {
-		if c.table.services[service] == nil {
+		if _, ok := c.table.dir.byName[service]; !ok {
 			c.problem("route %q picks a version of %s, and no service has that name", r.Name, quoteShort(service))
 		}
 		c.checkName(fmt.Sprintf("route %q: the pick for %q: ", r.Name, service), "version", r.Picks[service])
 	}
 }
 
-// inherit gives the services the picks of a named route and of its parents, the
-// nearest first.
-func (c *compiler) inherit(r *NamedRoute, byName map[string]*NamedRoute, inCycle map[string]bool) {
+// inherit gives the services, by their numbers, the picks of a named route and of its
+// parents, the nearest first.
+func (c *compiler) inherit(r *NamedRoute, byName map[string]*NamedRoute, inCycle map[string]bool, picks map[int]map[string]string) {
 	chain := []string{r.Name}
 	for at := r; ; {
 		for service, version := range at.Picks {
-			c.pick(c.table.services[service], r.Name, version)
+			if number, ok := c.table.dir.byName[service]; ok {
+				pick(picks, number, r.Name, version)
+			}
 		}
 		if at.Parent == "" {
 			return
@@ -330,15 +364,23 @@ func (c *compiler) inherit(r *NamedRoute, byName map[string]*NamedRoute, inCycle
 }
 
 // pick sets what a named route picks of a service, unless a nearer one has.
-func (c *compiler) pick(s *ServiceEntry, route, version string) {
-	if s == nil {
-		return
+func pick(picks map[int]map[string]string, service int, route, version string) {
+	if picks[service] == nil {
+		picks[service] = make(map[string]string)
 	}
-	if s.picks == nil {
-		s.picks = make(map[string]string)
+	if _, ok := picks[service][route]; !ok {
+		picks[service][route] = version
 	}
-	if _, ok := s.picks[route]; !ok {
-		s.picks[route] = version
+}
+
+// setPicks gives each service its picks. An entry that other tables have stays as it is.
+func (c *compiler) setPicks(picks map[int]map[string]string) {
+	for i, s := range c.table.services.all() {
+		if !maps.Equal(s.picks, picks[i]) {
+			changed := *s
+			changed.picks = picks[i]
+			c.table.services = c.table.services.with(i, &changed)
+		}
 	}
 }
 
@@ -346,30 +388,33 @@ func (c *compiler) pick(s *ServiceEntry, route, version string) {
 // shorten.
 func (c *compiler) names() {
 	t := c.table
-	most, room := 0, maxName
-	for _, s := range t.services {
-		most = max(most, s.versions.used)
-		room = min(room, s.previewRoom())
-	}
-	t.names = newIndex(most)
-	t.hashed.first = make(map[uint32]int32)
-	for i := range t.spec.Services {
-		s := t.services[t.spec.Services[i].Name]
-		if s == nil {
-			continue
-		}
-		for j := range s.all {
-			v := &s.all[j]
-			if v.Name != "" && t.names.add(t.seed, v) == nil && !isLabel(v.Name, room) {
-				t.hashed.add(v.Name)
-			}
+	var all []nameCount
+	for _, s := range t.services.all() {
+		for v := range s.versions.all() {
+			all = append(all, nameCount{v.Name, 1})
 		}
 	}
-	for name := range t.routes {
-		if !isLabel(name, room) && t.names.find(t.seed, []byte(name)) == nil {
-			t.hashed.add(name)
+	for i := range t.spec.Routes {
+		all = append(all, nameCount{t.spec.Routes[i].Name, 1})
+	}
+	t.names = newIndex(c.seed, all, func(a, b nameCount) nameCount {
+		return nameCount{a.name, a.count + b.count}
+	})
+	c.labels()
+}
+
+// labels gathers the names that preview hosts shorten.
+func (c *compiler) labels() {
+	var shortened []*hashedNames
+	for n := range c.table.names.all() {
+		if !isLabel(n.name, c.table.dir.room) {
+			shortened = append(shortened, &hashedNames{name: n.name})
 		}
 	}
+	c.table.hashed = newIndex(c.seed, shortened, func(old, v *hashedNames) *hashedNames {
+		v.next = old
+		return v
+	})
 }
 
 // setDefault sets what is not set.

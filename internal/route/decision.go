@@ -93,22 +93,30 @@ const (
 // stands there as it came, with all that could harm a header percent-encoded,
 // and cut where it is long.
 func (d Decision) ServedBy() string {
-	if d.Version == nil {
-		return ""
-	}
-	text := d.Version.ID
-	if d.Route != "" {
-		text += "; route=" + headerSafe(d.Route)
-	}
-	text += "; by=" + d.By.String()
-	if d.Fallback != FallbackNone {
-		text += "; fallback=" + d.Fallback.String()
-	}
-	return text
+	return string(d.AppendServedBy(nil))
 }
 
-// headerSafe is route as a header parameter can hold it.
-func headerSafe(route string) string {
+// AppendServedBy appends what [Decision.ServedBy] returns to b.
+func (d Decision) AppendServedBy(b []byte) []byte {
+	if d.Version == nil {
+		return b
+	}
+	b = append(b, d.Version.ID...)
+	if d.Route != "" {
+		b = append(b, "; route="...)
+		b = appendHeaderSafe(b, d.Route)
+	}
+	b = append(b, "; by="...)
+	b = append(b, d.By.String()...)
+	if d.Fallback != FallbackNone {
+		b = append(b, "; fallback="...)
+		b = append(b, d.Fallback.String()...)
+	}
+	return b
+}
+
+// appendHeaderSafe appends route as a header parameter can hold it.
+func appendHeaderSafe(b []byte, route string) []byte {
 	const most = 200
 	plain := func(c byte) bool { return isBaggageOctet(c) && c != '=' }
 	end := ""
@@ -118,7 +126,8 @@ func headerSafe(route string) string {
 			route = route[:at]
 		}
 	}
-	return escape(route, len(route), plain) + end
+	b = appendEscaped(b, route, plain)
+	return append(b, end...)
 }
 
 // String is the outcome as the API writes it.

@@ -19,8 +19,8 @@ func (t *Table) Similar(host string, n int) []string {
 		return nil
 	}
 	h := newHints(want, n)
-	for i := range t.spec.Services {
-		for _, one := range t.spec.Services[i].Hosts {
+	for _, s := range t.services.all() {
+		for _, one := range s.Hosts {
 			if suffix, star := strings.CutPrefix(one, "*"); star {
 				label, _, _ := strings.Cut(want, ".")
 				if label == want {
@@ -40,14 +40,14 @@ func (t *Table) Similar(host string, n int) []string {
 // that exists, the closest first, for the message about an unknown one. A
 // selector that is scoped to a service gets versions of that service, or the same
 // version of services that look like it; any other gets versions and named routes.
-// In a large environment only the first names are looked at.
+// In a large environment only some of the names are looked at.
 func (t *Table) DidYouMean(selector string, n int) []string {
 	text := strings.TrimSuffix(percentDecode(selector), "!")
 	if service, version, scoped := strings.Cut(text, "@"); scoped {
 		return t.scopedHints(service, version, n)
 	}
 	h := newHints(text, n)
-	if name := NameOf(text); name != text && (t.routes[name] != "" || t.names.find(t.seed, []byte(name)) != nil) {
+	if name := NameOf(text); name != text && t.names.find([]byte(name)).count > 0 {
 		h.add(name, 0)
 	}
 	for i := range t.spec.Routes {
@@ -55,32 +55,29 @@ func (t *Table) DidYouMean(selector string, n int) []string {
 			return h.best()
 		}
 	}
-	for i := range t.spec.Services {
-		for j := range t.spec.Services[i].Versions {
-			if name := t.spec.Services[i].Versions[j].Name; !h.consider(name, name) {
-				return h.best()
-			}
+	for known := range t.names.all() {
+		if !h.consider(known.name, known.name) {
+			return h.best()
 		}
 	}
 	return h.best()
 }
 
 func (t *Table) scopedHints(service, version string, n int) []string {
-	if s := t.services[service]; s != nil {
+	if s := t.Service(service); s != nil {
 		h := newHints(version, n)
 		if v := s.Version(NameOf(version)); v != nil {
 			h.add(v.ID, 0)
 		}
-		for i := range s.all {
-			if !h.consider(s.all[i].Name, s.all[i].ID) {
+		for v := range s.versions.all() {
+			if !h.consider(v.Name, v.ID) {
 				break
 			}
 		}
 		return h.best()
 	}
 	h := newHints(service, n)
-	for i := range t.spec.Services {
-		s := t.services[t.spec.Services[i].Name]
+	for _, s := range t.services.all() {
 		if v := s.Version(version); v != nil && !h.consider(s.Name, v.ID) {
 			break
 		}

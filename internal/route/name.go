@@ -148,30 +148,21 @@ func cutLabel(name []byte, room int) []byte {
 	return trimNameEnd(name[:min(len(name), room-hashDigits-1)])
 }
 
-// hashKey is the number that the first six hex digits of the SHA-256 of name write.
-func hashKey(name string) uint32 {
+// hashText is the hex digits that a preview label of name ends in, where it is not
+// name itself.
+func hashText(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	return uint32(sum[0])<<16 | uint32(sum[1])<<8 | uint32(sum[2])
+	return hex.EncodeToString(sum[:hashDigits/2])
 }
 
-// labelKey is the number written by the "-" and six lower-case hex digits that
-// label ends in.
-func labelKey(label []byte) (key uint32, ok bool) {
+// labelHash is the digits behind the "-" of a label that may end in a hash, nil where
+// it cannot.
+func labelHash(label []byte) []byte {
 	at := len(label) - hashDigits
 	if at < 2 || label[at-1] != '-' {
-		return 0, false
+		return nil
 	}
-	for _, c := range label[at:] {
-		switch {
-		case '0' <= c && c <= '9':
-			key = key<<4 | uint32(c-'0')
-		case 'a' <= c && c <= 'f':
-			key = key<<4 | uint32(c-'a'+10)
-		default:
-			return 0, false
-		}
-	}
-	return key, true
+	return label[at:]
 }
 
 func trimNameEnd(name []byte) []byte {

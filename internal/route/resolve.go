@@ -51,8 +51,8 @@ func (t *Table) resolve(r *Request, x *recorder) Decision {
 
 // selectService applies R1, and returns the label of the route in a preview host.
 func (t *Table) selectService(d *Decision, host []byte) (label []byte) {
-	if s := t.hosts[string(host)]; s != nil {
-		d.Service, d.HostBy = s, HostExact
+	if h := t.dir.hosts.find(host); h.host != "" {
+		d.Service, d.HostBy = t.services.at(h.service), HostExact
 		return nil
 	}
 	if s := t.bySuffix(host); s != nil {
@@ -68,13 +68,13 @@ func (t *Table) selectService(d *Decision, host []byte) (label []byte) {
 
 // bySuffix finds the service with the longest "*.suffix" that host is under.
 func (t *Table) bySuffix(host []byte) *ServiceEntry {
-	if t.longest == 0 {
+	if t.dir.longest == 0 {
 		return nil
 	}
-	for at := max(1, len(host)-t.longest); at < len(host); at++ {
+	for at := max(1, len(host)-t.dir.longest); at < len(host); at++ {
 		if host[at] == '.' {
-			if s := t.suffixes[string(host[at:])]; s != nil {
-				return s
+			if i, ok := t.dir.suffixes[string(host[at:])]; ok {
+				return t.services.at(i)
 			}
 		}
 	}
@@ -97,7 +97,10 @@ func (t *Table) byPreview(host []byte) (s *ServiceEntry, label []byte) {
 		return nil, nil
 	}
 	if dashes < 0 {
-		return t.hosts[string(host[dot+1:])], host[:dot]
+		if h := t.dir.hosts.find(host[dot+1:]); h.host != "" {
+			return t.services.at(h.service), host[:dot]
+		}
+		return nil, nil
 	}
 	for i := 0; i+1 < dashes; i++ {
 		if host[i] == '-' && host[i+1] == '-' {
@@ -107,23 +110,24 @@ func (t *Table) byPreview(host []byte) (s *ServiceEntry, label []byte) {
 	if dashes == 0 || string(host[dot+1:]) != t.spec.Domain {
 		return nil, nil
 	}
-	return t.labels[string(host[dashes+2:dot])], host[:dashes]
+	if i, ok := t.dir.labels[string(host[dashes+2:dot])]; ok {
+		return t.services.at(i), host[:dashes]
+	}
+	return nil, nil
 }
 
 // previewRoute is the route that the label of a preview host names: the version
 // or named route of that name, be it one that the service lacks; else the one
 // whose preview label it is; else the label as it came.
 func (t *Table) previewRoute(s *ServiceEntry, label []byte, raw string) string {
-	if v := t.names.find(t.seed, label); v != nil {
-		return v.Name
+	if known := t.names.find(label); known.count > 0 {
+		return known.name
 	}
-	if name, ok := t.routes[string(label)]; ok {
+	hashed := t.hashed.find(labelHash(label))
+	if name := hashed.labelled(label, s.owner.previewRoom()); name != "" {
 		return name
 	}
-	if name := t.hashed.find(label, s.previewRoom()); name != "" {
-		return name
-	}
-	if name := t.hashed.find(label, maxName); name != "" {
+	if name := hashed.labelled(label, maxName); name != "" {
 		return name
 	}
 	return raw
@@ -211,7 +215,7 @@ func (t *Table) selectVersion(d *Decision, x *recorder) {
 		service, scoped := scan.service()
 		switch {
 		case scoped && string(service) == s.Name:
-			chosen, match = s.versions.find(t.seed, name), MatchScoped
+			chosen, match = s.versions.find(name), MatchScoped
 			if x != nil {
 				x.chosen(scan.text(), match, s, string(name), chosen)
 			}
@@ -256,7 +260,7 @@ func (t *Table) byName(s *ServiceEntry, name []byte) (chosen *VersionEntry, matc
 			return s.Version(want), MatchNamed
 		}
 	}
-	if v := s.versions.find(t.seed, name); v != nil {
+	if v := s.versions.find(name); v != nil {
 		return v, MatchName
 	}
 	return nil, MatchNone
@@ -285,12 +289,8 @@ func (t *Table) known(route string, x *recorder) (anyKnown, allKnown bool) {
 func (t *Table) knows(scan *selectorScan) bool {
 	name := scan.version()
 	if service, scoped := scan.service(); scoped {
-		s := t.services[string(service)]
-		return s != nil && s.versions.find(t.seed, name) != nil
+		i, ok := t.dir.byName[string(service)]
+		return ok && t.services.at(i).versions.find(name) != nil
 	}
-	if t.names.find(t.seed, name) != nil {
-		return true
-	}
-	_, ok := t.routes[string(name)]
-	return ok
+	return t.names.find(name).count > 0
 }

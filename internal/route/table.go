@@ -1,7 +1,8 @@
 package route
 
 import (
-	"hash/maphash"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -9,18 +10,45 @@ import (
 // Table is an environment, compiled: everything needed to decide a request. It
 // never changes, except for the round-robin cursors behind [VersionEntry.Next],
 // and may be used by any number of goroutines.
+//
+// Tables that [Table.Apply] makes share with the table before all that did not
+// change. Nothing in a table refers to a table, so that an old one is garbage as
+// soon as nobody uses it.
 type Table struct {
-	spec     Spec
-	seed     maphash.Seed
-	services map[string]*ServiceEntry // by name
-	hosts    map[string]*ServiceEntry // by exact host
-	suffixes map[string]*ServiceEntry // by what stands behind "*": ".cart.test"
-	labels   map[string]*ServiceEntry // by the label of the service in preview hosts
-	longest  int                      // bytes of the longest suffix
-	routes   map[string]string        // the names of the named routes, by themselves
-	names    index                    // one version of each name in the environment
-	hashed   hashedNames              // the names whose preview labels end in a hash
+	spec     Spec // without its services
+	services vector[*ServiceEntry]
+	dir      *directory
+	names    index[nameCount]    // of versions and named routes, in the environment
+	hashed   index[*hashedNames] // those whose preview labels end in a hash, by that hash
 }
+
+// directory finds services: what changes only when the services do. It holds
+// their numbers, as their entries change with their versions.
+type directory struct {
+	byName   map[string]int
+	hosts    index[hostEntry] // exact hosts
+	suffixes map[string]int   // by what stands behind "*": ".cart.test"
+	labels   map[string]int   // by the label of the service in preview hosts
+	longest  int              // bytes of the longest suffix
+	room     int              // the least that a service's preview hosts leave for the label of the route
+}
+
+func newDirectory(services int) *directory {
+	return &directory{
+		byName:   make(map[string]int, services),
+		suffixes: make(map[string]int),
+		labels:   make(map[string]int, services),
+		room:     maxName,
+	}
+}
+
+// hostEntry is an exact host, and the number of the service that has it.
+type hostEntry struct {
+	host    string
+	service int
+}
+
+func (h hostEntry) key() string { return h.host }
 
 // EmptyTable is the table of an environment with nothing in it.
 func EmptyTable() *Table {
@@ -31,12 +59,24 @@ func EmptyTable() *Table {
 	return t
 }
 
-// Revision is the revision of the Spec the table was compiled from.
+// Revision is the revision of the Spec or the Change the table was made from.
 func (t *Table) Revision() uint64 { return t.spec.Revision }
 
-// Spec is what the table was compiled from, with the defaults filled in and hosts
-// in their normal form. It must not be changed.
-func (t *Table) Spec() *Spec { return &t.spec }
+// Spec writes down what the table holds, with the defaults filled in, hosts in
+// their normal form, services and named routes in their order, and the versions of
+// each service in the order of their names. Tables that hold the same have equal
+// Specs, however they were made. It costs work in proportion to the table; what it
+// returns shares slices and maps with the table, and must not be changed.
+func (t *Table) Spec() *Spec {
+	spec := t.spec
+	if t.services.size > 0 {
+		spec.Services = make([]Service, 0, t.services.size)
+	}
+	for _, s := range t.services.all() {
+		spec.Services = append(spec.Services, s.spec())
+	}
+	return &spec
+}
 
 // Hold is how long a request waits for a version that starts (R5).
 func (t *Table) Hold() time.Duration { return t.spec.Hold }
@@ -49,36 +89,66 @@ func (t *Table) BaggageKey() string { return t.spec.BaggageKey }
 func (t *Table) RouteHeader() string { return t.spec.RouteHeader }
 
 // Service returns the service with the name, nil where there is none.
-func (t *Table) Service(name string) *ServiceEntry { return t.services[name] }
+func (t *Table) Service(name string) *ServiceEntry {
+	if i, ok := t.dir.byName[name]; ok {
+		return t.services.at(i)
+	}
+	return nil
+}
 
-// ServiceEntry is one service of a table. It must not be changed.
+// ServiceEntry is one service of one table. It must not be changed.
 type ServiceEntry struct {
 	// What every decision reads comes first, to lie close together.
-	versions index             // of all, by name
-	picks    map[string]string // named route -> version, parents included
+	picks    map[string]string    // named route -> version, parents included
+	versions index[*VersionEntry] // by name
 
 	Default  *VersionEntry // nil where the default version does not exist
 	Name     string
 	Protocol Protocol
 	Hosts    []string // exact hosts and "*.suffix" hosts, in their normal form
 
-	defaultName string         // of the version that Default is, or would be
-	all         []VersionEntry // in the order of the Spec
-	table       *Table
-	label       string // of the service in preview hosts
+	defaultName string // of the version that Default is, or would be
+	owner       *Owner
 }
 
 // Version returns the version with the name, nil where the service has none.
 func (s *ServiceEntry) Version(name string) *VersionEntry {
-	return s.versions.find(s.table.seed, []byte(name))
+	return s.versions.find([]byte(name))
+}
+
+// definition is the service as a Spec has it, without its versions.
+func (s *ServiceEntry) definition() Service {
+	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol}
+}
+
+// spec is the service as a Spec has it.
+func (s *ServiceEntry) spec() Service {
+	spec := s.definition()
+	if s.versions.used == 0 {
+		return spec
+	}
+	spec.Versions = make([]Version, 0, s.versions.used)
+	for v := range s.versions.all() {
+		spec.Versions = append(spec.Versions, Version{Name: v.Name, State: v.State, Reason: v.Reason, Instances: v.Instances})
+	}
+	slices.SortFunc(spec.Versions, func(a, b Version) int { return strings.Compare(a.Name, b.Name) })
+	return spec
+}
+
+// Owner is the service of a version, as far as it is the same in every table.
+type Owner struct {
+	Name   string
+	label  string // of the service in preview hosts
+	domain string // of the environment
 }
 
 // previewRoom is how many bytes a preview host leaves for the label of the route.
-func (s *ServiceEntry) previewRoom() int { return maxName - len("--") - len(s.label) }
+func (o *Owner) previewRoom() int { return maxName - len("--") - len(o.label) }
 
-// VersionEntry is one version of a service of a table. It must not be changed.
+// VersionEntry is one version of a service. It must not be changed. Tables share
+// it as long as nothing about the version changes.
 type VersionEntry struct {
-	Service   *ServiceEntry
+	Service   *Owner
 	ID        string // cart@feature-1
 	Name      string // feature-1
 	State     State
@@ -86,6 +156,8 @@ type VersionEntry struct {
 	cursor    atomic.Uint32
 	Reason    string // why it is not ready, for people; may be empty
 }
+
+func (v *VersionEntry) key() string { return v.Name }
 
 // Next returns the instance whose turn it is, nil where the version has none. The
 // turn goes round by a cursor, the one word that changes in a compiled table.
@@ -108,49 +180,53 @@ func (v *VersionEntry) Label() string {
 // PreviewHost is the host at which the service answers with this version whatever
 // else a request carries (R2.1): feature-1--cart.localhost.
 func (v *VersionEntry) PreviewHost() string {
-	s := v.Service
-	return v.Label() + "--" + s.label + "." + s.table.spec.Domain
+	return v.Label() + "--" + v.Service.label + "." + v.Service.domain
 }
 
-// hashedNames finds the name behind a preview label that ends in a hash, by that
-// hash. Names that share one are chained.
+// same says whether a version has stayed what it was.
+func (v *VersionEntry) same(other *VersionEntry) bool {
+	return v.ID == other.ID && v.State == other.State && v.Reason == other.Reason && slices.Equal(v.Instances, other.Instances)
+}
+
+// nameCount is a name, and how many versions and named routes have it.
+type nameCount struct {
+	name  string
+	count int
+}
+
+func (n nameCount) key() string { return n.name }
+
+// hashedNames are the names whose preview labels end in one hash: hardly ever more
+// than one.
 type hashedNames struct {
-	first map[uint32]int32
-	list  []hashedName
-}
-
-type hashedName struct {
 	name string
-	next int32 // the one before it in list with the same hash, -1 where none is
+	next *hashedNames // nil behind the last
 }
 
-func (h *hashedNames) add(name string) {
-	key := hashKey(name)
-	next, ok := h.first[key]
-	if !ok {
-		next = -1
+func (h *hashedNames) key() string { return hashText(h.name) }
+
+// with returns the names of h and name.
+func (h *hashedNames) with(name string) *hashedNames { return &hashedNames{name: name, next: h} }
+
+// without returns the names of h other than name, nil where there is none.
+func (h *hashedNames) without(name string) (rest *hashedNames) {
+	for ; h != nil; h = h.next {
+		if h.name != name {
+			rest = rest.with(h.name)
+		}
 	}
-	h.first[key] = int32(len(h.list)) //nolint:gosec // a table has fewer than 2^31 names
-	h.list = append(h.list, hashedName{name: name, next: next})
+	return rest
 }
 
-// find returns the name whose preview label in room bytes is label; "" where
+// labelled returns the name whose preview label in room bytes is label; "" where
 // there is none, and where there are two, as neither can be meant for certain.
-func (h *hashedNames) find(label []byte, room int) (name string) {
-	key, ok := labelKey(label)
-	if !ok {
-		return ""
-	}
-	at, ok := h.first[key]
-	if !ok {
-		return ""
-	}
-	for ; at >= 0; at = h.list[at].next {
-		if one := h.list[at].name; isLabelOf(label, one, room) {
+func (h *hashedNames) labelled(label []byte, room int) (name string) {
+	for ; h != nil; h = h.next {
+		if isLabelOf(label, h.name, room) {
 			if name != "" {
 				return ""
 			}
-			name = one
+			name = h.name
 		}
 	}
 	return name

@@ -15,6 +15,7 @@ type Control interface {
 	Versions
 	Routes
 	Tables
+	Proxies
 	Events
 
 	// Ready returns nil when the environment can be changed, or why it cannot.
@@ -51,10 +52,18 @@ type Routes interface {
 }
 
 // Tables gives the routing table. WaitTable returns the table in force once its
-// revision is above after.
+// revision is above after, and other proxies may have it. TableChanges returns the changes
+// that lead there from revision after, oldest first, and false where they are not all kept.
 type Tables interface {
 	Table() *route.Table
 	WaitTable(ctx context.Context, after uint64) (*route.Table, error)
+	TableChanges(after uint64) ([]control.TableChange, bool)
+}
+
+// Proxies knows the stand-alone proxies by what they report.
+type Proxies interface {
+	Proxies(ctx context.Context) ([]api.Proxy, error)
+	ReportProxy(ctx context.Context, r api.ProxyReport) error
 }
 
 // Events gives the event log. Events returns at most limit events with an ID

@@ -21,6 +21,7 @@ func (s *Server) registerExplain() {
 		summary: "Explain a decision",
 		description: "Says which version would answer a request, and which rule decided what, on the table in force. " +
 			"Nothing is sent to any service. The same code decides in the data plane.",
+		body: true,
 	}, func(_ context.Context, in *struct{ Body api.ExplainRequest }) (*answer[api.Explanation], error) {
 		table := s.control.Table()
 		req, err := routeRequest(in.Body, table.BaggageKey(), table.RouteHeader())

@@ -25,6 +25,7 @@ const (
 	tagVersions = "Versions"
 	tagRoutes   = "Routes"
 	tagRouting  = "Routing"
+	tagProxies  = "Proxies"
 	tagEvents   = "Events"
 	tagServer   = "Server"
 )
@@ -60,6 +61,7 @@ func apiConfig(build api.Build) huma.Config {
 				{Name: tagVersions, Description: "The versions of services: deploy, start, stop, restart, remove, and their logs."},
 				{Name: tagRoutes, Description: "Routes stored under a name: explicit picks per service, and an optional parent."},
 				{Name: tagRouting, Description: "What the data plane decides from, and why it decides as it does."},
+				{Name: tagProxies, Description: "The stand-alone proxies: where each is, and how far behind."},
 				{Name: tagEvents, Description: "Everything that happened, in its order."},
 				{Name: tagServer, Description: "The server itself."},
 			},
@@ -126,6 +128,7 @@ type operation struct {
 	summary, description  string
 	status                int   // of success; 0 means 200, or 204 without a body
 	errors                []int // besides those that every operation may have
+	body                  bool  // it reads one; those with PUT always do
 	response              *huma.Response
 }
 
@@ -143,7 +146,7 @@ func register[I, O any](s *Server, o operation, handle func(context.Context, *I)
 		MaxBodyBytes:    maxBody,
 		BodyReadTimeout: 30 * time.Second,
 	}
-	if o.method == http.MethodPut || o.path == "/api/v1/explain" {
+	if o.method == http.MethodPut || o.body {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	if o.response != nil {
@@ -205,4 +208,13 @@ func streamed[T any](s *Server, description string, types ...string) *huma.Respo
 		content[t] = &huma.MediaType{Schema: schema}
 	}
 	return &huma.Response{Description: description, Content: content}
+}
+
+// streamedOneOf documents an answer that is a stream of values of several types.
+func streamedOneOf(s *Server, description, contentType string, types ...reflect.Type) *huma.Response {
+	schema := &huma.Schema{}
+	for _, t := range types {
+		schema.OneOf = append(schema.OneOf, s.api.OpenAPI().Components.Schemas.Schema(t, true, ""))
+	}
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{contentType: {Schema: schema}}}
 }

@@ -86,6 +86,7 @@ func New(opts Options) (*Server, error) {
 	s.registerRoutes()
 	s.registerExplain()
 	s.registerTable()
+	s.registerProxies()
 	s.registerEvents()
 	s.registerSystem()
 	if s.openAPI, err = finishOpenAPI(s.api.OpenAPI()); err != nil {

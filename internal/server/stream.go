@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -93,17 +94,35 @@ func (w *streamWriter) line(v any) error {
 	return nil
 }
 
+// long sends a server-sent event whose data is long and shared, without a copy of it. All of it
+// has to be taken within four times the time of a part: until then it is held.
+func (w *streamWriter) long(id, name string, data []byte) error {
+	limit := time.Now().Add(4 * w.timeout)
+	fmt.Fprintf(&w.buf, "id: %s\nevent: %s\ndata: ", id, name)
+	if err := w.flush(); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(data, maxPart) {
+		deadline := time.Now().Add(w.timeout)
+		if limit.Before(deadline) {
+			deadline = limit
+		}
+		if err := w.write(part, deadline); err != nil {
+			return err
+		}
+	}
+	w.buf.WriteString("\n\n")
+	return w.flush()
+}
+
+// maxPart is how many bytes are sent at a time.
+const maxPart = 64 << 10
+
 // flush sends what was added, in parts that even a slow client can take in time.
 func (w *streamWriter) flush() error {
 	for {
-		part := w.buf.Next(64 << 10)
-		if err := w.control.SetWriteDeadline(time.Now().Add(w.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return &writeError{err}
-		}
-		if len(part) > 0 {
-			if _, err := w.w.Write(part); err != nil {
-				return &writeError{err}
-			}
+		if err := w.write(w.buf.Next(maxPart), time.Now().Add(w.timeout)); err != nil {
+			return err
 		}
 		if err := w.control.Flush(); err != nil {
 			return &writeError{err}
@@ -113,6 +132,20 @@ func (w *streamWriter) flush() error {
 			return nil
 		}
 	}
+}
+
+// write hands a part to the connection, which may keep the end of it back until [streamWriter.flush].
+func (w *streamWriter) write(part []byte, deadline time.Time) error {
+	if err := w.control.SetWriteDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return &writeError{err}
+	}
+	if len(part) == 0 {
+		return nil
+	}
+	if _, err := w.w.Write(part); err != nil {
+		return &writeError{err}
+	}
+	return nil
 }
 
 // waiting calls wait with a context that ends after the keep-alive time, and

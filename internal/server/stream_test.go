@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -206,17 +207,116 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func change(base, revision uint64) route.Change {
+	return route.Change{Base: base, Revision: revision, Services: []route.ServiceChange{
+		{Name: "cart", Service: &route.Service{Name: "cart"}},
+	}}
+}
+
 func TestWatchTable(t *testing.T) {
 	e := newEnv(t)
 	s := e.open(t, "/api/v1/table/watch")
 	require.Regexp(t, `^id: 1\|event: table\|data: \{"revision":1,`, s.message(t))
-	e.SetTable(route.Spec{Revision: 2})
-	require.Contains(t, s.message(t), "id: 2|event: table|")
+	e.ChangeTable(change(1, 2))
+	require.Regexp(t, `^id: 2\|event: change\|data: \{"base":1,"revision":2,"services":\[\{"name":"cart",`, s.message(t))
 	s.close()
 
-	e.SetTable(route.Spec{Revision: 5})
+	e.ChangeTable(change(2, 5))
+	e.ChangeTable(change(5, 6))
 	s = e.open(t, "/api/v1/table/watch", "Last-Event-ID: 2")
-	require.Contains(t, s.message(t), "id: 5|event: table|", "what was overtaken is left out")
+	require.Contains(t, s.message(t), "id: 5|event: change|")
+	require.Contains(t, s.message(t), "id: 6|event: change|")
+	e.SetTable(route.Spec{Revision: 9})
+	require.Contains(t, s.message(t), "id: 9|event: table|", "no change leads there")
+	s.close()
+
+	s = e.open(t, "/api/v1/table/watch?after=1")
+	require.Contains(t, s.message(t), "id: 9|event: table|", "what is between is not known any more")
+	s = e.open(t, "/api/v1/table/watch?after=100")
+	require.Contains(t, s.message(t), "id: 9|event: table|", "such a revision never was")
+}
+
+// The whole table is encoded anew only where the changes since are not known.
+func TestWatchersShareASnapshot(t *testing.T) {
+	e := newEnv(t)
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: 1|event: table|")
+	e.ChangeTable(change(1, 2))
+	s := e.open(t, "/api/v1/table/watch")
+	require.Contains(t, s.message(t), "id: 1|event: table|")
+	require.Contains(t, s.message(t), "id: 2|event: change|")
+	require.Equal(t, `"2"`, e.ask(t, "GET", "/api/v1/table", "").Header.Get("ETag"))
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: 2|event: table|")
+}
+
+// A watcher that does not read is not queued for: it is cut off, and comes back to a snapshot.
+func TestSlowWatcherSkipsToASnapshot(t *testing.T) {
+	e := newEnv(t, func(o *server.Options) { o.WriteTimeout = time.Minute })
+	e.SetTable(wide(2, 16<<20)) // more than the buffers of a connection hold
+	s := e.open(t, "/api/v1/table/watch")
+	line, err := s.r.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "id: 2\n", line)
+	for revision := uint64(2); revision < 1000; revision++ { // while the table is being sent
+		e.ChangeTable(change(revision, revision+1))
+	}
+	e.SetTable(route.Spec{Revision: 2000})
+	require.Len(t, s.message(t), len("event: table|data: ")+len(marshal(t, wide(2, 16<<20))))
+	require.Contains(t, s.message(t), "id: 2000|event: table|", "what came in between is left out")
+}
+
+// A watcher that takes a little of a long table again and again holds it only so long.
+func TestWatcherThatTrickles(t *testing.T) {
+	const size = 16 << 20
+	e := newEnv(t, func(o *server.Options) { o.WriteTimeout = 50 * time.Millisecond })
+	e.SetTable(wide(2, size))
+	s := e.open(t, "/api/v1/table/watch")
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	read := int64(0)
+	for {
+		n, err := io.CopyN(io.Discard, s.r, 256<<10)
+		if read += n; err != nil {
+			break
+		}
+		<-pace.C
+	}
+	require.Less(t, read, int64(size))
+}
+
+func marshal(t *testing.T, spec route.Spec) []byte {
+	t.Helper()
+	table, err := route.Compile(spec) // with its defaults
+	require.NoError(t, err)
+	data, err := json.Marshal(table.Spec())
+	require.NoError(t, err)
+	return data
+}
+
+// wide is a table of so many bytes.
+func wide(revision uint64, size int) route.Spec {
+	return route.Spec{Revision: revision, Services: []route.Service{{
+		Name:     "wide",
+		Versions: []route.Version{{Name: "main", State: route.Failed, Reason: strings.Repeat("x", size)}},
+	}}}
+}
+
+func TestProxies(t *testing.T) {
+	e := newEnv(t)
+	const report = `{"id":"edge-1","started_at":"2026-01-31T12:00:00Z","revision":1,"addresses":["127.0.0.1:8080"],"requests":{"cart@main":7}}`
+	require.JSONEq(t, `{"items":[]}`, e.ask(t, "GET", "/api/v1/proxies", "").body)
+	require.Equal(t, 204, e.ask(t, "POST", "/api/v1/proxies/edge-1", report).StatusCode)
+	got := e.ask(t, "GET", "/api/v1/proxies", "")
+	var list api.List[api.Proxy]
+	unmarshal(t, got.body, &list)
+	require.Len(t, list.Items, 1)
+	require.Equal(t, uint64(7), list.Items[0].Requests["cart@main"])
+	require.Contains(t, got.body, `"behind":0,"lag":"0s"`)
+	for name, bad := range map[string]string{
+		"another name": "/api/v1/proxies/edge-2",
+		"a long name":  "/api/v1/proxies/" + strings.Repeat("x", 200),
+	} {
+		require.Equal(t, 422, e.ask(t, "POST", bad, report).StatusCode, name)
+	}
 }
 
 func TestLogs(t *testing.T) {

@@ -192,7 +192,7 @@ func (h *Head) requestLine(line []byte, limits Limits) error {
 		return malformed("the request has no target")
 	}
 	for _, c := range h.Target {
-		if c <= ' ' || c == 0x7f || c == '#' {
+		if c <= ' ' || c == 0x7f {
 			return malformed("the request's target has a character that is not allowed")
 		}
 	}

@@ -134,7 +134,6 @@ func TestReadRequest_Refuses(t *testing.T) {
 		"tab as separator":                   {"GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"trailing space":                     {"GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400},
 		"leading space":                      {" GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
-		"fragment":                           {"GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"odd method":                         {"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"very long method":                   {strings.Repeat("G", 33) + " / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"two empty lines before":             {"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},

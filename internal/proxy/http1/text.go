@@ -116,3 +116,20 @@ func trim(b []byte) []byte {
 	}
 	return b
 }
+
+// HasElement says whether a list has the element, in any case of letters. element is in
+// lower case.
+func HasElement(list []byte, element string) bool {
+	for len(list) > 0 {
+		var one []byte
+		if one, list = cutElement(list); equalFold(one, element) {
+			return true
+		}
+	}
+	return false
+}
+
+// IsName says whether a field has the name, in any case of letters.
+func IsName(f *Field, name string) bool {
+	return len(name) == int(f.size) && bytes.EqualFold(f.NameBytes(), []byte(name))
+}

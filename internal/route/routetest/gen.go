@@ -53,6 +53,27 @@ func version(service, n int) route.Version {
 	}
 }
 
+// Change makes the n-th of a row of changes, each of one version, for a table that
+// began as [Spec] of so many services and versions: two give a version another
+// instance, the next adds a version, and the one after removes it again.
+func Change(t *route.Table, services, versionsPerService, n int) route.Change {
+	of, j := n%services, 2*(n%max(versionsPerService/2, 1))
+	c := route.VersionChange{}
+	switch n % 4 {
+	case 0, 1:
+		v := version(of, j)
+		v.Instances[0].Address = "127.0.0.1:" + strconv.Itoa(1+n%65535)
+		c.Name, c.Version = v.Name, &v
+	case 2:
+		c.Name = "new-" + strconv.Itoa(n)
+		c.Version = &route.Version{Name: c.Name, State: route.Starting}
+	default:
+		of, c.Name = (n-1)%services, "new-"+strconv.Itoa(n-1)
+	}
+	c.Service = "service-" + strconv.Itoa(of)
+	return route.Change{Base: t.Revision(), Revision: t.Revision() + 1, Versions: []route.VersionChange{c}}
+}
+
 // Requests makes requests that ask for versions of an environment.
 type Requests struct {
 	spec   *route.Spec

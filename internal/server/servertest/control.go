@@ -5,6 +5,7 @@ package servertest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -26,6 +27,9 @@ type Control struct {
 	deployed  map[control.Key]api.Deployment
 	events    []api.Event
 	table     *route.Table
+	changes   []control.TableChange // that led to table, from the last SetTable on
+	base      uint64                // the revision that the first of changes applies to
+	proxies   map[string]api.ProxyReport
 	changed   chan struct{} // closed and replaced at each change
 	err       error
 	notReady  error
@@ -43,9 +47,10 @@ func New() *Control {
 		routes:   map[string]api.NamedRoute{},
 		versions: map[control.Key]api.Version{},
 		deployed: map[control.Key]api.Deployment{},
+		proxies:  map[string]api.ProxyReport{},
 		changed:  make(chan struct{}),
 	}
-	c.table = compile(route.Spec{Revision: 1})
+	c.table, c.base = compile(route.Spec{Revision: 1}), 1
 	return c
 }
 
@@ -84,8 +89,26 @@ func (c *Control) Deployment(key control.Key) api.Deployment {
 	return c.deployed[key]
 }
 
-// SetTable puts a table into force. Its revision must grow.
-func (c *Control) SetTable(spec route.Spec) { c.set(func() { c.table = compile(spec) }) }
+// SetTable puts a table into force that no change leads to. Its revision must grow.
+func (c *Control) SetTable(spec route.Spec) {
+	c.set(func() { c.table, c.changes, c.base = compile(spec), nil, spec.Revision })
+}
+
+// ChangeTable puts the table into force that change leads to.
+func (c *Control) ChangeTable(change route.Change) {
+	data, err := json.Marshal(change)
+	if err != nil {
+		panic(err)
+	}
+	c.set(func() {
+		next, err := c.table.Apply(change)
+		if err != nil {
+			panic(fmt.Sprintf("the test's change does not apply: %v", err))
+		}
+		c.table = next
+		c.changes = append(c.changes, control.TableChange{Revision: change.Revision, JSON: data})
+	})
+}
 
 // Emit adds an event under the next ID, which it returns.
 func (c *Control) Emit(e api.Event) int64 {
@@ -264,6 +287,40 @@ func (c *Control) Table() *route.Table {
 func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
 	err := c.wait(ctx, func() bool { return c.table.Revision() > after })
 	return c.Table(), err
+}
+
+// TableChanges returns the changes since SetTable that lead on from revision after.
+func (c *Control) TableChanges(after uint64) ([]control.TableChange, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if after == c.base {
+		return slices.Clone(c.changes), true
+	}
+	i := slices.IndexFunc(c.changes, func(t control.TableChange) bool { return t.Revision == after })
+	return slices.Clone(c.changes[i+1:]), i >= 0
+}
+
+// Proxies returns the last report of each proxy, ordered by ID.
+func (c *Control) Proxies(context.Context) ([]api.Proxy, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := []api.Proxy{}
+	for _, id := range slices.Sorted(maps.Keys(c.proxies)) {
+		one := api.Proxy{ProxyReport: c.proxies[id], SeenAt: time.Now().UTC()}
+		if revision := c.table.Revision(); one.Revision < revision {
+			one.Behind, one.Lag = revision-one.Revision, api.Duration(time.Second)
+		}
+		out = append(out, one)
+	}
+	return out, c.err
+}
+
+// ReportProxy keeps r.
+func (c *Control) ReportProxy(_ context.Context, r api.ProxyReport) error {
+	return c.do(func() error {
+		c.proxies[r.ID] = r
+		return nil
+	})
 }
 
 // Events returns a part of the event log.

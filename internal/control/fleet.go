@@ -1,0 +1,341 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+const (
+	proxySilent    = 10 * time.Second // a proxy that reported nothing for so long is not waited for
+	proxyForgotten = 30 * time.Second // nor known any more
+	takeUpTimeout  = 2 * time.Second  // how long a deployment waits for proxies to take up its table
+)
+
+// Bounds of what proxies may report.
+const (
+	maxProxies     = 1000
+	maxProxyName   = 128
+	maxAddresses   = 64
+	maxDraining    = 4096
+	maxReportText  = 256     // bytes of an address, a build or the name of an instance or version
+	maxProxyCounts = 1 << 20 // numbers of requests, of all proxies together
+	keptStamps     = 1024
+)
+
+// fleet is the data plane as a whole: the embedded proxy, where there is one, and the
+// stand-alone proxies that report to this server.
+type fleet struct {
+	embedded DataPlane // nil where the server runs without one
+	news     signal    // a report came
+
+	mu      sync.Mutex
+	table   *route.Table
+	stamps  []stamp // of the newest tables, oldest first
+	members map[process]*member
+	counts  int // entries of all members' requests
+}
+
+// process is one process of a proxy. While one hands its listeners over to the next, both report.
+type process struct {
+	id      string
+	started int64 // Unix time in nanoseconds
+}
+
+// member is what the newest reports of a process say.
+type member struct {
+	report   api.ProxyReport // without Draining and Requests
+	draining map[string]bool
+	requests map[string]uint64
+	seen     time.Time
+	replaced bool // a later process of the same proxy has reported
+}
+
+// stamp is when a revision of the table was published.
+type stamp struct {
+	revision uint64
+	at       time.Time
+}
+
+func newFleet(embedded DataPlane) *fleet {
+	return &fleet{embedded: embedded, table: route.EmptyTable(), members: map[process]*member{}}
+}
+
+// SetTable is of [DataPlane]. The stand-alone proxies get the table by watching it.
+func (f *fleet) SetTable(t *route.Table) {
+	if f.embedded != nil {
+		f.embedded.SetTable(t)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.table = t
+	if len(f.stamps) == keptStamps {
+		f.stamps = slices.Delete(f.stamps, 0, keptStamps/2)
+	}
+	f.stamps = append(f.stamps, stamp{t.Revision(), time.Now()})
+}
+
+// WaitIdle is of [DataPlane]: no proxy sends requests to the instance, and none has
+// one in flight. Call it when the instance is out of the table in force. A stand-alone
+// proxy counts as long as it reports.
+func (f *fleet) WaitIdle(ctx context.Context, instanceID string) error {
+	f.mu.Lock()
+	without := f.table.Revision()
+	f.mu.Unlock()
+	if f.embedded != nil {
+		if err := f.embedded.WaitIdle(ctx, instanceID); err != nil {
+			return err
+		}
+	}
+	_, err := f.wait(ctx, func(m *member) bool { return m.report.Revision >= without && !m.draining[instanceID] })
+	return err
+}
+
+// waitTaken waits until every proxy decides on a table of that revision or a later one,
+// and returns the names of those that do not when ctx ends.
+func (f *fleet) waitTaken(ctx context.Context, revision uint64) []string {
+	late, _ := f.wait(ctx, func(m *member) bool { return m.replaced || m.report.Revision >= revision })
+	return late
+}
+
+// wait returns when ok is true of every process that counts, or those of which it is
+// not, with ctx's error.
+func (f *fleet) wait(ctx context.Context, ok func(*member) bool) ([]string, error) {
+	for {
+		next := f.news.next()
+		late, again := f.late(ok)
+		if len(late) == 0 {
+			return nil, nil
+		}
+		silent := time.NewTimer(again)
+		select {
+		case <-next:
+		case <-silent.C:
+		case <-ctx.Done():
+			silent.Stop()
+			return late, ctx.Err()
+		}
+		silent.Stop()
+	}
+}
+
+// late names the proxies that count and of which ok is not true, and says when the next
+// of them will have been silent for too long to count.
+func (f *fleet) late(ok func(*member) bool) (late []string, again time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	again = proxySilent
+	for p, m := range f.members {
+		left := proxySilent - time.Since(m.seen)
+		if left <= 0 || ok(m) {
+			continue
+		}
+		late = append(late, p.id)
+		again = min(again, left)
+	}
+	slices.Sort(late)
+	return slices.Compact(late), again
+}
+
+// Requests is of [DataPlane].
+func (f *fleet) Requests() map[string]uint64 {
+	all := map[string]uint64{}
+	if f.embedded != nil {
+		all = f.embedded.Requests()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.members) > 0 {
+		all = maps.Clone(all)
+	}
+	for _, m := range f.members {
+		for id, n := range m.requests {
+			if n > 0 && hasVersion(f.table, id) {
+				all[id] += n
+			}
+		}
+	}
+	return all
+}
+
+// requestsTo counts the requests that one version answered.
+func (f *fleet) requestsTo(id string) uint64 {
+	var n uint64
+	switch p := f.embedded.(type) {
+	case nil:
+	case interface{ RequestsTo(id string) uint64 }:
+		n = p.RequestsTo(id)
+	default:
+		n = p.Requests()[id]
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		n += m.requests[id]
+	}
+	return n
+}
+
+func hasVersion(table *route.Table, id string) bool {
+	key, ok := parseKey(id)
+	return ok && versionIn(table, key) != nil
+}
+
+// report takes in what a proxy says of itself.
+func (f *fleet) report(r api.ProxyReport) error {
+	if err := checkReport(r); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgetLocked()
+	p := process{r.ID, r.StartedAt.UnixNano()}
+	m := f.members[p]
+	if m == nil {
+		if len(f.members) >= maxProxies {
+			return &Error{
+				Code: api.CodeUnavailable, Message: fmt.Sprintf("this server knows %d proxies, and takes no more", maxProxies),
+				Hint: fmt.Sprintf("a proxy is forgotten %s after its last report", proxyForgotten),
+			}
+		}
+		m = &member{requests: map[string]uint64{}}
+		f.members[p] = m
+		f.replaceLocked(p.id)
+	}
+	m.seen = time.Now()
+	m.draining = make(map[string]bool, len(r.Draining))
+	for _, id := range r.Draining {
+		m.draining[id] = true
+	}
+	f.countLocked(m, r.Requests)
+	r.Draining, r.Requests = nil, nil
+	m.report = r
+	f.news.raise()
+	return nil
+}
+
+// countLocked takes over numbers of requests. Those of versions that are not in the
+// table are left out, and new ones where there are too many.
+func (f *fleet) countLocked(m *member, requests map[string]uint64) {
+	for id, n := range requests {
+		_, known := m.requests[id]
+		switch {
+		case known:
+		case !hasVersion(f.table, id):
+			continue
+		case f.counts >= maxProxyCounts:
+			continue
+		default:
+			f.counts++
+		}
+		m.requests[id] = n
+	}
+	if f.counts >= maxProxyCounts { // make room: versions come and go
+		for _, m := range f.members {
+			before := len(m.requests)
+			maps.DeleteFunc(m.requests, func(id string, _ uint64) bool { return !hasVersion(f.table, id) })
+			f.counts -= before - len(m.requests)
+		}
+	}
+}
+
+// replaceLocked marks all processes of a proxy but the newest.
+func (f *fleet) replaceLocked(id string) {
+	newest := int64(math.MinInt64)
+	for p := range f.members {
+		if p.id == id {
+			newest = max(newest, p.started)
+		}
+	}
+	for p, m := range f.members {
+		if p.id == id {
+			m.replaced = p.started < newest
+		}
+	}
+}
+
+func (f *fleet) forgetLocked() {
+	for p, m := range f.members {
+		if time.Since(m.seen) > proxyForgotten {
+			f.counts -= len(m.requests)
+			delete(f.members, p)
+			f.replaceLocked(p.id)
+		}
+	}
+}
+
+// list returns the proxies, ordered by ID, each as its newest process says.
+func (f *fleet) list() []api.Proxy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgetLocked()
+	now := time.Now()
+	out := []api.Proxy{}
+	for _, m := range f.members {
+		if m.replaced {
+			continue
+		}
+		one := api.Proxy{ProxyReport: m.report, SeenAt: m.seen.UTC()}
+		one.Draining = slices.Sorted(maps.Keys(m.draining))
+		one.Requests = maps.Clone(m.requests)
+		if revision := f.table.Revision(); m.report.Revision < revision {
+			one.Behind = revision - m.report.Revision
+			one.Lag = api.Duration(max(now.Sub(f.outdatedLocked(m.report.Revision)), 0))
+		}
+		out = append(out, one)
+	}
+	slices.SortFunc(out, func(a, b api.Proxy) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// outdatedLocked returns when the first table behind a revision was published, as far
+// back as that is known.
+func (f *fleet) outdatedLocked(revision uint64) time.Time {
+	i, _ := slices.BinarySearchFunc(f.stamps, revision+1, func(s stamp, revision uint64) int {
+		return cmp.Compare(s.revision, revision)
+	})
+	if i == len(f.stamps) {
+		return time.Now()
+	}
+	return f.stamps[i].at
+}
+
+var proxyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]*$`)
+
+// checkReport bounds a report.
+func checkReport(r api.ProxyReport) error {
+	if len(r.ID) > maxProxyName || !proxyName.MatchString(r.ID) {
+		return invalidf("write at most 128 letters, digits, '.', '_', ':' and '-'", "%q cannot name a proxy", bounded(r.ID, maxProxyName))
+	}
+	if len(r.Addresses) > maxAddresses || len(r.Draining) > maxDraining {
+		return invalidf("", "proxy %s reports %d addresses and %d draining instances; at most %d and %d are taken",
+			r.ID, len(r.Addresses), len(r.Draining), maxAddresses, maxDraining)
+	}
+	for _, text := range slices.Concat(r.Addresses, r.Draining, []string{r.Build}) {
+		if len(text) > maxReportText {
+			return invalidf("", "proxy %s reports a text of %d bytes; at most %d are taken", r.ID, len(text), maxReportText)
+		}
+	}
+	for id := range r.Requests {
+		if len(id) > maxReportText {
+			return invalidf("", "proxy %s counts requests to a version whose name has %d bytes", r.ID, len(id))
+		}
+	}
+	return nil
+}
+
+// Proxies returns the stand-alone proxies that report to this server, ordered by ID.
+func (c *Control) Proxies(context.Context) ([]api.Proxy, error) { return c.fleet.list(), nil }
+
+// ReportProxy takes in what a stand-alone proxy says of itself. Its Requests may leave out
+// versions whose number is as before.
+func (c *Control) ReportProxy(_ context.Context, r api.ProxyReport) error { return c.fleet.report(r) }

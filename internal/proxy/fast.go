@@ -1,0 +1,447 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/layover-dev/layover/internal/proxy/http1"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// The fast path serves HTTP/1.1 to instances that speak it, with one goroutine for a
+// connection and no allocation for a request. What it does not do (HTTP/2 on either
+// side) it hands to net/http, the connection and all. Decision, fields, errors and
+// records are those of the exchange, which both share.
+
+const (
+	// patienceForAnswer is how long the fast path waits for the beginning of an answer
+	// before it looks whether the client is still there.
+	patienceForAnswer = 100 * time.Millisecond
+
+	// halfCloseGrace is how long a client that has closed its side is thought to wait for
+	// the answer.
+	halfCloseGrace = 5 * time.Second
+
+	// lingerTime and lingerBytes bound how much of what a client still sends is read before its
+	// connection is closed, so that it gets to read the answer.
+	lingerTime  = time.Second
+	lingerBytes = 256 << 10
+)
+
+// fastConn is one client's connection on the fast path, with the request that is on it.
+type fastConn struct {
+	exchange
+	source
+
+	door    *door
+	head    http1.Head
+	used    input   // the buffer of the present request's head, where the input has moved on
+	kept    bool    // it has
+	out     *[]byte // what is written next, borrowed for the time of a request
+	up      atomic.Pointer[upstream]
+	state   atomic.Int32
+	cut     atomic.Bool // the proxy ends the request, as its time to drain is over
+	watcher watcher
+	body    body
+
+	now      time.Time // when the present request was read, else when the last one ended
+	deadline time.Time // for reading; zero where there is none
+	served   bool      // a request was answered
+	trusted  bool      // what the client's address says of other clients is believed
+	inHead   bool      // the head of a request is being read
+
+	writeLimited time.Time // when the limit for writing was set
+	failed       bool      // writing to the client failed
+	last         bool      // nothing can be served on the connection after this request
+	upgraded     bool      // it was a tunnel
+}
+
+// The states of a connection, so that a proxy that stops knows which it may close.
+const (
+	connIdle   int32 = iota // it may be closed
+	connActive              // a request is on it
+	connClosed              // it is being closed
+)
+
+// outcome says what becomes of a connection after a request.
+type outcome uint8
+
+const (
+	goOn   outcome = iota // read another
+	hangUp                // close it
+	passOn                // net/http serves it from here on
+)
+
+func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
+	c := &fastConn{door: d, now: time.Now()}
+	c.proxy, c.client = d.proxy, c
+	c.onWait = c.beforeWait
+	c.open(conn)
+	c.rq.peer, c.rq.encrypted, c.rq.trusted = conn.RemoteAddr().String(), encrypted, d.Trusted
+	c.rq.setIP()
+	c.trusted = d.proxy.trusted.contains(c.rq.peer)
+	c.watcher.c = c
+	return c
+}
+
+// serve serves the connection to its end.
+func (c *fastConn) serve() {
+	c.proxy.conns.add(c)
+	what := goOn
+	for what == goOn {
+		what = c.next()
+	}
+	c.proxy.conns.remove(c)
+	if what == hangUp {
+		_ = c.conn.Close()
+		c.input.release()
+	}
+	c.used.release()
+}
+
+// next reads a request and answers it.
+func (c *fastConn) next() outcome {
+	n, err := c.readHead()
+	if err != nil {
+		return c.noHead(err)
+	}
+	c.proxy.active.enter()
+	defer c.proxy.active.leave()
+	c.now = time.Now()
+	c.out = outs.Get().(*[]byte)
+	c.rq.take(&c.head)
+	c.begin(c.now)
+	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive ||
+		c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
+	if c.head.Upgrade && c.wantsHTTP2() {
+		return c.handOver(false)
+	}
+	problem := c.find()
+	c.watcher.stop()
+	if problem == nil && c.decision.Service.Protocol == route.H2C {
+		c.flight.leave()
+		return c.handOver(false)
+	}
+	c.body.begin(&c.head)
+	c.skip(n)
+	if problem != nil {
+		c.answer(problem)
+	} else {
+		c.forward()
+	}
+	c.end()
+	return c.leave()
+}
+
+// leave ends a request, and says what becomes of the connection.
+func (c *fastConn) leave() outcome {
+	c.served = true
+	c.giveBack()
+	switch {
+	case c.failed || c.upgraded || c.cut.Load():
+		return hangUp
+	case c.last || !c.body.done:
+		c.linger()
+		return hangUp
+	}
+	c.state.Store(connIdle)
+	return goOn
+}
+
+// giveBack gives back what was borrowed for a request.
+func (c *fastConn) giveBack() {
+	if c.kept {
+		c.used.release()
+		c.kept = false
+	}
+	if cap(*c.out) <= maxOut {
+		outs.Put(c.out)
+	}
+	c.out = nil
+}
+
+// outs lends the buffers that heads are written in.
+var outs = sync.Pool{New: func() any {
+	b := make([]byte, 0, 4<<10)
+	return &b
+}}
+
+const maxOut = 64 << 10 // a buffer that has grown larger is not kept
+
+var errStopped = errors.New("the connection is being closed")
+
+// readHead reads the head of the next request, and returns its length.
+func (c *fastConn) readHead() (n int, err error) {
+	c.head.Reset()
+	c.inHead = true
+	for {
+		rest := c.unread()
+		if len(rest) > 0 && c.state.Load() == connIdle && !c.state.CompareAndSwap(connIdle, connActive) {
+			return 0, errStopped
+		}
+		if len(rest) > 0 {
+			speaks := no
+			if !c.served {
+				speaks = speaksHTTP2(rest)
+			}
+			switch speaks {
+			case yes:
+				return 0, errHTTP2
+			case no:
+				n, err = c.head.ReadRequest(rest, c.proxy.limits)
+				if n > 0 || err != nil {
+					c.inHead = false
+					return n, err
+				}
+			}
+		}
+		if err := c.fill(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+var errHTTP2 = errors.New("the client speaks HTTP/2")
+
+// noHead ends or hands on a connection on which there is no request to serve.
+func (c *fastConn) noHead(err error) outcome {
+	if errors.Is(err, errHTTP2) {
+		return c.handOver(true)
+	}
+	refused, ok := errors.AsType[*http1.Error](err)
+	if !ok {
+		return hangUp // the client left, or took too long
+	}
+	c.proxy.active.enter()
+	defer c.proxy.active.leave()
+	c.now, c.last = time.Now(), true
+	c.out = outs.Get().(*[]byte)
+	c.body = body{done: true}
+	c.head.Reset()
+	c.head.Minor = 1
+	c.rq.take(&c.head)
+	c.begin(c.now)
+	c.answer(malformed(refused))
+	c.end()
+	c.giveBack()
+	c.linger()
+	return hangUp
+}
+
+// handOver gives the connection to net/http, which reads the present request anew.
+func (c *fastConn) handOver(http2 bool) outcome {
+	if !c.deadline.IsZero() {
+		_ = c.conn.SetReadDeadline(time.Time{})
+	}
+	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
+	strict.source.input, c.input = c.input, input{}
+	strict.begun = true
+	if http2 {
+		strict.startHTTP2()
+	}
+	if c.out != nil {
+		c.giveBack()
+	}
+	c.door.hand(strict)
+	return passOn
+}
+
+// wantsHTTP2 says whether the request asks to go on in HTTP/2.
+func (c *fastConn) wantsHTTP2() bool {
+	for i := range c.head.Fields {
+		if f := &c.head.Fields[i]; f.Name == http1.UpgradeName && http1.HasElement(f.Value, "h2c") {
+			return true
+		}
+	}
+	return false
+}
+
+// keepHead lets the input be read further while what was read of the request stays.
+func (c *fastConn) keepHead() {
+	if !c.kept {
+		c.used = c.input.split()
+		c.kept = true
+	}
+}
+
+// beforeWait sets how long the client may take for what is waited for.
+func (c *fastConn) beforeWait() {
+	o := &c.proxy.options
+	var want time.Time
+	switch {
+	case !c.inHead:
+	case len(c.unread()) > 0 || !c.served:
+		if c.deadline.IsZero() || c.served && c.deadline.After(c.now.Add(o.ReadHeaderTimeout+time.Second)) {
+			want = time.Now().Add(o.ReadHeaderTimeout)
+		} else {
+			want = c.deadline // from when the wait began
+		}
+	default:
+		want = c.now.Add(o.IdleTimeout)
+		if d := want.Sub(c.deadline); !c.deadline.IsZero() && d > 0 && d < o.IdleTimeout/4 {
+			want = c.deadline // near enough: setting it costs more than a request's bookkeeping
+		}
+	}
+	if !want.Equal(c.deadline) {
+		c.deadline = want
+		_ = c.conn.SetReadDeadline(want)
+	}
+}
+
+// answer answers with a problem.
+func (c *fastConn) answer(pr *problem) {
+	answer := c.refuse(pr)
+	if pr.code == CodeClientGone {
+		c.failed = true
+		return
+	}
+	if !c.body.skip(&c.input) {
+		c.last = true
+	}
+	b := appendStatusLine((*c.out)[:0], c.head.Minor, answer.status, http.StatusText(answer.status))
+	for _, f := range answer.fields {
+		b = appendField(b, f.name, f.value)
+	}
+	if answer.body == nil {
+		b = append(b, "Content-Length: 0\r\n"...)
+	}
+	b = c.appendEnd(b, false)
+	if c.rq.method != http.MethodHead {
+		b = append(b, answer.body...)
+		c.record.BytesOut = int64(len(answer.body))
+	}
+	*c.out = b
+	c.startAnswer(answer.status)
+	c.write(b)
+}
+
+// startAnswer notes that the answer begins.
+func (c *fastConn) startAnswer(status int) {
+	c.record.Status = status
+	c.record.FirstByte = time.Since(c.record.Time)
+}
+
+// write writes to the client.
+func (c *fastConn) write(b []byte) bool {
+	if _, err := c.conn.Write(b); err != nil {
+		c.failed = true
+	}
+	return !c.failed
+}
+
+// linger reads what the client still sends, for a while: closing with something
+// unread would take the answer away from it.
+func (c *fastConn) linger() {
+	if closeWrite(c.conn) != nil {
+		return
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	c.onWait = nil
+	for n := 0; n < lingerBytes; {
+		c.skip(len(c.unread()))
+		if c.fill() != nil {
+			return
+		}
+		n += len(c.unread())
+	}
+}
+
+// gone is for [client].
+func (c *fastConn) gone() <-chan struct{} { return c.watcher.start() }
+
+// left is for [client].
+func (c *fastConn) left() Code {
+	switch {
+	case c.cut.Load():
+		return CodeStopping
+	case c.failed || c.watcher.isGone():
+		return CodeClientGone
+	}
+	return CodeAborted
+}
+
+// values is for [client].
+func (c *fastConn) values(name string) []string {
+	var values []string
+	for i := range c.head.Fields {
+		if f := &c.head.Fields[i]; f.Name == http1.Other && http1.IsName(f, name) {
+			values = append(values, view(f.Value))
+		}
+	}
+	return values
+}
+
+// cutOff ends the request on the proxy's command: its time to drain is over.
+func (c *fastConn) cutOff() {
+	c.cut.Store(true)
+	_ = c.conn.Close()
+	if u := c.up.Load(); u != nil {
+		_ = u.conn.Close()
+	}
+}
+
+// fastConns are the connections that the fast path serves.
+type fastConns struct {
+	mu  sync.Mutex
+	all map[*fastConn]struct{}
+}
+
+func (s *fastConns) add(c *fastConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[*fastConn]struct{})
+	}
+	s.all[c] = struct{}{}
+}
+
+func (s *fastConns) remove(c *fastConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, c)
+}
+
+// each calls f for every connection.
+func (s *fastConns) each(f func(*fastConn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.all {
+		f(c)
+	}
+}
+
+// drain waits until every connection has ended, or been idle for the time a client
+// may take to use it once more, and closes those; at the latest when ctx ends.
+func (s *fastConns) drain(ctx context.Context) {
+	over := time.NewTimer(drainIdle)
+	defer over.Stop()
+	for {
+		left := 0
+		s.each(func(*fastConn) { left++ })
+		if left == 0 {
+			return
+		}
+		select {
+		case <-over.C:
+			s.each(func(c *fastConn) {
+				if c.state.CompareAndSwap(connIdle, connClosed) {
+					_ = c.conn.Close()
+				}
+			})
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(drainPoll):
+		}
+	}
+}
+
+const (
+	drainIdle = time.Second          // how long an idle connection is kept when the proxy stops: a request may be on its way
+	drainPoll = 5 * time.Millisecond // how often it is looked whether all have ended
+)

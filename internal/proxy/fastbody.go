@@ -1,0 +1,167 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/layover-dev/layover/internal/proxy/http1"
+)
+
+// body is the body of a request on the fast path, as far as it was read.
+type body struct {
+	kind    http1.Body
+	left    int64 // of one with a length
+	chunked http1.Chunked
+	bytes   int64 // of data so far
+	done    bool  // all of it was read
+
+	pumping chan struct{} // closed when the pump has ended; nil where there is none
+	failed  error         // why the client's side broke, once the pump has ended
+	refused bool          // the body is malformed
+}
+
+func (b *body) begin(h *http1.Head) {
+	*b = body{kind: h.Body, left: h.Length}
+	b.done = b.kind == http1.BodyNone || b.kind == http1.BodyLength && b.left == 0
+}
+
+// take returns how much of rest belongs to the body.
+func (b *body) take(rest []byte) (n int, err error) {
+	switch {
+	case b.done:
+	case b.kind == http1.BodyLength:
+		n = int(min(int64(len(rest)), b.left))
+		b.bytes += int64(n)
+		b.left -= int64(n)
+		b.done = b.left == 0
+	default:
+		for n < len(rest) && !b.chunked.Done() {
+			used, data, err := b.chunked.Next(rest[n:])
+			if err != nil {
+				return n, err
+			}
+			n += used
+			b.bytes += int64(len(data))
+		}
+		b.done = b.chunked.Done()
+	}
+	return n, nil
+}
+
+// skip skips what there is of a body that nobody wants, and says whether that is all of it.
+func (b *body) skip(in *input) bool {
+	if b.pumping != nil {
+		return false
+	}
+	n, err := b.take(in.unread())
+	in.skip(n)
+	return b.done && err == nil
+}
+
+// startPump sends the rest of the request's body in the background, while the answer is read.
+func (c *fastConn) startPump(u *upstream) {
+	c.keepHead()
+	c.body.pumping = make(chan struct{})
+	go c.pump(u, c.body.pumping)
+}
+
+// pump sends the rest of the body. Where the client's side breaks, it ends the connection
+// to the instance, which must not take a part for the whole.
+func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
+	defer close(ended)
+	for {
+		rest := c.unread()
+		n, err := c.body.take(rest)
+		if err != nil {
+			c.body.refused = true
+			c.breakOff(u, err)
+			return
+		}
+		if n > 0 {
+			if _, err := u.conn.Write(rest[:n]); err != nil {
+				return // the answer says why, if there is one
+			}
+			c.skip(n)
+		}
+		if c.body.done {
+			return
+		}
+		if sent, err := c.splice(u); sent > 0 || err != nil {
+			if err != nil {
+				return
+			}
+			continue
+		}
+		if err := c.fill(); err != nil {
+			c.breakOff(u, err)
+			return
+		}
+	}
+}
+
+func (c *fastConn) breakOff(u *upstream, err error) {
+	c.body.failed = err
+	_ = u.conn.Close()
+}
+
+// spliceFrom is how much there has to be left of a body for the kernel to copy it.
+const (
+	spliceFrom = 64 << 10
+	spliceSize = 1 << 20
+)
+
+// splice has the kernel copy a part of a large body with a length. It sends nothing where
+// that is not possible.
+func (c *fastConn) splice(u *upstream) (sent int64, err error) {
+	if c.body.kind != http1.BodyLength || c.body.left < spliceFrom || c.raw == nil || u.raw == nil {
+		return 0, nil
+	}
+	c.beforeWait()
+	sent, err = io.CopyN(u.conn, c.conn, min(c.body.left, spliceSize))
+	c.body.left -= sent
+	c.body.bytes += sent
+	c.body.done = c.body.left == 0
+	if errors.Is(err, io.EOF) {
+		c.breakOff(u, io.ErrUnexpectedEOF)
+	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "read" {
+		c.breakOff(u, err)
+	}
+	return sent, err
+}
+
+// pumpHasEnded says whether there was a pump, and it has sent the whole body.
+func (c *fastConn) pumpHasEnded() bool {
+	if c.body.pumping == nil {
+		return false
+	}
+	select {
+	case <-c.body.pumping:
+	default:
+		return false
+	}
+	if !c.body.done || c.body.failed != nil {
+		return false
+	}
+	c.body.pumping = nil
+	return true
+}
+
+// stopPump ends the pump, where it still runs, and says whether all of the body was sent.
+func (c *fastConn) stopPump(u *upstream) (complete bool) {
+	if c.body.pumping == nil {
+		return c.body.done
+	}
+	select {
+	case <-c.body.pumping:
+	default:
+		_ = u.conn.Close()
+		_ = c.conn.SetReadDeadline(longAgo)
+		<-c.body.pumping
+		_ = c.conn.SetReadDeadline(time.Time{})
+		c.deadline = time.Time{}
+	}
+	c.body.pumping = nil
+	return c.body.done && c.body.failed == nil
+}

@@ -1,0 +1,297 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/layover-dev/layover/internal/proxy/http1"
+	"github.com/layover-dev/layover/internal/route"
+)
+
+const crlf = "\r\n"
+
+// sendTimeout is how long a client may take none of its answer.
+const sendTimeout = time.Minute
+
+// forward sends the request to the instance, and its answer to the client.
+func (c *fastConn) forward() {
+	rest := c.unread()
+	n, err := c.body.take(rest)
+	if err != nil {
+		c.last = true
+		c.answer(badBody())
+		return
+	}
+	c.skip(n)
+	u, err := c.send(rest[:n])
+	if u == nil || err != nil {
+		c.giveUp(u, err)
+		return
+	}
+	c.proxy.counters.add(c.decision.Version.ID)
+	complete := c.relay(u)
+	c.watcher.stop()
+	sent := c.stopPump(u)
+	c.record.BytesIn = max(c.record.BytesIn, c.body.bytes)
+	c.up.Store(nil)
+	if !sent {
+		c.last = true
+	}
+	if complete && sent && u.canServeMore() {
+		u.release()
+		c.flight.pool.put(u, time.Now(), idleLimit(c.instance))
+		return
+	}
+	_ = u.conn.Close()
+	u.release()
+	if !complete && !c.upgraded {
+		c.record.Error = string(c.left())
+		c.failed = true // the client must not take a part for the whole
+	}
+}
+
+// send sends the request with what is there of its body, and reads the head of the answer.
+// It tries again where nothing can have been acted on: where no connection could be
+// made, another instance; where a kept connection turns out to be closed, a new one.
+func (c *fastConn) send(start []byte) (u *upstream, err error) {
+	fresh, moved := false, false
+	for {
+		u, err = c.connect(fresh)
+		if err != nil {
+			if isDialError(err) && !moved && c.moveOn() {
+				moved = true
+				continue
+			}
+			return nil, err
+		}
+		b := append(c.appendRequest((*c.out)[:0]), start...)
+		*c.out = b
+		wrote, err := u.conn.Write(b)
+		if err != nil && wrote == 0 && u.reused {
+			c.drop(u)
+			fresh = true
+			continue
+		}
+		if err == nil && c.body.done {
+			c.watcher.arm()
+		} else if err == nil {
+			c.startPump(u)
+		}
+		answerErr := c.readAnswer(u)
+		if answerErr == nil {
+			return u, nil
+		}
+		c.watcher.stop()
+		if err == nil {
+			err = answerErr
+		}
+		if u.reused && len(u.unread()) == 0 && c.body.pumping == nil && isSafe(c.rq.method) && c.body.bytes == 0 &&
+			isBrokenConnection(err) && c.left() == CodeAborted {
+			c.drop(u)
+			fresh = true
+			continue
+		}
+		return u, err
+	}
+}
+
+// isSafe says whether a request with this method asks for nothing to be changed (RFC 9110,
+// section 9.2.1), so that it may be sent again where the first was lost.
+func isSafe(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// connect takes or makes a connection to the instance.
+func (c *fastConn) connect(fresh bool) (*upstream, error) {
+	var u *upstream
+	if !fresh {
+		u = c.flight.pool.take(c.now)
+	}
+	if u == nil {
+		var err error
+		if u, err = c.proxy.connect(context.Background(), c.instance); err != nil {
+			return nil, err
+		}
+	}
+	c.up.Store(u)
+	if c.cut.Load() {
+		_ = u.conn.Close() // what comes next fails
+	}
+	return u, nil
+}
+
+func (c *fastConn) drop(u *upstream) {
+	c.up.Store(nil)
+	_ = u.conn.Close()
+	u.release()
+}
+
+// giveUp answers a request that got no answer.
+func (c *fastConn) giveUp(u *upstream, err error) {
+	if u != nil {
+		c.drop(u)
+		c.stopPump(u)
+	}
+	c.record.BytesIn = c.body.bytes
+	if !c.body.done {
+		c.last = true
+	}
+	switch {
+	case c.cut.Load(), c.watcher.isGone():
+		c.answer(c.unwanted())
+	case c.body.refused:
+		c.answer(badBody())
+	case c.body.failed != nil && errors.Is(c.body.failed, io.EOF):
+		c.answer(badBody())
+	case c.body.failed != nil:
+		c.failed = true
+		c.record.Error = string(CodeClientGone)
+	default:
+		c.answer(c.explain(err))
+	}
+}
+
+// appendRequest writes the head that the instance gets (R7).
+func (c *fastConn) appendRequest(b []byte) []byte {
+	b = append(b, c.head.Method...)
+	b = append(b, ' ')
+	slash, target := c.rq.origin()
+	b = append(b, slash...)
+	b = append(b, target...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = appendField(b, "Host", c.host())
+	member := c.needsMember()
+	trailers := false
+	for i := range c.head.Fields {
+		f := &c.head.Fields[i]
+		switch f.Name {
+		case http1.Host, http1.ForwardedName, http1.XForwardedFor, http1.XForwardedHost, http1.XForwardedProto, http1.LayoverHops:
+			continue
+		case http1.Baggage:
+			if member {
+				continue
+			}
+		case http1.TE:
+			trailers = trailers || http1.HasElement(f.Value, "trailers")
+			continue
+		default:
+			if c.head.IsHopByHop(f) {
+				continue
+			}
+		}
+		b = append(b, f.Line...)
+	}
+	if member {
+		for _, line := range route.PrependMember(c.rq.baggage, c.table.BaggageKey(), c.decision.Route) {
+			b = appendField(b, "Baggage", line)
+		}
+	}
+	via := c.rq.via(c.trusted)
+	b = appendField(b, "X-Forwarded-For", via.chain)
+	b = appendField(b, "X-Forwarded-Host", via.host)
+	b = appendField(b, "X-Forwarded-Proto", via.proto)
+	if via.elements != "" {
+		b = appendField(b, "Forwarded", via.elements)
+	}
+	b = append(b, HopsHeader+": "...)
+	b = strconv.AppendInt(b, int64(c.rq.timesForwarded()+1), 10)
+	b = append(b, crlf...)
+	if trailers {
+		b = append(b, "TE: trailers\r\n"...)
+	}
+	if c.body.kind == http1.BodyChunked {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	if c.head.Upgrade {
+		b = appendUpgrade(b, &c.head)
+	}
+	return append(b, crlf...)
+}
+
+// appendUpgrade passes on the wish for another protocol, or that it is granted.
+func appendUpgrade(b []byte, h *http1.Head) []byte {
+	if to := upgradeOf(h); to != "" {
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", to)
+	}
+	return b
+}
+
+// upgradeOf is the protocol that a head wants to go on in, or "". One that is another
+// HTTP does not count: it would tie all that follows to the version of this request.
+func upgradeOf(h *http1.Head) string {
+	for i := range h.Fields {
+		if f := &h.Fields[i]; f.Name == http1.UpgradeName && !isHTTPUpgrade(view(f.Value)) {
+			return view(f.Value)
+		}
+	}
+	return ""
+}
+
+var errUnaskedUpgrade = errors.New("it switches to a protocol that was not asked for")
+
+// readAnswer reads the head of the answer. Interim ones (1xx) go to the client.
+func (c *fastConn) readAnswer(u *upstream) error {
+	if limit := c.proxy.options.AnswerTimeout; limit > 0 {
+		_ = u.conn.SetReadDeadline(time.Now().Add(limit))
+		defer func() { _ = u.conn.SetReadDeadline(time.Time{}) }()
+	}
+	for {
+		n, err := u.readHead(c.proxy.limits)
+		if err != nil {
+			return err
+		}
+		if u.head.Status >= 200 || u.head.Status == http.StatusSwitchingProtocols {
+			err := u.head.FrameAnswer(c.head.Method)
+			if u.head.Status == http.StatusSwitchingProtocols && (!c.head.Upgrade || !strings.EqualFold(upgradeOf(&c.head), upgradeOf(&u.head)) || upgradeOf(&u.head) == "") {
+				err = errUnaskedUpgrade
+			}
+			u.skip(n)
+			return err
+		}
+		if c.head.Minor > 0 {
+			b := appendStatusLine(nil, 1, u.head.Status, view(u.head.Reason))
+			for i := range u.head.Fields {
+				if f := &u.head.Fields[i]; !u.head.IsHopByHop(f) {
+					b = append(b, f.Line...)
+				}
+			}
+			c.write(append(b, crlf...))
+		}
+		u.skip(n)
+	}
+}
+
+// readHead reads the head of an answer, and returns its length.
+func (u *upstream) readHead(limits http1.Limits) (n int, err error) {
+	u.head.Reset()
+	for {
+		if rest := u.unread(); len(rest) > 0 {
+			if n, err = u.head.ReadAnswer(rest, limits); n > 0 || err != nil {
+				return n, err
+			}
+		}
+		if err := u.fill(); err != nil {
+			if errors.Is(err, io.EOF) && len(u.unread()) > 0 {
+				err = errHalfHead
+			}
+			return 0, err
+		}
+	}
+}
+
+var errHalfHead = errors.New("the connection ended in the middle of the answer's head")
+
+// canServeMore says whether another request can be sent once the answer is complete.
+func (u *upstream) canServeMore() bool {
+	return !u.head.Close && (u.head.Minor > 0 || u.head.KeepAlive) && u.head.Body != http1.BodyClose && len(u.unread()) == 0
+}

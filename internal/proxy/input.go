@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// inputSize is how much is read at a time. It holds the heads of nearly all messages.
+const inputSize = 16 << 10
+
+// inputs lends the buffers that connections are read into.
+var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
+
+// input is what was read from a connection and is not used yet. While a
+// connection has nothing to say, its input has no buffer; while it has said only the
+// beginning of something, a small one.
+type input struct {
+	buf  []byte // unread is buf[r:w]
+	r, w int
+	lent *[inputSize]byte // what buf is, where it is borrowed
+}
+
+func (in *input) unread() []byte { return in.buf[in.r:in.w] }
+
+func (in *input) skip(n int) { in.r += n }
+
+// expand makes room for more behind what is unread.
+func (in *input) expand() {
+	size := in.w - in.r
+	switch {
+	case in.w < len(in.buf) && len(in.buf) >= inputSize:
+		return
+	case in.r > 0 && len(in.buf) >= inputSize:
+		copy(in.buf, in.unread())
+	default:
+		old := *in
+		if size < inputSize {
+			in.lent = inputs.Get().(*[inputSize]byte)
+			in.buf = in.lent[:]
+		} else {
+			in.lent, in.buf = nil, make([]byte, 2*size)
+		}
+		copy(in.buf, old.unread())
+		old.release()
+	}
+	in.r, in.w = 0, size
+}
+
+// shrink gives the buffer back before a wait, but for what is unread.
+func (in *input) shrink() {
+	const small = 2 << 10
+	rest := in.unread()
+	if in.lent == nil && len(rest) > 0 || len(rest) > small {
+		return
+	}
+	old := *in
+	*in = input{}
+	if len(rest) > 0 {
+		in.buf = append(in.buf, rest...)
+		in.w = len(rest)
+	}
+	old.release()
+}
+
+// release gives the buffer back. Nothing may refer to it any more.
+func (in *input) release() {
+	if in.lent != nil {
+		inputs.Put(in.lent)
+	}
+	*in = input{}
+}
+
+// split takes away what was used of the input, together with its buffer: what is
+// unread can be read further, and views of the rest stay good until it is released.
+func (in *input) split() (used input) {
+	used = *in
+	*in = input{}
+	if rest := used.unread(); len(rest) > 0 {
+		in.buf = append(in.buf, rest...)
+		in.w = len(rest)
+	}
+	return used
+}
+
+// source reads a connection. Where that is a plain socket, it waits for the
+// next byte without a buffer: ten thousand connections that say nothing cost ten thousand
+// goroutines, and no more.
+type source struct {
+	input
+
+	conn    net.Conn
+	raw     syscall.RawConn       // nil where conn is no plain socket
+	attempt func(fd uintptr) bool // s.readNow, made once
+	onWait  func()                // called before it waits; may set deadlines; may be nil
+	n       int                   // of the last attempt
+	err     error                 // of the last attempt
+}
+
+func (s *source) open(conn net.Conn) {
+	s.conn = conn
+	if tcp, ok := conn.(*net.TCPConn); ok && canReadNow {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			s.raw = raw
+			if s.attempt == nil {
+				s.attempt = s.readNow
+			}
+		}
+	}
+}
+
+// fill reads more behind what is unread. It returns io.EOF at the end.
+func (s *source) fill() error {
+	if s.raw == nil {
+		s.expand()
+		if s.onWait != nil {
+			s.onWait()
+		}
+		n, err := s.conn.Read(s.buf[s.w:])
+		s.w += n
+		if n > 0 {
+			return nil
+		}
+		return err
+	}
+	s.n, s.err = 0, nil
+	if err := s.raw.Read(s.attempt); err != nil {
+		return err
+	}
+	if s.err != nil {
+		return s.err
+	}
+	if s.n == 0 {
+		return io.EOF
+	}
+	s.w += s.n
+	return nil
+}
+
+// readNow reads what is there. Where nothing is, it gives the buffer back and
+// says that it wants to be called again when something is.
+func (s *source) readNow(fd uintptr) bool {
+	s.expand()
+	for {
+		s.n, s.err = readSocket(fd, s.buf[s.w:])
+		if !errors.Is(s.err, syscall.EINTR) {
+			break
+		}
+	}
+	if errors.Is(s.err, syscall.EAGAIN) {
+		s.shrink()
+		if s.onWait != nil {
+			s.onWait()
+		}
+		return false
+	}
+	s.n = max(s.n, 0)
+	return true
+}

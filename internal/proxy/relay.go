@@ -1,0 +1,246 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"time"
+
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// flushAfter is how long a part of an answer of known length may wait for more of it.
+// An answer of unknown length, which may be a stream, is passed on at once.
+const flushAfter = 5 * time.Millisecond
+
+// relay carries one request over net/http: HTTP/2, and what the fast path leaves to it.
+// Relays are used again: whatever may outlive the request (its body, an upgraded
+// connection) is not part of it.
+type relay struct {
+	exchange
+
+	forward   httputil.ReverseProxy // calls this relay's rewrite, RoundTrip, modify and fail
+	in        *http.Request
+	w         answerWriter
+	body      *requestBody // nil where the request has none
+	completed bool         // false at the end where the answer was cut off
+}
+
+func newRelay(p *Proxy) *relay {
+	x := &relay{}
+	x.proxy, x.client = p, x
+	x.forward = httputil.ReverseProxy{
+		Rewrite:        x.rewrite,
+		Transport:      x,
+		ModifyResponse: x.modify,
+		ErrorHandler:   x.fail,
+		BufferPool:     p.buffers,
+		FlushInterval:  flushAfter,
+		ErrorLog:       slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
+	}
+	return x
+}
+
+// serve answers one request that net/http has read.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
+	p.active.enter()
+	defer p.active.leave()
+	x := p.relays.Get().(*relay)
+	x.in, x.w = r, answerWriter{ResponseWriter: w, request: r}
+	x.rq = readRequest(r, trusted)
+	if conn := strictConnOf(r.Context()); conn != nil {
+		x.rq.encrypted = x.rq.encrypted || conn.encrypted
+		conn.begin()
+		defer conn.end()
+	}
+	x.begin(time.Now())
+	defer x.finish()
+	if p.retired.Load() && r.Header.Get("Upgrade") == "" { // an upgraded connection ends when it is done
+		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
+	}
+	x.run()
+	x.completed = true
+}
+
+// run answers the request.
+func (x *relay) run() {
+	problem := refusal(x.in)
+	if problem == nil {
+		problem = x.find()
+	}
+	if problem != nil {
+		x.answer(problem)
+		return
+	}
+	if x.in.Method == http.MethodConnect {
+		x.connect()
+		return
+	}
+	if x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
+		// Or the server would read the whole body before it writes an answer.
+		// A writer that cannot is one of a test, or a middleware's.
+		_ = http.NewResponseController(&x.w).EnableFullDuplex()
+	}
+	x.forward.ServeHTTP(&x.w, x.in)
+}
+
+// rewrite makes the request that the instance gets (R7). What is not changed here
+// goes on as it came, but for the hop-by-hop fields.
+func (x *relay) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	x.aim(out)
+	keepTarget(out.URL, in.URL, in.Method, out.Host)
+	x.setForwarded(out.Header)
+	out.Header[HopsHeader] = []string{strconv.Itoa(x.rq.timesForwarded() + 1)}
+	if x.needsMember() {
+		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)
+	}
+	if x.decision.Service.Protocol == route.H2C {
+		delete(out.Header, "Upgrade") // HTTP/2 has none
+		delete(out.Header, "Connection")
+	} else {
+		dropTunnelsOfHTTP(out.Header)
+	}
+	if out.Body != nil {
+		x.body = &requestBody{ReadCloser: out.Body, in: in, out: out}
+		out.Body = x.body
+		if in.ContentLength < 0 && out.Trailer == nil {
+			out.Trailer = make(http.Header) // for trailers that were not announced
+		}
+	}
+}
+
+// setForwarded sets the fields that tell an instance about the client.
+func (x *relay) setForwarded(out http.Header) {
+	via := x.rq.via(x.proxy.trusted.contains(x.rq.peer))
+	values := [3]string{via.chain, via.host, via.proto} // one allocation for the three
+	out["X-Forwarded-For"] = values[0:1:1]
+	out["X-Forwarded-Host"] = values[1:2:2]
+	out["X-Forwarded-Proto"] = values[2:3:3]
+	if via.elements != "" {
+		out["Forwarded"] = []string{via.elements}
+	}
+}
+
+// aim directs out to the instance.
+func (x *relay) aim(out *http.Request) {
+	out.URL.Scheme = "http"
+	if x.instance.TLS {
+		out.URL.Scheme = "https"
+	}
+	out.URL.Host = x.instance.Address
+	out.Host = x.host()
+}
+
+// RoundTrip sends the request to the instance. Where no connection could be made,
+// nothing was sent, and one other instance of the same version is tried.
+func (x *relay) RoundTrip(out *http.Request) (*http.Response, error) {
+	res, err := x.transport().RoundTrip(out)
+	if err == nil || !isDialError(err) || out.Context().Err() != nil || !x.moveOn() {
+		return res, err
+	}
+	again := out.Clone(out.Context())
+	again.Trailer = out.Trailer // the body writes into it
+	x.aim(again)
+	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
+	return x.transport().RoundTrip(again)
+}
+
+func (x *relay) transport() *http.Transport {
+	return x.proxy.transports.to(x.decision.Service.Protocol, x.instance)
+}
+
+// modify completes the instance's answer.
+func (x *relay) modify(res *http.Response) error {
+	x.proxy.counters.add(x.decision.Version.ID)
+	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
+	if _, typed := res.Header["Content-Type"]; !typed {
+		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
+	}
+	if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 {
+		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
+	}
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		x.w.begin(res.StatusCode)
+	case x.body != nil:
+		res.Body = answerBody{res.Body, x.body}
+	}
+	return nil
+}
+
+// fail answers a request that got no answer.
+func (x *relay) fail(_ http.ResponseWriter, _ *http.Request, err error) {
+	switch {
+	case x.w.tunnel != nil:
+		x.record.Error = string(x.left()) // upgraded: there is nobody to answer
+	case x.in.Context().Err() != nil:
+		x.answer(x.unwanted())
+	case x.body != nil && x.body.failed.Load():
+		x.answer(badBody())
+	default:
+		x.answer(x.explain(err))
+	}
+}
+
+// answer answers with a problem.
+func (x *relay) answer(pr *problem) {
+	answer := x.refuse(pr)
+	if pr.code == CodeClientGone {
+		return
+	}
+	h := x.w.Header()
+	for _, f := range answer.fields {
+		h.Set(f.name, f.value)
+	}
+	x.w.WriteHeader(answer.status)
+	if x.in.Method != http.MethodHead {
+		_, _ = x.w.Write(answer.body) // a client that is gone needs no answer
+	}
+}
+
+// finish completes the record, and keeps the relay for another request.
+func (x *relay) finish() {
+	r := &x.record
+	r.Status, r.BytesOut = x.w.status, x.w.bytes
+	if !x.w.first.IsZero() {
+		r.FirstByte = x.w.first.Sub(r.Time)
+	}
+	if x.body != nil {
+		r.BytesIn = x.body.bytes.Load()
+	}
+	if tunnel := x.w.tunnel; tunnel != nil {
+		r.BytesIn, r.BytesOut = tunnel.in.Load(), tunnel.out.Load()
+	}
+	if !x.completed && r.Error == "" {
+		r.Error = string(x.left())
+	}
+	x.end()
+	if !x.completed {
+		return // after a panic: nobody knows what still refers to it
+	}
+	p, forward := x.proxy, x.forward
+	*x = relay{forward: forward}
+	x.proxy, x.client = p, x
+	p.relays.Put(x)
+}
+
+// gone is for [client].
+func (x *relay) gone() <-chan struct{} { return x.in.Context().Done() }
+
+// left is for [client].
+func (x *relay) left() Code {
+	switch cause := context.Cause(x.in.Context()); {
+	case errors.Is(cause, errStopping):
+		return CodeStopping
+	case cause != nil || x.w.failed:
+		return CodeClientGone
+	}
+	return CodeAborted
+}
+
+// values is for [client].
+func (x *relay) values(name string) []string { return x.in.Header.Values(name) }

@@ -1,0 +1,318 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/layover-dev/layover/internal/proxy/http1"
+)
+
+// strictConn is a client's connection that net/http serves. It reads along, and lets only
+// those requests through whose framing is beyond doubt: net/http's server itself
+// takes bare LF, folded lines, and more. Of a request that is refused, the server gets
+// none of its bytes, but one that says so, and the handler answers it in its turn.
+//
+// It also hides the end of the client's side while a request is answered, for a while:
+// a client that has sent its request may close its half of the connection, which the
+// server would take for a client that left.
+type strictConn struct {
+	net.Conn
+	source    source
+	limits    http1.Limits
+	grace     time.Duration // see halfCloseGrace
+	encrypted bool
+
+	head    http1.Head
+	chunked http1.Chunked
+	state   strictState
+	begun   bool  // it is known that this is not HTTP/2
+	passed  int   // bytes at the beginning of what is unread that may be read
+	left    int64 // of a body with a length
+	refused *http1.Error
+
+	mu    sync.Mutex
+	busy  int           // requests that are being answered
+	quiet chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
+}
+
+type strictState uint8
+
+const (
+	strictHead    strictState = iota
+	strictLength              // a body with a length
+	strictChunked             // a chunked body
+	strictOpen                // anything: HTTP/2, or what follows a wish to upgrade
+	strictEnd                 // nothing more
+)
+
+// newStrictConn takes over a new connection.
+func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
+	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, encrypted: encrypted}
+	c.source.open(conn)
+	return c
+}
+
+// startHTTP2 says that the client speaks HTTP/2 from here on, which needs no such care.
+func (c *strictConn) startHTTP2() {
+	c.begun, c.state = true, strictOpen
+	batch := newBatchConn(c.Conn)
+	batch.start()
+	c.Conn = batch
+}
+
+// preface is what a client of HTTP/2 sends first (RFC 9113, section 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+type answerYet uint8
+
+const (
+	no answerYet = iota
+	yes
+	unclear // too little was read
+)
+
+// speaksHTTP2 says whether a connection that begins with b speaks HTTP/2.
+func speaksHTTP2(b []byte) answerYet {
+	n := min(len(b), len(preface))
+	switch {
+	case string(b[:n]) != preface[:n]:
+		return no
+	case n < len(preface):
+		return unclear
+	}
+	return yes
+}
+
+// Read reads what may be read. Only the server's goroutines call it, one at a time.
+func (c *strictConn) Read(p []byte) (int, error) {
+	for c.passed == 0 {
+		if err := c.pass(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return 0, c.endOfClient()
+			}
+			return 0, err
+		}
+	}
+	n := copy(p, c.source.unread()[:c.passed])
+	c.source.skip(n)
+	c.passed -= n
+	return n, nil
+}
+
+// pass lets more of what is unread through, or reads more.
+func (c *strictConn) pass() error {
+	rest := c.source.unread()
+	switch c.state {
+	case strictHead:
+		if !c.begun {
+			switch speaksHTTP2(rest) {
+			case yes:
+				c.startHTTP2()
+				return nil
+			case unclear:
+				return c.source.fill()
+			}
+			c.begun = true
+		}
+		n, err := c.head.ReadRequest(rest, c.limits)
+		if err == nil && n > 0 {
+			err = checkAuthority(&c.head)
+		}
+		if refused, ok := errors.AsType[*http1.Error](err); ok {
+			c.refuse(refused)
+			return nil
+		}
+		if n == 0 {
+			return c.source.fill()
+		}
+		c.passed = n
+		c.behindHead()
+	case strictEnd:
+		return io.EOF
+	default:
+		if len(rest) == 0 {
+			return c.source.fill()
+		}
+		return c.passBody(rest)
+	}
+	return nil
+}
+
+func (c *strictConn) behindHead() {
+	switch {
+	case c.head.Upgrade:
+		c.state = strictOpen // see answerWriter.begin: nothing else is served where it is not granted
+	case c.head.Body == http1.BodyChunked:
+		c.state, c.chunked = strictChunked, http1.Chunked{}
+	case c.head.Body == http1.BodyLength && c.head.Length > 0:
+		c.state, c.left = strictLength, c.head.Length
+	}
+	c.head.Reset()
+}
+
+func (c *strictConn) passBody(rest []byte) error {
+	switch c.state {
+	case strictLength:
+		c.passed = int(min(int64(len(rest)), c.left))
+		if c.left -= int64(c.passed); c.left == 0 {
+			c.state = strictHead
+		}
+	case strictChunked:
+		for len(rest) > 0 && !c.chunked.Done() {
+			n, _, err := c.chunked.Next(rest)
+			if err != nil {
+				c.state = strictEnd
+				return err
+			}
+			c.passed += n
+			rest = rest[n:]
+		}
+		if c.chunked.Done() {
+			c.state = strictHead
+		}
+	default:
+		c.passed = len(rest)
+	}
+	return nil
+}
+
+// refuse puts a request in the place of what is refused, and ends the connection behind it.
+func (c *strictConn) refuse(err *http1.Error) {
+	c.refused, c.state = err, strictEnd
+	c.source.release()
+	c.source.buf = []byte("GET / HTTP/1.1\r\nHost: refused\r\n" + refusedHeader + ": " + refusedToken() + "\r\nConnection: close\r\n\r\n")
+	c.source.w = len(c.source.buf)
+	c.passed = c.source.w
+}
+
+// refusedHeader marks a request that stands for one that is refused. Its value is a
+// secret of this process, so that no client can send it.
+const refusedHeader = "Layover-Refused"
+
+var refusedToken = sync.OnceValue(rand.Text)
+
+// refusal returns the problem of a request that stands for one that is refused, else nil.
+func refusal(r *http.Request) *problem {
+	if r.Header.Get(refusedHeader) != refusedToken() {
+		return nil
+	}
+	if c := strictConnOf(r.Context()); c != nil && c.refused != nil {
+		return malformed(c.refused)
+	}
+	return nil
+}
+
+// checkAuthority refuses the absolute form of a target that disagrees with Host: one
+// parser goes by the one, and another by the other.
+func checkAuthority(h *http1.Head) error {
+	rq := request{target: view(h.Target)}
+	rq.splitTarget()
+	if rq.scheme == "" {
+		return nil
+	}
+	for i := range h.Fields {
+		if f := &h.Fields[i]; f.Name == http1.Host && !sameAuthority(rq.authority, view(f.Value)) {
+			return &http1.Error{Status: http.StatusBadRequest, What: "the URL it asks for and its Host name different hosts"}
+		}
+	}
+	return nil
+}
+
+// endOfClient waits with the news that the client's side has ended until the request in
+// progress is answered, or nobody can be expected to wait for it any more.
+func (c *strictConn) endOfClient() error {
+	c.mu.Lock()
+	if c.busy == 0 {
+		c.mu.Unlock()
+		return io.EOF
+	}
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	quiet := c.quiet
+	c.mu.Unlock()
+	timer := time.NewTimer(c.grace)
+	defer timer.Stop()
+	select {
+	case <-quiet:
+		return os.ErrDeadlineExceeded
+	case <-timer.C:
+		return io.EOF
+	}
+}
+
+// begin and end say that a request is being answered.
+func (c *strictConn) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy++
+}
+
+func (c *strictConn) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy--; c.busy == 0 {
+		c.wakeLocked()
+	}
+}
+
+func (c *strictConn) wakeLocked() {
+	if c.quiet != nil {
+		close(c.quiet)
+		c.quiet = nil
+	}
+}
+
+// SetReadDeadline also ends a wait for the end of the request, where the time is over.
+func (c *strictConn) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		c.mu.Lock()
+		c.wakeLocked()
+		c.mu.Unlock()
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetDeadline is SetReadDeadline, and the same for writing.
+func (c *strictConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// CloseWrite tells the client that nothing more comes.
+func (c *strictConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+type connKey struct{}
+
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// strictConnOf returns the connection that a request came on; nil where it is HTTP/2
+// over TLS.
+func strictConnOf(ctx context.Context) *strictConn {
+	c, _ := ctx.Value(connKey{}).(*strictConn)
+	return c
+}
+
+// wantsUpgrade says whether an HTTP/1.1 request asks to change the protocol.
+func wantsUpgrade(r *http.Request) bool {
+	if r.ProtoMajor != 1 {
+		return false
+	}
+	for _, line := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
