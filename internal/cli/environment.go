@@ -40,7 +40,8 @@ type environment struct {
 	store *store.DB
 
 	docker    *docker.Runtime
-	proxy     *proxy.Proxy // nil where it runs apart
+	proxy     *proxy.Proxy     // nil where it runs apart
+	accessLog *proxy.AccessLog // nil where the file asks for none
 	control   *control.Control
 	server    *server.Server
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
@@ -90,11 +91,14 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	file, log := e.file, e.log
 	var plane control.DataPlane
 	if !e.apart {
-		e.proxy = proxy.New(proxy.Options{
-			TrustForwarded:    config.Networks(file.Proxy.TrustForwarded),
-			ProxyProtocolFrom: config.Networks(file.Proxy.ProxyProtocolFrom),
-			Logger:            log,
-		})
+		options := proxyOptions(file, log)
+		if e.accessLog, err = openAccessLog(file, log); err != nil {
+			return err
+		}
+		if e.accessLog != nil {
+			options.Recorder = e.accessLog.Record
+		}
+		e.proxy = proxy.New(options)
 		plane = e.proxy
 	}
 	e.control, err = control.New(ctx, control.Options{
@@ -135,6 +139,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind, ctxBehind := errgroup.WithContext(reconciling)
 	behind.Go(func() error { return e.control.Run(ctxBehind) })
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
+	if e.accessLog != nil {
+		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
+	}
 
 	front, ctxFront := errgroup.WithContext(ctx)
 	if !e.apart {
@@ -187,6 +194,9 @@ func (e *environment) close() error {
 	}
 	if e.serverLis != nil {
 		errs = append(errs, ignoreClosed(e.serverLis.Close()))
+	}
+	if e.accessLog != nil {
+		errs = append(errs, e.accessLog.Close())
 	}
 	if e.docker != nil {
 		errs = append(errs, e.docker.Close())

@@ -190,15 +190,6 @@ func proxyServers(app *App, opts *proxyCmdOptions) ([]edge.Server, error) {
 	return servers, nil
 }
 
-// proxyOptions turns the proxy block of a file into the options of a proxy.
-func proxyOptions(file *config.File, log *slog.Logger) proxy.Options {
-	return proxy.Options{
-		TrustForwarded:    config.Networks(file.Proxy.TrustForwarded),
-		ProxyProtocolFrom: config.Networks(file.Proxy.ProxyProtocolFrom),
-		Logger:            log,
-	}
-}
-
 // prepare listens, or takes over what the process before this one listens on, and takes up
 // the tables that are there without a server.
 func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []edge.Server, before *handover.Offer) error {

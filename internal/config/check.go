@@ -61,6 +61,7 @@ func (k checker) globals() {
 		k.value(path{"domain"}, hint, "%s", message)
 	}
 	k.listeners()
+	k.proxy()
 	k.address(f.Server.Listen, path{"server", "listen"}, false)
 	for i, host := range f.Server.AllowedHosts {
 		bare := host

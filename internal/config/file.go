@@ -45,6 +45,10 @@ type Proxy struct {
 	Address           string    `yaml:"address,omitempty" env:"LAYOVER_PROXY_ADDRESS" doc:"Where instances and previews reach a stand-alone proxy, as host:port; it fills {proxy}. For layover server, whose proxies run apart; layover up knows where its own listens. Containers need an IP address" example:"10.0.0.7:8080"`
 	TrustForwarded    []string  `yaml:"trust_forwarded,omitempty" env:"LAYOVER_PROXY_TRUST_FORWARDED" doc:"Networks of the proxies in front of this one: of requests from there, the headers X-Forwarded-* and Forwarded are kept and appended to. Default: none" example:"10.0.0.0/8"`
 	ProxyProtocolFrom []string  `yaml:"proxy_protocol_from,omitempty" env:"LAYOVER_PROXY_PROXY_PROTOCOL_FROM" doc:"Networks of load balancers that speak the PROXY protocol (version 1 or 2): every connection from there has to begin with its header. Default: none" example:"10.0.0.7"`
+
+	Limits        Limits        `yaml:"limits,omitempty" doc:"What the proxy takes from clients at most"`
+	PassiveHealth PassiveHealth `yaml:"passive_health,omitempty" doc:"When the proxy takes an instance out because of what requests meet; never the last one of a version"`
+	AccessLog     AccessLog     `yaml:"access_log,omitempty" doc:"A line for each request"`
 }
 
 // KeyPair is a certificate and its key. Files are relative to the folder of layover.yaml.
@@ -94,7 +98,7 @@ func Default() *File {
 	return &File{
 		Environment: "local",
 		Domain:      route.DefaultDomain,
-		Proxy:       Proxy{Listen: []string{"127.0.0.1:8080"}},
+		Proxy:       defaultProxy(),
 		Server:      Server{Listen: "127.0.0.1:7070"},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),

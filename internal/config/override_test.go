@@ -105,3 +105,27 @@ func TestDidYouMean(t *testing.T) {
 		})
 	}
 }
+
+func TestProxyLimitsAreChecked(t *testing.T) {
+	_, err := Parse("layover.yaml", []byte(`proxy:
+  limits: {queue: -1, header_timeout: 0s}
+  passive_health: {first_pause: 1m, longest_pause: 30s}
+  access_log: {format: xml, sample: 2, file: logs/}
+`))
+	for _, part := range []string{
+		"proxy.limits.queue: -1 is below 0", "proxy.limits.header_timeout: 0s is no time to wait",
+		"proxy.passive_health.longest_pause: it is shorter than first_pause", `proxy.access_log.format: "xml" is not one of json, logfmt`,
+		"proxy.access_log.sample: 2 is above 1", `proxy.access_log.file: "logs/" is a folder`,
+	} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+func TestAccessLogFile(t *testing.T) {
+	file, err := Load("testdata/full.yaml")
+	require.NoError(t, err)
+	require.Equal(t, Stdout, file.AccessLogFile())
+	file.Proxy.AccessLog.File = "logs/access.log"
+	require.Equal(t, file.Dir()+"/logs/access.log", file.AccessLogFile())
+	require.Empty(t, Default().AccessLogFile())
+}

@@ -86,7 +86,7 @@ func (d *door) greet(conn net.Conn) {
 	case err != nil:
 		d.proxy.options.Logger.Debug("connection refused", "peer", conn.RemoteAddr().String(), "err", err)
 		_ = conn.Close()
-	case client == nil: // net/http has it
+	case client == nil: // it is served elsewhere, or refused
 	case d.proxy.options.NoFastPath:
 		d.hand(newStrictConn(d.proxy, client, encrypted))
 	default:
@@ -101,13 +101,23 @@ func (d *door) open(conn net.Conn) (client net.Conn, encrypted bool, err error) 
 	stop := context.AfterFunc(d.closed, func() { _ = conn.Close() })
 	defer stop()
 	client, err = unwrapProxied(conn, d.proxy.proxied)
-	if err != nil || d.TLS == nil {
-		return client, false, err
+	if err != nil {
+		return nil, false, err
+	}
+	peer := addrOf(client.RemoteAddr()).Unmap()
+	if !d.proxy.conns.admit(peer, d.Trusted) {
+		refuse(client, d.TLS == nil)
+		return nil, false, nil
+	}
+	client = &limitedConn{Conn: client, limit: d.proxy.conns, peer: peer, trusted: d.Trusted}
+	if d.TLS == nil {
+		return client, false, nil
 	}
 	secure := tls.Server(newBatchConn(client), d.TLS)
-	ctx, cancel := context.WithTimeout(d.closed, d.proxy.options.ReadHeaderTimeout)
+	ctx, cancel := context.WithTimeout(d.closed, d.proxy.options.HeaderTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {
+		defer func(limited net.Conn) { _ = limited.Close() }(client)
 		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && record.Conn != nil && isHTTP(record.RecordHeader[:]) {
 			d.proxy.refusePlain(record.Conn)
 		}

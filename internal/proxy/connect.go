@@ -72,7 +72,7 @@ func (x *relay) connect() {
 		x.fail(nil, nil, err)
 		return
 	}
-	x.proxy.counters.add(x.decision.Version.ID)
+	x.answered(res.StatusCode)
 	closeAnswer := context.AfterFunc(ctx, func() { _ = res.Body.Close() })
 	defer func() {
 		closeAnswer()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,6 +24,8 @@ type exchange struct {
 	decision route.Decision
 	instance *route.Instance
 	flight   *flight
+	version  *versionState // of the decided version, which the request has a place in; nil where it has none
+	tooMany  bool          // another instance was not tried: too many requests were tried twice
 	record   Record
 }
 
@@ -41,13 +44,17 @@ type client interface {
 func (x *exchange) begin(now time.Time) {
 	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
 	x.table, x.decision, x.instance, x.flight = nil, route.Decision{}, nil, nil
+	x.version, x.tooMany = nil, false
 	x.record = Record{
 		Time:    now,
 		Method:  x.rq.method,
 		Host:    x.rq.host,
 		Path:    x.rq.path,
-		Peer:    x.rq.peer,
+		Peer:    x.rq.addr,
 		TraceID: traceID(x.rq.traceparent),
+	}
+	if caller := x.proxy.options.Caller; caller != nil {
+		x.record.Caller = caller(x.record.Peer.Addr().Unmap())
 	}
 }
 
@@ -75,6 +82,13 @@ func (x *exchange) acquire() *problem {
 			return problem
 		}
 		if x.decision.Version.State == route.Ready {
+			switch waited, problem := x.reserve(); {
+			case problem != nil:
+				return problem
+			case waited: // and the table may be another one now
+				hold.version = x.decision.Version.ID
+				continue
+			}
 			entered, current := x.enter(now, "")
 			if entered {
 				return nil
@@ -83,9 +97,50 @@ func (x *exchange) acquire() *problem {
 				continue
 			}
 		}
+		x.unreserve()
 		if problem := hold.wait(x, now); problem != nil {
 			return problem
 		}
+	}
+}
+
+// reserve takes a place among the requests that the decided version works on, and
+// says whether it had to wait for one.
+func (x *exchange) reserve() (waited bool, _ *problem) {
+	state := x.proxy.versions.of(x.decision.Version.ID)
+	if state == x.version {
+		return false, nil
+	}
+	x.unreserve()
+	limits := &x.proxy.options.Concurrency
+	if !state.limiter.enter(limits) {
+		waited = true
+		if !state.limiter.wait(x.client.gone(), x.proxy.stopping, limits) {
+			return true, x.notReserved()
+		}
+	}
+	x.version = state
+	return waited, nil
+}
+
+func (x *exchange) notReserved() *problem {
+	select {
+	case <-x.client.gone():
+		return x.unwanted()
+	default:
+	}
+	select {
+	case <-x.proxy.stopping:
+		return stopping()
+	default:
+		return overloaded(x.decision.Version.ID, x.proxy.options.Concurrency.PerVersion)
+	}
+}
+
+func (x *exchange) unreserve() {
+	if x.version != nil {
+		x.version.limiter.leave(&x.proxy.options.Concurrency)
+		x.version = nil
 	}
 }
 
@@ -123,28 +178,51 @@ func (x *exchange) refusal() *problem {
 // in flight. It is not entered where there is none, or where the table is no longer
 // current: then the instance may be about to leave, and nobody waits for this request.
 func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
+	instance, flight := x.pick(avoid)
+	if instance == nil {
+		return false, true
+	}
+	flight.enter()
+	if x.proxy.current.Load() != now {
+		flight.leave()
+		return false, false
+	}
+	x.instance, x.flight = instance, flight
+	return true, true
+}
+
+// pick returns the instance whose turn it is, other than avoid, with its entry. Those that
+// are out are passed over, unless there is no other.
+func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 	version := x.decision.Version
 	for range version.Instances {
-		instance := version.Next()
-		if instance == nil || instance.ID == avoid {
+		next := version.Next()
+		if next == nil || next.ID == avoid {
 			continue
 		}
-		flight := x.proxy.flights.enter(version, instance.ID)
-		if x.proxy.current.Load() != now {
-			flight.leave()
-			return false, false
+		instance, of = next, x.proxy.flights.of(version, next.ID)
+		if !x.proxy.outliers.out(&of.outlier) {
+			return instance, of
 		}
-		x.instance, x.flight = instance, flight
-		return true, true
 	}
-	return false, true
+	// With turns taken by others in between, this request may not have seen all.
+	for i := range version.Instances {
+		other := &version.Instances[i]
+		if instance == nil || other.ID == avoid {
+			continue
+		}
+		if flight := x.proxy.flights.of(version, other.ID); !x.proxy.outliers.out(&flight.outlier) {
+			return other, flight
+		}
+	}
+	return instance, of
 }
 
 // moveOn enters another instance of the version instead of the present one. Where a newer
 // table is in place, the instance is one of that table; the version stays the same.
 func (x *exchange) moveOn() bool {
 	failed, left := x.instance, x.flight
-	id := x.decision.Version.ID
+	id, paid := x.decision.Version.ID, false
 	for {
 		now := x.proxy.current.Load()
 		d := now.table.Resolve(&x.ask)
@@ -152,6 +230,14 @@ func (x *exchange) moveOn() bool {
 			return false
 		}
 		x.decision.Version = d.Version
+		if !slices.ContainsFunc(d.Version.Instances, func(i route.Instance) bool { return i.ID != failed.ID }) {
+			return false
+		}
+		if !paid && !x.version.budget.take(x.version.answers.Load()) {
+			x.tooMany = true
+			return false
+		}
+		paid = true
 		entered, current := x.enter(now, failed.ID)
 		if entered {
 			left.leave()
@@ -160,6 +246,22 @@ func (x *exchange) moveOn() bool {
 			return entered
 		}
 	}
+}
+
+// unreachable says whether an error means that no connection to the instance could be
+// made, and notes that.
+func (x *exchange) unreachable(err error) bool {
+	if !isDialError(err) {
+		return false
+	}
+	x.proxy.outliers.unreachable(&x.flight.outlier)
+	return true
+}
+
+// answered notes that the instance has begun its answer.
+func (x *exchange) answered(status int) {
+	x.version.answers.Add(1)
+	x.proxy.outliers.answered(&x.flight.outlier, status, x.record.Time)
 }
 
 // refuse notes that the proxy itself answers, with a problem, and returns the answer.
@@ -198,7 +300,11 @@ func (x *exchange) explain(err error) *problem {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return instanceTimeout(id, x.instance, err)
 	case isDialError(err):
-		return noConnection(id, x.instance, err)
+		pr := noConnection(id, x.instance, err)
+		if x.tooMany {
+			pr.detail += " No other instance was tried: the budget for second tries is used up."
+		}
+		return pr
 	case isBrokenConnection(err):
 		return brokenConnection(id, x.instance, err)
 	}
@@ -218,6 +324,7 @@ func (x *exchange) end() {
 	if x.flight != nil {
 		x.flight.leave()
 	}
+	x.unreserve()
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
@@ -228,7 +335,7 @@ func (x *exchange) end() {
 		r.Version = d.Version.Name
 	}
 	if x.instance != nil {
-		r.Instance = x.instance.ID
+		r.Instance, r.Upstream = x.instance.ID, x.instance.Address
 	}
 	if x.proxy.options.Recorder != nil {
 		x.proxy.options.Recorder(r)

@@ -49,11 +49,12 @@ type fastConn struct {
 	watcher watcher
 	body    body
 
-	now      time.Time // when the present request was read, else when the last one ended
-	deadline time.Time // for reading; zero where there is none
-	served   bool      // a request was answered
-	trusted  bool      // what the client's address says of other clients is believed
-	inHead   bool      // the head of a request is being read
+	now          time.Time // when the present request was read, else when the last one ended
+	deadline     time.Time // for reading; zero where there is none
+	bodyDeadline time.Time // for more of a body that has to keep a pace; zero where there is none
+	served       bool      // a request was answered
+	trusted      bool      // what the client's address says of other clients is believed
+	inHead       bool      // the head of a request is being read
 
 	writeLimited time.Time // when the limit for writing was set
 	failed       bool      // writing to the client failed
@@ -91,12 +92,12 @@ func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
 
 // serve serves the connection to its end.
 func (c *fastConn) serve() {
-	c.proxy.conns.add(c)
+	c.proxy.clients.add(c)
 	what := goOn
 	for what == goOn {
 		what = c.next()
 	}
-	c.proxy.conns.remove(c)
+	c.proxy.clients.remove(c)
 	if what == hangUp {
 		_ = c.conn.Close()
 		c.input.release()
@@ -275,9 +276,10 @@ func (c *fastConn) beforeWait() {
 	var want time.Time
 	switch {
 	case !c.inHead:
+		want = c.bodyDeadline
 	case len(c.unread()) > 0 || !c.served:
-		if c.deadline.IsZero() || c.served && c.deadline.After(c.now.Add(o.ReadHeaderTimeout+time.Second)) {
-			want = time.Now().Add(o.ReadHeaderTimeout)
+		if c.deadline.IsZero() || c.served && c.deadline.After(c.now.Add(o.HeaderTimeout+time.Second)) {
+			want = time.Now().Add(o.HeaderTimeout)
 		} else {
 			want = c.deadline // from when the wait began
 		}
@@ -300,7 +302,7 @@ func (c *fastConn) answer(pr *problem) {
 		c.failed = true
 		return
 	}
-	if !c.body.skip(&c.input) {
+	if !c.body.skip(&c.input) || pr.distrusts() {
 		c.last = true
 	}
 	b := appendStatusLine((*c.out)[:0], c.head.Minor, answer.status, http.StatusText(answer.status))

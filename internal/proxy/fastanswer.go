@@ -51,7 +51,7 @@ func (c *fastConn) relayLength(u *upstream, left int64) bool {
 	for left > 0 {
 		if left >= spliceFrom && c.raw != nil && u.raw != nil {
 			c.limitWrite()
-			n, err := io.CopyN(c.conn, u.conn, min(left, spliceSize))
+			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceSize))
 			left -= n
 			c.record.BytesOut += n
 			if err != nil {
@@ -86,8 +86,9 @@ func (c *fastConn) relayChunked(u *upstream) bool {
 	var chunked http1.Chunked
 	for {
 		rest := u.unread()
-		n := 0
+		n, asIs := 0, 0
 		for n < len(rest) && !chunked.Done() {
+			trailing := chunked.InTrailers()
 			used, data, err := chunked.Next(rest[n:])
 			if err != nil {
 				_ = len(b) > 0 && c.writePart(b)
@@ -98,17 +99,21 @@ func (c *fastConn) relayChunked(u *upstream) bool {
 			}
 			n += used
 			c.record.BytesOut += int64(len(data))
+			if !trailing && !plain {
+				asIs = n
+			}
 		}
-		if !plain && len(b) == 0 {
-			if !c.writePart(rest[:n]) {
+		if len(b) == 0 && !chunked.Done() {
+			if !c.writePart(rest[:asIs]) {
 				return false
 			}
 		} else {
-			if !plain {
-				b = append(b, rest[:n]...)
+			b = append(b, rest[:asIs]...)
+			if chunked.Done() && !plain {
+				b = append(b, chunked.Trailers()...)
 			}
 			*c.out = b[:0]
-			if len(b) > 0 && !c.writePart(b) {
+			if !c.writePart(b) {
 				return false
 			}
 			b = b[:0]
@@ -223,9 +228,9 @@ func (c *fastConn) appendEnd(b []byte, chunked bool) []byte {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	switch {
-	case c.last || !c.body.done && c.body.pumping == nil:
+	case c.head.Minor > 0 && (c.last || !c.body.done && c.body.pumping == nil):
 		b = append(b, "Connection: close\r\n"...)
-	case c.head.Minor == 0:
+	case c.head.Minor == 0 && !c.last:
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	return append(b, crlf...)

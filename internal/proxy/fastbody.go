@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -17,9 +18,14 @@ type body struct {
 	bytes   int64 // of data so far
 	done    bool  // all of it was read
 
-	pumping chan struct{} // closed when the pump has ended; nil where there is none
-	failed  error         // why the client's side broke, once the pump has ended
-	refused bool          // the body is malformed
+	pumping   chan struct{} // closed when the pump has ended; nil where there is none
+	patience  bodyPatience  // with a client that has to keep a pace
+	paced     bool          // it has to
+	unspliced bool          // the kernel does not copy the rest: the pace has to be looked at
+
+	failed  error // why the client's side broke, once the pump has ended
+	slow    bool  // the client did not keep the pace
+	refused bool  // the body is malformed
 }
 
 func (b *body) begin(h *http1.Head) {
@@ -27,8 +33,9 @@ func (b *body) begin(h *http1.Head) {
 	b.done = b.kind == http1.BodyNone || b.kind == http1.BodyLength && b.left == 0
 }
 
-// take returns how much of rest belongs to the body.
-func (b *body) take(rest []byte) (n int, err error) {
+// take reads the body at the beginning of rest: n bytes, of which the first asIs are to be
+// passed on as they are, and tail behind them: the end of a body that is complete.
+func (b *body) take(rest []byte) (n, asIs int, tail []byte, err error) {
 	switch {
 	case b.done:
 	case b.kind == http1.BodyLength:
@@ -36,18 +43,25 @@ func (b *body) take(rest []byte) (n int, err error) {
 		b.bytes += int64(n)
 		b.left -= int64(n)
 		b.done = b.left == 0
+		asIs = n
 	default:
 		for n < len(rest) && !b.chunked.Done() {
+			trailing := b.chunked.InTrailers()
 			used, data, err := b.chunked.Next(rest[n:])
 			if err != nil {
-				return n, err
+				return n, asIs, nil, err
 			}
 			n += used
 			b.bytes += int64(len(data))
+			if !trailing {
+				asIs = n
+			}
 		}
-		b.done = b.chunked.Done()
+		if b.done = b.chunked.Done(); b.done {
+			tail = b.chunked.Trailers()
+		}
 	}
-	return n, nil
+	return n, asIs, tail, nil
 }
 
 // skip skips what there is of a body that nobody wants, and says whether that is all of it.
@@ -55,7 +69,7 @@ func (b *body) skip(in *input) bool {
 	if b.pumping != nil {
 		return false
 	}
-	n, err := b.take(in.unread())
+	n, _, _, err := b.take(in.unread())
 	in.skip(n)
 	return b.done && err == nil
 }
@@ -63,6 +77,9 @@ func (b *body) skip(in *input) bool {
 // startPump sends the rest of the request's body in the background, while the answer is read.
 func (c *fastConn) startPump(u *upstream) {
 	c.keepHead()
+	if rate := &c.proxy.options.BodyRate; c.body.kind == http1.BodyLength && rate.applies(c.body.left, c.rq.contentType) {
+		c.body.paced, c.body.patience = true, newPatience(rate)
+	}
 	c.body.pumping = make(chan struct{})
 	go c.pump(u, c.body.pumping)
 }
@@ -73,32 +90,50 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 	defer close(ended)
 	for {
 		rest := c.unread()
-		n, err := c.body.take(rest)
+		n, asIs, tail, err := c.body.take(rest)
 		if err != nil {
 			c.body.refused = true
 			c.breakOff(u, err)
 			return
 		}
-		if n > 0 {
-			if _, err := u.conn.Write(rest[:n]); err != nil {
+		for _, part := range [2][]byte{rest[:asIs], tail} {
+			if len(part) == 0 {
+				continue
+			}
+			if _, err := u.conn.Write(part); err != nil {
 				return // the answer says why, if there is one
 			}
-			c.skip(n)
 		}
+		c.skip(n)
 		if c.body.done {
 			return
 		}
-		if sent, err := c.splice(u); sent > 0 || err != nil {
-			if err != nil {
-				return
-			}
+		sent, err := c.splice(u)
+		if err != nil || c.body.done {
+			return
+		}
+		if sent > 0 {
 			continue
 		}
-		if err := c.fill(); err != nil {
+		if err := c.fillBody(); err != nil {
 			c.breakOff(u, err)
 			return
 		}
 	}
+}
+
+// fillBody reads more of the body, as long as there is patience with the client.
+func (c *fastConn) fillBody() error {
+	if !c.body.paced {
+		return c.fill()
+	}
+	start, before := time.Now(), len(c.unread())
+	c.bodyDeadline = c.body.patience.deadline(start)
+	err := c.fill()
+	c.body.patience.got(len(c.unread())-before, time.Since(start))
+	c.bodyDeadline = time.Time{}
+	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded)
+	return err
 }
 
 func (c *fastConn) breakOff(u *upstream, err error) {
@@ -115,11 +150,18 @@ const (
 // splice has the kernel copy a part of a large body with a length. It sends nothing where
 // that is not possible.
 func (c *fastConn) splice(u *upstream) (sent int64, err error) {
-	if c.body.kind != http1.BodyLength || c.body.left < spliceFrom || c.raw == nil || u.raw == nil {
+	if c.body.kind != http1.BodyLength || c.body.left < spliceFrom || c.raw == nil || u.raw == nil || c.body.unspliced {
 		return 0, nil
 	}
+	if c.body.paced {
+		c.bodyDeadline = c.body.patience.deadline(time.Now())
+	}
 	c.beforeWait()
-	sent, err = io.CopyN(u.conn, c.conn, min(c.body.left, spliceSize))
+	c.bodyDeadline = time.Time{}
+	sent, err = io.CopyN(u.tcp, c.tcp, min(c.body.left, spliceSize))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.body.unspliced, err = true, nil // who was slow, the client or the instance?
+	}
 	c.body.left -= sent
 	c.body.bytes += sent
 	c.body.done = c.body.left == 0

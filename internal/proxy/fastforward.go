@@ -21,19 +21,19 @@ const sendTimeout = time.Minute
 // forward sends the request to the instance, and its answer to the client.
 func (c *fastConn) forward() {
 	rest := c.unread()
-	n, err := c.body.take(rest)
+	n, asIs, tail, err := c.body.take(rest)
 	if err != nil {
 		c.last = true
 		c.answer(badBody())
 		return
 	}
 	c.skip(n)
-	u, err := c.send(rest[:n])
+	u, err := c.send(rest[:asIs], tail)
 	if u == nil || err != nil {
 		c.giveUp(u, err)
 		return
 	}
-	c.proxy.counters.add(c.decision.Version.ID)
+	c.answered(u.head.Status)
 	complete := c.relay(u)
 	c.watcher.stop()
 	sent := c.stopPump(u)
@@ -58,18 +58,18 @@ func (c *fastConn) forward() {
 // send sends the request with what is there of its body, and reads the head of the answer.
 // It tries again where nothing can have been acted on: where no connection could be
 // made, another instance; where a kept connection turns out to be closed, a new one.
-func (c *fastConn) send(start []byte) (u *upstream, err error) {
+func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 	fresh, moved := false, false
 	for {
 		u, err = c.connect(fresh)
 		if err != nil {
-			if isDialError(err) && !moved && c.moveOn() {
+			if c.unreachable(err) && !moved && c.moveOn() {
 				moved = true
 				continue
 			}
 			return nil, err
 		}
-		b := append(c.appendRequest((*c.out)[:0]), start...)
+		b := append(append(c.appendRequest((*c.out)[:0]), start...), tail...)
 		*c.out = b
 		wrote, err := u.conn.Write(b)
 		if err != nil && wrote == 0 && u.reused {
@@ -148,6 +148,8 @@ func (c *fastConn) giveUp(u *upstream, err error) {
 	switch {
 	case c.cut.Load(), c.watcher.isGone():
 		c.answer(c.unwanted())
+	case c.body.slow:
+		c.answer(slowBody(&c.proxy.options.BodyRate))
 	case c.body.refused:
 		c.answer(badBody())
 	case c.body.failed != nil && errors.Is(c.body.failed, io.EOF):
@@ -282,14 +284,12 @@ func (u *upstream) readHead(limits http1.Limits) (n int, err error) {
 		}
 		if err := u.fill(); err != nil {
 			if errors.Is(err, io.EOF) && len(u.unread()) > 0 {
-				err = errHalfHead
+				err = io.ErrUnexpectedEOF
 			}
 			return 0, err
 		}
 	}
 }
-
-var errHalfHead = errors.New("the connection ended in the middle of the answer's head")
 
 // canServeMore says whether another request can be sent once the answer is complete.
 func (u *upstream) canServeMore() bool {

@@ -19,24 +19,37 @@ type flights struct {
 	byID sync.Map // string -> *flight
 }
 
-// flight is a number of requests in flight, and the news when it becomes 0.
+// flight is a number of requests in flight, and the news when it becomes 0; for an instance
+// also how it fares.
 type flight struct {
 	version *route.VersionEntry // whose instance it is, in the table at the time of the first request
 	count   atomic.Int64
 	pool    pool // the fast path's idle connections to the instance
+	outlier outlier
 
 	mu   sync.Mutex
 	idle chan struct{} // closed when count becomes 0; nil while nobody waits
 }
 
-func (f *flights) enter(version *route.VersionEntry, id string) *flight {
+// of returns the entry of an instance of version.
+func (f *flights) of(version *route.VersionEntry, id string) *flight {
 	v, ok := f.byID.Load(id)
 	if !ok {
 		v, _ = f.byID.LoadOrStore(id, &flight{version: version})
 	}
-	flight := v.(*flight)
-	flight.enter()
-	return flight
+	return v.(*flight)
+}
+
+// ejected returns how many instances of table are out.
+func (f *flights) ejected(table *route.Table, o *outliers) int {
+	n := 0
+	f.byID.Range(func(id, v any) bool {
+		if flight := v.(*flight); o.out(&flight.outlier) && hasInstance(table, flight.version, id.(string)) {
+			n++
+		}
+		return true
+	})
+	return n
 }
 
 func (f *flights) waitIdle(ctx context.Context, id string) error {

@@ -196,7 +196,7 @@ func TestGRPC_StatusOfEveryProblem(t *testing.T) {
 	} {
 		answer := (&problem{code: code, status: 500, title: "t", detail: "d"}).reply(&request{contentType: "application/grpc"}, nil, "")
 		require.Equal(t, 200, answer.status, code)
-		require.Contains(t, answer.fields, field{"Grpc-Status", strconv.Itoa(int(want))}, code)
+		require.Contains(t, answer.fields, headerField{"Grpc-Status", strconv.Itoa(int(want))}, code)
 	}
 }
 

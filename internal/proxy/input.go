@@ -92,7 +92,8 @@ type source struct {
 	input
 
 	conn    net.Conn
-	raw     syscall.RawConn       // nil where conn is no plain socket
+	tcp     *net.TCPConn          // nil where conn is no plain socket
+	raw     syscall.RawConn       // of tcp
 	attempt func(fd uintptr) bool // s.readNow, made once
 	onWait  func()                // called before it waits; may set deadlines; may be nil
 	n       int                   // of the last attempt
@@ -101,9 +102,17 @@ type source struct {
 
 func (s *source) open(conn net.Conn) {
 	s.conn = conn
+	if limited, ok := conn.(*limitedConn); ok {
+		conn = limited.Conn
+	}
+	if proxied, ok := conn.(*proxiedConn); ok {
+		s.buf = proxied.takeRest()
+		s.w = len(s.buf)
+		conn = proxied.Conn
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok && canReadNow {
 		if raw, err := tcp.SyscallConn(); err == nil {
-			s.raw = raw
+			s.tcp, s.raw = tcp, raw
 			if s.attempt == nil {
 				s.attempt = s.readNow
 			}

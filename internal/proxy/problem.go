@@ -28,6 +28,7 @@ const (
 	CodeVersionNotReady Code = "version-not-ready"    // 503: the version did not become ready in time
 	CodeVersionGone     Code = "version-gone"         // 503: the version was removed while the request waited for it
 	CodeTooManyHeld     Code = "too-many-held"        // 503: too many requests wait for versions
+	CodeOverloaded      Code = "overloaded"           // 503: the version works on as many requests as it may
 	CodeStopping        Code = "proxy-stopping"       // 503: the proxy is being stopped
 	CodeUnreachable     Code = "instance-unreachable" // 502: no connection, or it broke before the answer
 	CodeBadAnswer       Code = "bad-answer"           // 502: the instance's answer is not what its protocol says
@@ -36,8 +37,12 @@ const (
 	CodeBadTarget       Code = "bad-target"           // 400: the request's target is not one for a proxy
 	CodeMalformed       Code = "malformed-request"    // 400, 414, 431, 501 or 505: not HTTP as the proxy reads it
 	CodeBadBody         Code = "bad-body"             // 400: the request's body broke off or is malformed
+	CodeSlowBody        Code = "slow-body"            // 408: the request's body came too slowly
 	CodeHTTPSTarget     Code = "https-target"         // 400: https:// through a proxy that does not speak for others
 	CodeConnect         Code = "connect-unsupported"  // 501: CONNECT
+
+	// This one is for a connection; no request was read, and there is no record.
+	CodeTooManyConnections Code = "too-many-connections" // 503: as many connections as may be are open
 
 	// These two are in records only: there is nobody to answer, or an answer has begun.
 	CodeClientGone Code = "client-gone"      // the client left before the answer was complete
@@ -81,21 +86,21 @@ func parsePage() *template.Template {
 // reply is a problem as an answer, whichever path it goes back on.
 type reply struct {
 	status int
-	fields []field
+	fields []headerField
 	body   []byte // not for HEAD
 }
 
-// field is one header field.
-type field struct{ name, value string }
+// headerField is one header field.
+type headerField struct{ name, value string }
 
 // reply returns the problem in the form that the client understands. servedBy is the
 // value of Layover-Served-By, where there is one.
 func (pr *problem) reply(rq *request, page *template.Template, servedBy string) reply {
-	answer := reply{status: pr.status, fields: []field{
+	answer := reply{status: pr.status, fields: []headerField{
 		{ErrorHeader, string(pr.code)},
 		{"Cache-Control", "no-store"},
 	}}
-	add := func(name, value string) { answer.fields = append(answer.fields, field{name, value}) }
+	add := func(name, value string) { answer.fields = append(answer.fields, headerField{name, value}) }
 	if servedBy != "" {
 		add(ServedByHeader, servedBy)
 	}
@@ -124,6 +129,16 @@ func (pr *problem) reply(rq *request, page *template.Template, servedBy string) 
 	add("Content-Length", strconv.Itoa(content.Len()))
 	answer.body = content.Bytes()
 	return answer
+}
+
+// distrusts says whether a connection of HTTP/1.1 must not be used after the problem: what
+// comes next could be the rest of what was refused.
+func (pr *problem) distrusts() bool {
+	switch pr.code {
+	case CodeMalformed, CodeBadTarget, CodeBadBody, CodeSlowBody:
+		return true
+	}
+	return false
 }
 
 // text is the problem in one line.

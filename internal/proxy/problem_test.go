@@ -121,9 +121,10 @@ func TestProblem_BrokenInstances(t *testing.T) {
 		service("upgrades", ready("main", rawInstance(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"))),
 	)
 	for host, code := range map[string]Code{
-		"closes": CodeUnreachable, "half": CodeBadAnswer, "garbage": CodeBadAnswer, "h2c": CodeBadAnswer, "upgrades": CodeBadAnswer,
+		"closes": CodeUnreachable, "half": CodeUnreachable, "garbage": CodeBadAnswer, "h2c": CodeBadAnswer, "upgrades": CodeBadAnswer,
 	} {
 		t.Run(host, func(t *testing.T) {
+			w.client.CloseIdleConnections() // each on a connection of its own
 			a := w.get(t, host+".localhost", "/")
 			require.Equal(t, http.StatusBadGateway, a.StatusCode)
 			p := a.problem(t)

@@ -25,12 +25,11 @@ import (
 
 // Defaults of [Options].
 const (
-	DefaultDrainTimeout = 10 * time.Second
-	DefaultDialTimeout  = 5 * time.Second
-	DefaultMaxHeld      = 4096
-
-	DefaultReadHeaderTimeout = 15 * time.Second
-	DefaultIdleTimeout       = 3 * time.Minute // longer than clients keep connections, so that they close first
+	DefaultDrainTimeout  = 10 * time.Second
+	DefaultDialTimeout   = 5 * time.Second
+	DefaultMaxHeld       = 4096
+	DefaultHeaderTimeout = 15 * time.Second
+	DefaultIdleTimeout   = 3 * time.Minute // longer than clients keep connections, so that they close first
 )
 
 // Options says how a proxy behaves. The zero value is ready to use.
@@ -45,21 +44,31 @@ type Options struct {
 	ProxyProtocolFrom []netip.Prefix
 
 	// Recorder is called once for each request, when its answer has been handed to the
-	// connection. It must return fast, and must not keep the record: it is used again.
+	// connection. It must return fast, and must not keep the record, which is used again; see
+	// [Record.Clone], [Ring] and [AccessLog].
 	Recorder func(*Record)
 
 	// Logger gets the errors that no client is told about. Nil means [slog.Default].
 	Logger *slog.Logger
 
-	DrainTimeout      time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
-	DialTimeout       time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
-	ReadHeaderTimeout time.Duration // how long a client may take to send the head of a request; 0 means DefaultReadHeaderTimeout
-	IdleTimeout       time.Duration // how long a client's connection is kept without a request; 0 means DefaultIdleTimeout
-	AnswerTimeout     time.Duration // how long an instance may take to begin its answer; 0 means no limit
-	MaxHeld           int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+	DrainTimeout  time.Duration // how long requests in flight may go on when Run ends; 0 means DefaultDrainTimeout
+	DialTimeout   time.Duration // how long connecting to an instance may take; 0 means DefaultDialTimeout
+	AnswerTimeout time.Duration // how long an instance may take to begin its answer; 0 means no limit
+	MaxHeld       int           // how many requests may wait for versions that start; 0 means DefaultMaxHeld
+	HeaderTimeout time.Duration // how long a client may take to send a request's header; 0 means DefaultHeaderTimeout
+	IdleTimeout   time.Duration // how long a connection may be idle between requests; 0 means DefaultIdleTimeout
 
 	// NoFastPath has net/http serve all of HTTP/1.1: for comparisons.
 	NoFastPath bool
+
+	Health      Health      // when an instance is taken out
+	Concurrency Concurrency // of the requests of a version
+	Connections Connections // of clients
+	BodyRate    BodyRate    // of requests
+
+	// Caller returns the ID of the instance that has an address, "" where none has. It is
+	// called for each request, and may be nil.
+	Caller func(netip.Addr) string
 }
 
 // Proxy forwards requests to the versions that a table selects. It is safe for
@@ -72,11 +81,13 @@ type Proxy struct {
 	transports     *transports
 	buffers        *bufferPool
 	relays         sync.Pool // of *relay
-	conns          fastConns
+	clients        fastConns
+	conns          *connLimit
 	limits         http1.Limits
 	current        atomic.Pointer[snapshot]
 	flights        flights
-	counters       counters
+	versions       versions
+	outliers       *outliers
 	held           atomic.Int64
 	active         flight       // all requests
 	none           *route.Table // the table before the first: nothing is known of any host
@@ -102,9 +113,11 @@ func New(options Options) *Proxy {
 	}
 	options.DrainTimeout = orDefault(options.DrainTimeout, DefaultDrainTimeout)
 	options.DialTimeout = orDefault(options.DialTimeout, DefaultDialTimeout)
-	options.ReadHeaderTimeout = orDefault(options.ReadHeaderTimeout, DefaultReadHeaderTimeout)
-	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
+	options.HeaderTimeout = orDefault(options.HeaderTimeout, DefaultHeaderTimeout)
+	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
+	options.Concurrency = options.Concurrency.withDefaults()
+	options.BodyRate = options.BodyRate.withDefaults()
 	p := &Proxy{
 		options:        options,
 		trusted:        newNetworks(options.TrustForwarded),
@@ -113,6 +126,8 @@ func New(options Options) *Proxy {
 		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:        newBufferPool(),
 		none:           route.EmptyTable(),
+		outliers:       newOutliers(options.Health),
+		conns:          newConnLimit(options.Connections),
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: maxHeaderBytes, Target: maxTarget, Fields: maxFields},
 		halfCloseGrace: halfCloseGrace,
@@ -130,7 +145,7 @@ func (p *Proxy) SetTable(t *route.Table) {
 	defer p.mu.Unlock()
 	old := p.current.Swap(&snapshot{table: t, replaced: make(chan struct{})})
 	close(old.replaced)
-	p.counters.sweep(t)
+	p.versions.sweep(t)
 	p.flights.sweep(t)
 	p.transports.sweep(t)
 }
@@ -143,10 +158,20 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r
 
 // Requests returns how many requests each version has answered, by its ID
 // ("cart@main"). Versions that are not in the table are not in it.
-func (p *Proxy) Requests() map[string]uint64 { return p.counters.in(p.Table()) }
+func (p *Proxy) Requests() map[string]uint64 { return p.versions.answers(p.Table()) }
+
+// Ejected returns how many instances get no requests at the moment, as connecting to them
+// failed or they answered with errors; see [Health].
+func (p *Proxy) Ejected() int { return p.flights.ejected(p.Table(), p.outliers) }
+
+// Connections returns how many connections clients have open, and how many were
+// refused, as there were too many; see [Connections].
+func (p *Proxy) Connections() (open int64, refused uint64) {
+	return p.conns.open.Load(), p.conns.refused.Load()
+}
 
 // RequestsTo returns how many requests one version has answered.
-func (p *Proxy) RequestsTo(id string) uint64 { return p.counters.of(id) }
+func (p *Proxy) RequestsTo(id string) uint64 { return p.versions.answersOf(id) }
 
 // WaitIdle waits until no request is in flight to the instance, upgraded
 // connections included. Call it after SetTable with a table that lacks the instance: from

@@ -168,7 +168,7 @@ type records struct {
 func (r *records) add(record *Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, record.Clone())
+	r.all = append(r.all, *record.Clone())
 }
 
 func (r *records) list() []Record {
@@ -328,7 +328,10 @@ func TestProxy_Record(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.Status)
 	require.EqualValues(t, 5, r.BytesIn)
 	require.EqualValues(t, 5, r.BytesOut)
-	require.Equal(t, trace, r.TraceID)
+	require.Equal(t, trace, r.TraceID.String())
+	require.Equal(t, "127.0.0.1", r.Peer.Addr().String())
+	require.NotZero(t, r.Peer.Port())
+	require.NotEmpty(t, r.Upstream)
 	require.Positive(t, r.FirstByte)
 	require.GreaterOrEqual(t, r.Duration, r.FirstByte)
 	require.Empty(t, r.Error)
@@ -397,9 +400,9 @@ func TestTraceID(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, c.want, traceID([]string{c.line}))
+			require.Equal(t, c.want, traceID([]string{c.line}).String())
 		})
 	}
-	require.Empty(t, traceID(nil))
-	require.Empty(t, traceID([]string{"00-" + id + "-00f067aa0ba902b7-01", "x"}))
+	require.Zero(t, traceID(nil))
+	require.Zero(t, traceID([]string{"00-" + id + "-00f067aa0ba902b7-01", "x"}))
 }

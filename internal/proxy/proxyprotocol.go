@@ -77,6 +77,13 @@ func (c *proxiedConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// takeRest takes what was read behind the header, so that the socket itself can be read on.
+func (c *proxiedConn) takeRest() []byte {
+	rest := c.rest
+	c.rest = nil
+	return rest
+}
+
 // CloseWrite tells the client that nothing more comes.
 func (c *proxiedConn) CloseWrite() error { return closeWrite(c.Conn) }
 

@@ -54,9 +54,9 @@ func TestProxyProtocol_ClientsAddress(t *testing.T) {
 				require.Equal(t, c.client, <-clients)
 				seen++
 				peer := w.records.wait(t, seen)[seen-1].Peer
-				require.Contains(t, peer, c.client)
+				require.Contains(t, peer.String(), c.client)
 				if c.client != "127.0.0.1" {
-					require.True(t, strings.HasSuffix(peer, ":4711"), peer)
+					require.True(t, strings.HasSuffix(peer.String(), ":4711"), peer.String())
 				}
 			}
 		})

@@ -26,6 +26,7 @@ type relay struct {
 	in        *http.Request
 	w         answerWriter
 	body      *requestBody // nil where the request has none
+	paced     *pacedBody   // within body, where the client has to keep a pace
 	completed bool         // false at the end where the answer was cut off
 }
 
@@ -67,7 +68,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 
 // run answers the request.
 func (x *relay) run() {
-	problem := refusal(x.in)
+	problem := refusalOf(x.in)
 	if problem == nil {
 		problem = x.find()
 	}
@@ -105,6 +106,10 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 		dropTunnelsOfHTTP(out.Header)
 	}
 	if out.Body != nil {
+		if rate := &x.proxy.options.BodyRate; rate.applies(in.ContentLength, x.rq.contentType) {
+			x.paced = newPacedBody(out.Body, rate, http.NewResponseController(x.w.ResponseWriter).SetReadDeadline)
+			out.Body = x.paced
+		}
 		x.body = &requestBody{ReadCloser: out.Body, in: in, out: out}
 		out.Body = x.body
 		if in.ContentLength < 0 && out.Trailer == nil {
@@ -139,14 +144,18 @@ func (x *relay) aim(out *http.Request) {
 // nothing was sent, and one other instance of the same version is tried.
 func (x *relay) RoundTrip(out *http.Request) (*http.Response, error) {
 	res, err := x.transport().RoundTrip(out)
-	if err == nil || !isDialError(err) || out.Context().Err() != nil || !x.moveOn() {
+	if err == nil || out.Context().Err() != nil || !x.unreachable(err) || !x.moveOn() {
 		return res, err
 	}
 	again := out.Clone(out.Context())
 	again.Trailer = out.Trailer // the body writes into it
 	x.aim(again)
 	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
-	return x.transport().RoundTrip(again)
+	res, err = x.transport().RoundTrip(again)
+	if err != nil && out.Context().Err() == nil {
+		x.unreachable(err)
+	}
+	return res, err
 }
 
 func (x *relay) transport() *http.Transport {
@@ -155,13 +164,16 @@ func (x *relay) transport() *http.Transport {
 
 // modify completes the instance's answer.
 func (x *relay) modify(res *http.Response) error {
-	x.proxy.counters.add(x.decision.Version.ID)
+	x.answered(res.StatusCode)
 	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
 	}
 	if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 {
 		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
+	}
+	if res.ContentLength < 0 && res.StatusCode != http.StatusSwitchingProtocols {
+		res.Body = trailedBody{res.Body, res}
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
@@ -177,6 +189,10 @@ func (x *relay) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	switch {
 	case x.w.tunnel != nil:
 		x.record.Error = string(x.left()) // upgraded: there is nobody to answer
+	case x.paced != nil && x.paced.slow.Load():
+		x.answer(slowBody(&x.proxy.options.BodyRate))
+	case isMalformedBody(x.in):
+		x.answer(badBody())
 	case x.in.Context().Err() != nil:
 		x.answer(x.unwanted())
 	case x.body != nil && x.body.failed.Load():
@@ -184,6 +200,12 @@ func (x *relay) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	default:
 		x.answer(x.explain(err))
 	}
+}
+
+// isMalformedBody says whether the body of r was refused while it was read.
+func isMalformedBody(r *http.Request) bool {
+	conn := strictConnOf(r.Context())
+	return conn != nil && conn.badBody.Load()
 }
 
 // answer answers with a problem.
@@ -195,6 +217,9 @@ func (x *relay) answer(pr *problem) {
 	h := x.w.Header()
 	for _, f := range answer.fields {
 		h.Set(f.name, f.value)
+	}
+	if pr.distrusts() && x.in.ProtoMajor == 1 {
+		h.Set("Connection", "close")
 	}
 	x.w.WriteHeader(answer.status)
 	if x.in.Method != http.MethodHead {
@@ -218,6 +243,9 @@ func (x *relay) finish() {
 	if !x.completed && r.Error == "" {
 		r.Error = string(x.left())
 	}
+	if x.paced != nil {
+		x.paced.end()
+	}
 	x.end()
 	if !x.completed {
 		return // after a panic: nobody knows what still refers to it
@@ -234,6 +262,8 @@ func (x *relay) gone() <-chan struct{} { return x.in.Context().Done() }
 // left is for [client].
 func (x *relay) left() Code {
 	switch cause := context.Cause(x.in.Context()); {
+	case x.paced != nil && x.paced.slow.Load():
+		return CodeSlowBody
 	case errors.Is(cause, errStopping):
 		return CodeStopping
 	case cause != nil || x.w.failed:

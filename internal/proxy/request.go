@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -13,17 +14,18 @@ import (
 // the request has ended.
 type request struct {
 	method    string
-	target    string // as it was sent
-	scheme    string // of the absolute form of the target; "" for the others
-	authority string // of the absolute form
-	path      string // of the target, without the query
-	host      string // the Host field, or :authority
-	major     int    // of the version of HTTP
-	peer      string // address of the other end, host:port
-	ip        string // host of peer
-	protocol  string // of an extended CONNECT (RFC 8441)
-	encrypted bool   // it came over TLS
-	trusted   bool   // it came to a trusted listener
+	target    string         // as it was sent
+	scheme    string         // of the absolute form of the target; "" for the others
+	authority string         // of the absolute form
+	path      string         // of the target, without the query
+	host      string         // the Host field, or :authority
+	major     int            // of the version of HTTP
+	peer      string         // address of the other end, host:port
+	addr      netip.AddrPort // the same; the zero value where it is no address
+	ip        string         // host of peer
+	protocol  string         // of an extended CONNECT (RFC 8441)
+	encrypted bool           // it came over TLS
+	trusted   bool           // it came to a trusted listener
 
 	accept         []string
 	baggage        []string
@@ -100,6 +102,7 @@ func (rq *request) setIP() {
 		ip = rq.peer
 	}
 	rq.ip = ip
+	rq.addr, _ = netip.ParseAddrPort(rq.peer)
 }
 
 // splitTarget takes the target apart (RFC 9112, section 3.2).

@@ -80,7 +80,7 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 		ErrorLog:          slog.NewLogLogger(p.options.Logger.Handler(), slog.LevelDebug),
 		Protocols:         &protocols,
 		ConnContext:       withConn,
-		ReadHeaderTimeout: p.options.ReadHeaderTimeout,
+		ReadHeaderTimeout: p.options.HeaderTimeout,
 		IdleTimeout:       p.options.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
@@ -103,13 +103,13 @@ func (p *Proxy) drain(servers []*http.Server, cut context.CancelCauseFunc) {
 		group.Go(func() error { return server.Shutdown(ctx) })
 	}
 	group.Go(func() error {
-		p.conns.drain(ctx)
+		p.clients.drain(ctx)
 		return nil
 	})
 	if err := errors.Join(group.Wait(), p.active.waitIdle(ctx)); err != nil {
 		p.options.Logger.Warn("requests cut off at the end of the drain", "requests", p.active.count.Load())
 		cut(errStopping)
-		p.conns.each((*fastConn).cutOff)
+		p.clients.each((*fastConn).cutOff)
 		for _, server := range servers {
 			_ = server.Close() // what Shutdown left; its listeners are closed already
 		}

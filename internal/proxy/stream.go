@@ -54,14 +54,14 @@ func (w *answerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if strict, ok := conn.(*strictConn); ok {
+		strict.grant()
+	}
 	w.tunnel = &tunnel{Conn: conn, buffered: buffered.Reader}
 	return w.tunnel, buffered, nil
 }
 
 func (w *answerWriter) begin(status int) {
-	if status != http.StatusSwitchingProtocols && wantsUpgrade(w.request) {
-		w.Header().Set("Connection", "close") // what the client sends next was not read as HTTP; see strictConn
-	}
 	if w.status == 0 {
 		w.status, w.first = status, time.Now()
 	}
@@ -116,6 +116,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.ended.Store(true)
 		if b.out.Trailer != nil {
 			maps.Copy(b.out.Trailer, b.in.Trailer)
+			dropFields(b.out.Trailer)
 		}
 	case err != nil && !b.closed.Load():
 		b.failed.Store(true)

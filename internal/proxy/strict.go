@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -37,11 +37,24 @@ type strictConn struct {
 	passed  int   // bytes at the beginning of what is unread that may be read
 	left    int64 // of a body with a length
 	refused *http1.Error
+	badBody atomic.Bool // the body of a request is malformed
 
-	mu    sync.Mutex
-	busy  int           // requests that are being answered
-	quiet chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
+	upgrade bool // the request that is being read asks for another protocol
+
+	mu      sync.Mutex
+	busy    int           // requests that are being answered
+	verdict verdict       // on the wish to upgrade
+	expired bool          // the deadline for reading is over
+	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
 }
+
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	granted
+	denied
+)
 
 type strictState uint8
 
@@ -49,7 +62,8 @@ const (
 	strictHead    strictState = iota
 	strictLength              // a body with a length
 	strictChunked             // a chunked body
-	strictOpen                // anything: HTTP/2, or what follows a wish to upgrade
+	strictVerdict             // nothing, until it is known whether the connection is upgraded
+	strictOpen                // anything: HTTP/2, or another protocol
 	strictEnd                 // nothing more
 )
 
@@ -135,6 +149,8 @@ func (c *strictConn) pass() error {
 		}
 		c.passed = n
 		c.behindHead()
+	case strictVerdict:
+		return c.awaitVerdict()
 	case strictEnd:
 		return io.EOF
 	default:
@@ -147,15 +163,27 @@ func (c *strictConn) pass() error {
 }
 
 func (c *strictConn) behindHead() {
+	if c.upgrade = c.head.Upgrade; c.upgrade {
+		c.mu.Lock()
+		c.verdict = undecided
+		c.mu.Unlock()
+	}
 	switch {
-	case c.head.Upgrade:
-		c.state = strictOpen // see answerWriter.begin: nothing else is served where it is not granted
 	case c.head.Body == http1.BodyChunked:
 		c.state, c.chunked = strictChunked, http1.Chunked{}
 	case c.head.Body == http1.BodyLength && c.head.Length > 0:
 		c.state, c.left = strictLength, c.head.Length
+	default:
+		c.behindMessage()
 	}
 	c.head.Reset()
+}
+
+func (c *strictConn) behindMessage() {
+	c.state = strictHead
+	if c.upgrade {
+		c.state = strictVerdict
+	}
 }
 
 func (c *strictConn) passBody(rest []byte) error {
@@ -163,20 +191,21 @@ func (c *strictConn) passBody(rest []byte) error {
 	case strictLength:
 		c.passed = int(min(int64(len(rest)), c.left))
 		if c.left -= int64(c.passed); c.left == 0 {
-			c.state = strictHead
+			c.behindMessage()
 		}
 	case strictChunked:
 		for len(rest) > 0 && !c.chunked.Done() {
 			n, _, err := c.chunked.Next(rest)
 			if err != nil {
 				c.state = strictEnd
+				c.badBody.Store(true)
 				return err
 			}
 			c.passed += n
 			rest = rest[n:]
 		}
 		if c.chunked.Done() {
-			c.state = strictHead
+			c.behindMessage()
 		}
 	default:
 		c.passed = len(rest)
@@ -199,8 +228,8 @@ const refusedHeader = "Layover-Refused"
 
 var refusedToken = sync.OnceValue(rand.Text)
 
-// refusal returns the problem of a request that stands for one that is refused, else nil.
-func refusal(r *http.Request) *problem {
+// refusalOf returns the problem of a request that stands for one that is refused, else nil.
+func refusalOf(r *http.Request) *problem {
 	if r.Header.Get(refusedHeader) != refusedToken() {
 		return nil
 	}
@@ -230,14 +259,15 @@ func checkAuthority(h *http1.Head) error {
 // progress is answered, or nobody can be expected to wait for it any more.
 func (c *strictConn) endOfClient() error {
 	c.mu.Lock()
-	if c.busy == 0 {
+	switch {
+	case c.expired:
+		c.mu.Unlock()
+		return os.ErrDeadlineExceeded
+	case c.busy == 0:
 		c.mu.Unlock()
 		return io.EOF
 	}
-	if c.quiet == nil {
-		c.quiet = make(chan struct{})
-	}
-	quiet := c.quiet
+	quiet := c.quietLocked()
 	c.mu.Unlock()
 	timer := time.NewTimer(c.grace)
 	defer timer.Stop()
@@ -247,6 +277,42 @@ func (c *strictConn) endOfClient() error {
 	case <-timer.C:
 		return io.EOF
 	}
+}
+
+// awaitVerdict waits until it is known whether the connection goes on in another protocol.
+func (c *strictConn) awaitVerdict() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.verdict == undecided && !c.expired {
+		quiet := c.quietLocked()
+		c.mu.Unlock()
+		<-quiet
+		c.mu.Lock()
+	}
+	switch c.verdict {
+	case granted:
+		c.state = strictOpen
+	case denied:
+		c.state = strictHead
+	default:
+		return os.ErrDeadlineExceeded // as the server asked
+	}
+	return nil
+}
+
+// grant says that the connection goes on in another protocol.
+func (c *strictConn) grant() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.verdict = granted
+	c.wakeLocked()
+}
+
+func (c *strictConn) quietLocked() chan struct{} {
+	if c.quiet == nil {
+		c.quiet = make(chan struct{})
+	}
+	return c.quiet
 }
 
 // begin and end say that a request is being answered.
@@ -260,6 +326,9 @@ func (c *strictConn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.busy--; c.busy == 0 {
+		if c.verdict == undecided {
+			c.verdict = denied
+		}
 		c.wakeLocked()
 	}
 }
@@ -273,11 +342,11 @@ func (c *strictConn) wakeLocked() {
 
 // SetReadDeadline also ends a wait for the end of the request, where the time is over.
 func (c *strictConn) SetReadDeadline(t time.Time) error {
-	if !t.IsZero() && !t.After(time.Now()) {
-		c.mu.Lock()
+	c.mu.Lock()
+	if c.expired = !t.IsZero() && !t.After(time.Now()); c.expired {
 		c.wakeLocked()
-		c.mu.Unlock()
 	}
+	c.mu.Unlock()
 	return c.Conn.SetReadDeadline(t)
 }
 
@@ -300,19 +369,4 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 func strictConnOf(ctx context.Context) *strictConn {
 	c, _ := ctx.Value(connKey{}).(*strictConn)
 	return c
-}
-
-// wantsUpgrade says whether an HTTP/1.1 request asks to change the protocol.
-func wantsUpgrade(r *http.Request) bool {
-	if r.ProtoMajor != 1 {
-		return false
-	}
-	for _, line := range r.Header["Connection"] {
-		for option := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(option), "upgrade") {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -131,7 +131,7 @@ func TestTLS_BehindALoadBalancer(t *testing.T) {
 	got, err := io.ReadAll(client)
 	require.NoError(t, err)
 	require.Contains(t, string(got), "200 OK")
-	require.Equal(t, "198.51.100.7:4711", w.records.wait(t, 1)[0].Peer)
+	require.Equal(t, "198.51.100.7:4711", w.records.wait(t, 1)[0].Peer.String())
 }
 
 func TestCertificates_ByName(t *testing.T) {

@@ -4,7 +4,7 @@ import "bytes"
 
 // Bounds of the chunked coding beside its data.
 const (
-	maxSizeDigits  = 15       // of a chunk's size, so that it fits
+	maxSizeDigits  = 16       // of a chunk's size
 	maxExtension   = 256      // bytes of one chunk's extensions
 	maxExtensions  = 16 << 10 // bytes of all extensions of a body
 	maxTrailers    = 16 << 10 // bytes of the trailer section
@@ -22,6 +22,7 @@ type Chunked struct {
 	fields     int
 	size       int    // bytes of the trailer section so far
 	line       []byte // of the trailer section, where it came in parts
+	trailers   []byte // the lines that may be passed on
 }
 
 type chunkState uint8
@@ -40,9 +41,17 @@ const (
 // Done says whether the body is complete.
 func (c *Chunked) Done() bool { return c.state == chunkDone }
 
+// InTrailers says whether what comes next belongs to the trailer section. Everything
+// before can be passed on as it came; instead of the section, [Chunked.Trailers] is passed on.
+func (c *Chunked) InTrailers() bool { return c.state == chunkTrailer }
+
+// Trailers is the trailer section of a body that is complete, with the line that ends it,
+// and without what only a head may say: framing, routing, and for whom it is (RFC 9110, section 6.5.1).
+func (c *Chunked) Trailers() []byte { return append(c.trailers, '\r', '\n') }
+
 // Next reads from the beginning of b. It returns how many bytes it has read, and
-// the data of the body among them, a view of b that may be empty. It stops behind each piece of data
-// and at the end of the body. An error is an *[Error].
+// the data of the body among them, a view of b that may be empty. It stops behind each piece of
+// data, before the trailer section, and at the end of the body. An error is an *[Error].
 func (c *Chunked) Next(b []byte) (n int, data []byte, err error) {
 	for n < len(b) && c.state != chunkDone {
 		switch c.state {
@@ -63,7 +72,9 @@ func (c *Chunked) Next(b []byte) (n int, data []byte, err error) {
 			if err := c.framing(b[n]); err != nil {
 				return n, nil, err
 			}
-			n++
+			if n++; c.state == chunkTrailer {
+				return n, nil, nil
+			}
 		}
 	}
 	return n, nil, nil
@@ -76,7 +87,7 @@ func (c *Chunked) framing(b byte) error {
 		digit := unhex(b)
 		switch {
 		case digit >= 0:
-			if c.digits++; c.digits > maxSizeDigits {
+			if c.digits++; c.digits > maxSizeDigits || c.left >= 1<<59 {
 				return malformed("the size of a chunk is malformed")
 			}
 			c.left = c.left<<4 | int64(digit)
@@ -157,10 +168,24 @@ func (c *Chunked) trailer(b []byte) (n int, err error) {
 	if err := f.read(); err != nil {
 		return 0, err
 	}
-	if f.Name.hopByHop() || f.Name.endToEnd() {
-		return 0, malformed("the trailer section has a field that may not be there")
+	if mayTrail(f.NameBytes(), f.Name) {
+		c.trailers = append(c.trailers, line...)
 	}
 	return n, nil
+}
+
+// mayTrail says whether a field may be a trailer.
+func mayTrail(name []byte, known Name) bool {
+	switch {
+	case known.hopByHop(), known.endToEnd(), len(name) >= 8 && equalFold(name[:8], "layover-"):
+		return false
+	}
+	for _, head := range []string{"authorization", "content-encoding", "content-range", "content-type", "cache-control", "expect", "max-forwards", "pragma", "range", "set-cookie", "www-authenticate"} {
+		if equalFold(name, head) {
+			return false
+		}
+	}
+	return true
 }
 
 func unhex(c byte) int {

@@ -1,0 +1,353 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestConformance_BothWaysAtOnce(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			c.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+			for {
+				size, err := c.in.ReadString('\n')
+				if err != nil {
+					return
+				}
+				if size == "0\r\n" {
+					_ = c.head()
+					c.say("0\r\n\r\n")
+					return
+				}
+				chunk, _ := c.in.ReadString('\n')
+				c.say(fmt.Sprintf("%x\r\n%s", len(chunk)-2, strings.ToUpper(chunk)))
+			}
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, post("Transfer-Encoding: chunked"))
+		head := client.head(t)
+		for _, word := range []string{"one", "three", "seventeen"} { // each is answered before the next is sent
+			client.raw(t, fmt.Sprintf("%x\r\n%s\r\n", len(word), word))
+			want := fmt.Sprintf("%x\r\n%s\r\n", len(word), strings.ToUpper(word))
+			require.Equal(t, want, client.exactly(t, len(want)))
+		}
+		client.raw(t, "0\r\n\r\n")
+		require.Equal(t, "0\r\n\r\n", client.exactly(t, 5))
+		r := w.served(t, head, 1)
+		require.EqualValues(t, len("onethreeseventeen"), r.BytesIn)
+		require.EqualValues(t, len("onethreeseventeen"), r.BytesOut)
+	})
+}
+
+// TestConformance_HalfClose holds that a client may end what it says with its request.
+func TestConformance_HalfClose(t *testing.T) {
+	eachCase(t, map[string]string{"half-close behind a GET": get("/"), "half-close behind a POST": post("Content-Length: 2") + "hi"}, func(t *testing.T, path, name, raw string) {
+		asked, proceed := make(chan struct{}), make(chan struct{})
+		o := newOrigin(t, func(c *far) {
+			c.bodyOf(c.head())
+			close(asked)
+			<-proceed
+			c.say(okAnswer)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, raw)
+		client.closeWrite(t)
+		<-asked
+		client.silent(t)
+		close(proceed)
+		head := client.head(t)
+		require.Equal(t, "ok", client.exactly(t, 2), name)
+		w.served(t, head, 1)
+		client.ended(t)
+	})
+}
+
+func TestConformance_ClientThatLeaves(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		asked, left := make(chan struct{}), make(chan struct{})
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			close(asked)
+			_, err := c.in.ReadByte() // until the proxy gives up
+			if err != nil {
+				close(left)
+			}
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		<-asked
+		require.NoError(t, client.Close())
+		<-left
+		w.failed(t, CodeClientGone, 1)
+		require.Zero(t, w.records.list()[0].Status)
+	})
+}
+
+func TestConformance_AnswerBeforeTheBodyIsComplete(t *testing.T) {
+	eachCase(t, map[string]string{"length": "Content-Length: 1000000", "chunks": "Transfer-Encoding: chunked"}, func(t *testing.T, path, name, fields string) {
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			c.say("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+			c.closeWrite()
+			_, _ = io.Copy(io.Discard, c.in)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, post(fields))
+		if strings.HasPrefix(fields, "T") {
+			client.raw(t, "5\r\nhello\r\n")
+		} else {
+			client.raw(t, "hello")
+		}
+		head := client.head(t)
+		require.Contains(t, head[0], "HTTP/1.1 413 ", name)
+		require.Equal(t, "no", client.exactly(t, 2), name)
+		require.NoError(t, client.Close())
+		r := w.records.wait(t, 1)[0]
+		require.Equal(t, 413, r.Status)
+		require.Empty(t, r.Error)
+	})
+}
+
+// TestConformance_StaleConnection holds that an instance that closes an idle connection costs
+// no request that can be sent again, and that none that it may have acted on is sent twice.
+func TestConformance_StaleConnection(t *testing.T) {
+	t.Run("closed while idle", func(t *testing.T) {
+		eachPath(t, func(t *testing.T, path string) {
+			closed := make(chan struct{}, 64)
+			o := newOrigin(t, func(c *far) {
+				if c.head() != nil {
+					c.say(okAnswer)
+				}
+				_ = c.Close()
+				closed <- struct{}{}
+			})
+			w := newPathWorld(t, path, Options{}, o.addr)
+			client := dial(t, w.addr)
+			for n := range 20 {
+				client.raw(t, get("/"))
+				head := client.head(t)
+				require.Equal(t, "HTTP/1.1 200 OK", head[0])
+				require.Equal(t, "ok", client.exactly(t, 2))
+				w.served(t, head, n+1)
+				<-closed
+			}
+		})
+	})
+	t.Run("a body that was sent", func(t *testing.T) {
+		eachPath(t, func(t *testing.T, path string) {
+			var posts atomic.Int64
+			o := newOrigin(t, func(c *far) {
+				c.head()
+				c.say(okAnswer)
+				if head := c.head(); head != nil { // the second request of the connection is read, and not answered
+					c.bodyOf(head)
+					posts.Add(1)
+				}
+			})
+			w := newPathWorld(t, path, Options{}, o.addr)
+			client := dial(t, w.addr)
+			client.raw(t, get("/"))
+			client.head(t)
+			client.exactly(t, 2)
+			client.raw(t, post("Content-Length: 5")+"hello")
+			require.Equal(t, "HTTP/1.1 502 Bad Gateway", client.head(t)[0])
+			w.records.wait(t, 2)
+			w.failed(t, CodeUnreachable, 2)
+			require.EqualValues(t, 1, posts.Load())
+			require.EqualValues(t, 1, o.conns.Load())
+		})
+	})
+	t.Run("an answer that began", func(t *testing.T) {
+		eachPath(t, func(t *testing.T, path string) {
+			o := newOrigin(t, func(c *far) {
+				c.head()
+				if c.number > 1 {
+					c.say(okAnswer)
+				}
+				c.say(okAnswer)
+				c.head()
+				c.say("HTTP/1.1 2")
+			})
+			w := newPathWorld(t, path, Options{}, o.addr)
+			client := dial(t, w.addr)
+			client.raw(t, get("/"))
+			client.head(t)
+			client.exactly(t, 2)
+			client.raw(t, get("/"))
+			require.Equal(t, "HTTP/1.1 502 Bad Gateway", client.head(t)[0])
+			require.EqualValues(t, 1, o.conns.Load())
+		})
+	})
+}
+
+func TestConformance_Upgrade(t *testing.T) {
+	eachCase(t, map[string]struct{ protocol, more string }{
+		"websocket": {"websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"},
+		"another":   {"layover-test/1", ""},
+	}, func(t *testing.T, path, name string, c struct{ protocol, more string }) {
+		o := newOrigin(t, func(f *far) {
+			head := f.head()
+			if field(head, "Upgrade") == nil {
+				f.say("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+				return
+			}
+			f.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + c.protocol + "\r\n\r\nright behind ")
+			_, _ = io.Copy(f, f.in)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, "GET / HTTP/1.1\r\nHost: cart.localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: "+c.protocol+"\r\n"+c.more+"\r\nearly")
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 101 Switching Protocols", head[0], name)
+		require.Equal(t, []string{c.protocol}, field(head, "Upgrade"), name)
+		require.Equal(t, []string{"cart@main; by=default"}, field(head, ServedByHeader), name)
+		require.Equal(t, "right behind early", client.exactly(t, len("right behind early")), name)
+		client.raw(t, "\x00\xff\r\n\r\n")
+		require.Equal(t, "\x00\xff\r\n\r\n", client.exactly(t, 6), name)
+		client.closeWrite(t)
+		client.ended(t)
+		r := w.served(t, head, 1)
+		require.EqualValues(t, len("early")+6, r.BytesIn, name)
+		require.EqualValues(t, len("right behind early")+6, r.BytesOut, name)
+	})
+}
+
+// TestConformance_UpgradeThatIsNotGranted holds that the connection is one of HTTP still.
+func TestConformance_UpgradeThatIsNotGranted(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		w := newPathWorld(t, path, Options{}, newOrigin(t, answering(okAnswer)).addr)
+		client := dial(t, w.addr)
+		for n := range 2 {
+			client.raw(t, get("/", "Connection: Upgrade", "Upgrade: websocket"))
+			head := client.head(t)
+			require.Equal(t, "HTTP/1.1 200 OK", head[0])
+			require.Equal(t, "ok", client.exactly(t, 2))
+			w.served(t, head, n+1)
+		}
+	})
+}
+
+func TestConformance_EventsComeAtOnce(t *testing.T) {
+	eachCase(t, map[string]string{
+		"chunked":     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"with length": "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 33\r\n\r\n",
+		"until close": "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+	}, func(t *testing.T, path, name, head string) {
+		proceed := make(chan struct{})
+		event := "data: 123\n\n"
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			c.say(head)
+			for range 3 {
+				<-proceed
+				if name == "chunked" {
+					c.say(fmt.Sprintf("%x\r\n%s\r\n", len(event), event))
+				} else {
+					c.say(event)
+				}
+			}
+			if name == "chunked" {
+				c.say("0\r\n\r\n")
+			}
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		res, err := http.ReadResponse(client.in, nil) // before the first event is there
+		require.NoError(t, err, name)
+		read := make([]byte, len(event))
+		for range 3 {
+			proceed <- struct{}{}
+			_, err := io.ReadFull(res.Body, read)
+			require.NoError(t, err, name)
+			require.Equal(t, event, string(read), name)
+		}
+		n, err := res.Body.Read(read)
+		require.Zero(t, n)
+		require.ErrorIs(t, err, io.EOF, name)
+		require.Empty(t, w.records.wait(t, 1)[0].Error, name)
+	})
+}
+
+// TestConformance_LargeBodies sends bodies of any size through memory of a constant one.
+func TestConformance_LargeBodies(t *testing.T) {
+	const size, chunk, most = 64 << 20, 64 << 10, 24 << 20
+	eachCase(t, map[string]bool{"length": false, "chunks": true}, func(t *testing.T, path, name string, chunked bool) {
+		piece := []byte(strings.Repeat("x", chunk))
+		if chunked {
+			piece = fmt.Appendf(nil, "%x\r\n%s\r\n", chunk, piece)
+		}
+		pour := func(to io.Writer) error {
+			for range size / chunk {
+				if _, err := to.Write(piece); err != nil {
+					return err
+				}
+			}
+			if chunked {
+				_, err := io.WriteString(to, "0\r\n\r\n")
+				return err
+			}
+			return nil
+		}
+		framing := fmt.Sprintf("Content-Length: %d", size)
+		if chunked {
+			framing = "Transfer-Encoding: chunked"
+		}
+		o := newOrigin(t, func(c *far) {
+			in := bufio.NewReader(c.Conn) // what came is not kept
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			if n, err := io.Copy(io.Discard, r.Body); n != size || err != nil {
+				t.Errorf("%s: %d bytes, %v", name, n, err)
+			}
+			c.say("HTTP/1.1 200 OK\r\n" + framing + "\r\n\r\n")
+			if err := pour(c); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		var before, now runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		highest := uint64(0)
+		measure := func() {
+			runtime.ReadMemStats(&now)
+			highest = max(highest, now.HeapInuse)
+		}
+		client.raw(t, post(framing))
+		require.NoError(t, pour(client))
+		measure()
+		res, err := http.ReadResponse(client.in, nil)
+		require.NoError(t, err)
+		total := int64(0)
+		for {
+			n, err := io.CopyN(io.Discard, res.Body, size/16)
+			total += n
+			measure()
+			if err != nil {
+				break
+			}
+		}
+		require.EqualValues(t, size, total)
+		r := w.records.wait(t, 1)[0]
+		require.EqualValues(t, size, r.BytesIn)
+		require.EqualValues(t, size, r.BytesOut)
+		require.Less(t, highest, before.HeapInuse+most)
+	})
+}

@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"context"
+	"sync/atomic"
+	"unsafe"
+)
+
+// How much of a text a [Ring] keeps, in bytes. The rest is cut off.
+const (
+	keptMethod = 16
+	keptHost   = 64
+	keptPath   = 128
+	keptRoute  = 64
+)
+
+// DefaultRing is how many records a [Ring] has place for where nothing is said.
+const DefaultRing = 4096
+
+// Ring hands records from requests to one reader. It has a fixed size, and keeps of each
+// record what fits its place: where the reader is too slow, records are dropped and
+// counted, and no request waits.
+type Ring struct {
+	places []place
+	wake   chan struct{}
+	read   uint64 // number of the record to be read next; the reader's
+
+	_       [64]byte // what all requests write lies apart from what they only read
+	next    atomic.Uint64
+	asleep  atomic.Bool // the reader waits for wake
+	dropped atomic.Uint64
+}
+
+// place is room for one record. Its turn says whose it is: with n, of who adds the record
+// number n; with n+1, of the reader, for that record.
+type place struct {
+	turn   atomic.Uint64
+	record Record // with texts that are in text
+	text   [keptMethod + keptHost + keptPath + keptRoute]byte
+}
+
+// NewRing returns a ring with places for at least so many records; 0 means DefaultRing.
+func NewRing(size int) *Ring {
+	n := 2 // with one place its two owners would have the same number
+	for n < orDefault(size, DefaultRing) {
+		n *= 2
+	}
+	r := &Ring{places: make([]place, n), wake: make(chan struct{}, 1)}
+	for i := range r.places {
+		r.places[i].turn.Store(uint64(i))
+	}
+	return r
+}
+
+// Add puts in a copy of a record. It never blocks.
+func (r *Ring) Add(record *Record) {
+	for {
+		n := r.next.Load()
+		p := &r.places[n%uint64(len(r.places))]
+		switch turn := p.turn.Load(); {
+		case turn < n: // the record of the last round is still there
+			r.dropped.Add(1)
+			return
+		case turn == n && r.next.CompareAndSwap(n, n+1):
+			p.fill(record)
+			p.turn.Store(n + 1)
+			if r.asleep.Load() && r.asleep.Swap(false) {
+				r.wake <- struct{}{} // there is room: only who ends the sleep sends
+			}
+			return
+		}
+	}
+}
+
+// fill takes over a record.
+func (p *place) fill(record *Record) {
+	p.record = *record
+	rest := p.text[:]
+	keep := func(s string, most int) string {
+		n := copy(rest[:most], s)
+		kept := rest[:n]
+		rest = rest[most:]
+		return unsafe.String(unsafe.SliceData(kept), n) //nolint:gosec // it holds until the reader gives back the place
+	}
+	p.record.Method = keep(record.Method, keptMethod)
+	p.record.Host = keep(record.Host, keptHost)
+	p.record.Path = keep(record.Path, keptPath)
+	p.record.Route = keep(record.Route, keptRoute)
+}
+
+// Drain calls each for the records that are there, in the order they came, and returns how
+// many there were. A record and its texts hold during the call only. There is one reader.
+func (r *Ring) Drain(each func(*Record)) int {
+	for n := 0; ; n++ {
+		p := r.ready()
+		if p == nil || n == len(r.places) {
+			return n
+		}
+		each(&p.record)
+		p.turn.Store(r.read + uint64(len(r.places)))
+		r.read++
+	}
+}
+
+// ready returns the place of the next record, nil where there is none yet.
+func (r *Ring) ready() *place {
+	p := &r.places[r.read%uint64(len(r.places))]
+	if p.turn.Load() != r.read+1 {
+		return nil
+	}
+	return p
+}
+
+// Wait waits until there is a record to drain. It returns the cause of ctx where that
+// ends first.
+func (r *Ring) Wait(ctx context.Context) error {
+	r.asleep.Store(true)
+	if r.ready() != nil && r.asleep.Swap(false) {
+		return nil
+	}
+	select {
+	case <-r.wake:
+		return nil
+	case <-ctx.Done():
+		if !r.asleep.Swap(false) {
+			<-r.wake // on its way
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// Dropped returns how many records did not find a place.
+func (r *Ring) Dropped() uint64 { return r.dropped.Load() }
