@@ -38,6 +38,7 @@ type Client struct {
 	agent    string
 	backoff  time.Duration // first pause before a broken stream is taken up again
 	patience time.Duration // how long a broken stream is tried again
+	lost     func(error)   // see WithLost
 }
 
 // ClientOption changes a client that [NewClient] makes.
@@ -66,6 +67,13 @@ func WithPatience(d time.Duration) ClientOption {
 	return func(c *Client) { c.patience = d }
 }
 
+// WithLost says what to call, so that somebody who waits can be told, when a stream broke and
+// could not be taken up again at once: with the error then, and with nil when it was taken up.
+// Calls come from the goroutine that reads the stream.
+func WithLost(lost func(err error)) ClientOption {
+	return func(c *Client) { c.lost = lost }
+}
+
 // NewClient returns a client for the server at baseURL, for example
 // "http://127.0.0.1:7070"; the scheme may be left out. It connects to nothing yet.
 func NewClient(baseURL string, opts ...ClientOption) (*Client, error) {
@@ -78,6 +86,7 @@ func NewClient(baseURL string, opts ...ClientOption) (*Client, error) {
 		agent:    "layover-client",
 		backoff:  100 * time.Millisecond,
 		patience: time.Minute,
+		lost:     func(error) {},
 	}
 	for _, opt := range opts {
 		opt(c)
@@ -132,7 +141,8 @@ type call struct {
 	query  url.Values
 	body   any // sent as JSON, where not nil
 	header http.Header
-	limit  int64 // of the answer in bytes; 0 means maxAnswer
+	limit  int64  // of the answer in bytes; 0 means maxAnswer
+	opened func() // of a stream: it is there; may be nil
 }
 
 // do sends a call and reads its answer into out, where that is not nil.

@@ -177,6 +177,13 @@ func (c *Client) follow(ctx context.Context, k call, limit int, use func(message
 	var lastID string
 	var lastSeen time.Time // when a connection was there last; zero before the first
 	backoff := c.backoff
+	lost := false
+	k.opened = func() {
+		if lost {
+			lost = false
+			c.lost(nil)
+		}
+	}
 	for {
 		began := time.Now()
 		connected, more, err := c.followOnce(ctx, k, limit, &lastID, use)
@@ -194,6 +201,9 @@ func (c *Client) follow(ctx context.Context, k call, limit int, use func(message
 			}
 		case time.Since(lastSeen) > c.patience:
 			return err
+		case !lost:
+			lost = true
+			c.lost(err)
 		}
 		select {
 		case <-time.After(backoff):
@@ -217,6 +227,9 @@ func (c *Client) followOnce(ctx context.Context, k call, limit int, lastID *stri
 		return false, true, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if k.opened != nil {
+		k.opened()
+	}
 	lines := newLineReader(resp.Body, limit, dog)
 	var m message
 	id := *lastID

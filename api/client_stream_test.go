@@ -115,7 +115,8 @@ func TestFollowEventsEnds(t *testing.T) {
 		}
 	})
 	t.Run("when no server comes back", func(t *testing.T) {
-		e := newEnv(t, api.WithPatience(200*time.Millisecond))
+		var told []error
+		e := newEnv(t, api.WithPatience(200*time.Millisecond), api.WithLost(func(err error) { told = append(told, err) }))
 		e.Emit(changed("1"))
 		var last error
 		for _, err := range e.FollowEvents(t.Context(), api.EventFilter{}) {
@@ -127,6 +128,8 @@ func TestFollowEventsEnds(t *testing.T) {
 		}
 		var unreachable *api.UnreachableError
 		require.ErrorAs(t, last, &unreachable)
+		require.Len(t, told, 1, "once, however often it is tried")
+		require.ErrorAs(t, told[0], &unreachable)
 	})
 }
 

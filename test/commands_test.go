@@ -55,7 +55,7 @@ func (s *script) end() {
 }
 
 // up starts layover up with its arguments in the background, waits until it
-// serves, and sets LAYOVER_SERVER and PROXY (host:port). What it writes goes to up.log.
+// serves, and sets LAYOVER_SERVER, SERVER and PROXY (host:port). What it writes goes to up.log.
 func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts)
 	if neg || s.server != nil {
@@ -98,6 +98,7 @@ func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 	for _, match := range found {
 		if match[1] == "server" {
 			ts.Setenv("LAYOVER_SERVER", "http://"+match[2])
+			ts.Setenv("SERVER", match[2])
 		} else {
 			ts.Setenv("PROXY", match[2])
 		}
@@ -109,6 +110,14 @@ func cmdUp(ts *testscript.TestScript, neg bool, args []string) {
 // What it wrote becomes stderr.
 func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	if err := finish(ts, syscall.SIGINT); (err != nil) != neg {
+		ts.Fatalf("layover up ended with: %v", err)
+	}
+}
+
+// hangup sends SIGHUP to layover up, as a terminal does that is closed, and expects it to
+// end well. What it wrote becomes stderr.
+func cmdHangup(ts *testscript.TestScript, neg bool, args []string) {
+	if err := finish(ts, syscall.SIGHUP); (err != nil) != neg {
 		ts.Fatalf("layover up ended with: %v", err)
 	}
 }

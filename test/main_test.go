@@ -67,6 +67,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"up":        cmdUp,
 			"interrupt": cmdInterrupt,
+			"hangup":    cmdHangup,
 			"crash":     cmdCrash,
 			"becomes":   cmdBecomes,
 			"happens":   cmdHappens,

@@ -49,11 +49,20 @@ func isTerminal(w io.Writer) bool {
 
 // Client returns a client for the server that was named.
 func (a *App) Client() (*api.Client, error) {
-	client, err := api.NewClient(a.Server, api.WithActor(a.user()))
+	client, err := api.NewClient(a.Server, api.WithActor(a.user()), api.WithLost(a.tellLost))
 	if err != nil {
 		return nil, usagef("it should look like "+defaultServer, "the server %q: %s", a.Server, err)
 	}
 	return client, nil
+}
+
+// tellLost tells a person who waits for the server that it has gone, and that it is back.
+func (a *App) tellLost(err error) {
+	if err == nil {
+		a.say("the server is back\n")
+		return
+	}
+	a.say("the server is gone, waiting for it to come back: %s\n", err)
 }
 
 // env returns the value of an environment variable.

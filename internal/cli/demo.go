@@ -33,10 +33,19 @@ func newDemoCmd(app *App) *cobra.Command {
 		Short:   "A small shop to try it with: five services, one of them in two versions",
 		Long: `Run a small shop of five services that call each other through the proxy, one of them in
 two versions, and print what to try. Everything lives in a temporary folder that is removed
-at the end. With --once, run the tour instead: make each request, check every answer, and end.`,
+at the end, be it by Ctrl-C or a closed terminal. With --once, run the tour instead: make each
+request, check every answer, and end.`,
 		Example: "  layover demo\n  layover demo --once",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), app, opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := app.untilAlone(cmd.Context())
+			defer stop()
+			err := runDemo(ctx, app, opts)
+			if err == nil && opts.Once && ctx.Err() != nil {
+				return &silentError{code: exitInterrupted} // no tour was right that was not made to its end
+			}
+			return err
+		},
 	}
 	cmd.Flags().BoolVar(&opts.Once, "once", false, "run the tour, check every answer, and end")
 	return cmd
@@ -162,7 +171,7 @@ The shop is up. In a browser:
 The same from a program, by the baggage header:
 
   curl %[1]s/api/products
-  curl -H 'baggage: dynamic_route=feature-1' %[1]s/api/products
+  curl -H '%[4]s' %[1]s/api/products
 
 Add a version of your own, look at it, and stop it again (in another terminal):
 
@@ -173,7 +182,7 @@ Add a version of your own, look at it, and stop it again (in another terminal):
   %[3]s stop pricing@try-1
 
 Ctrl-C ends it and removes everything.
-`, front, proxyPort, selfCommand(app, env))
+`, front, proxyPort, selfCommand(app, env), baggageLine(env.describe(), "feature-1"))
 }
 
 // selfCommand is how a person calls this program, and this server, from another terminal.

@@ -105,8 +105,15 @@ func runDeploy(ctx context.Context, app *App, opts *deployOptions) error {
 	if v.PreviewURL != "" {
 		app.printf("  in a browser    %s\n", v.PreviewURL)
 	}
-	app.printf("  from a program  baggage: %s=%s\n", route.DefaultBaggageKey, v.Name)
+	if env, err := client.Environment(ctx); err == nil { // the version is up, whether or not this can be told
+		app.printf("  from a program  %s\n", baggageLine(env, v.Name))
+	}
 	return nil
+}
+
+// baggageLine is the header line that carries a route in an environment.
+func baggageLine(env api.Environment, value string) string {
+	return "baggage: " + route.PrependMember(nil, env.BaggageKey, value)[0]
 }
 
 // deployment checks the flags and makes the request of them.
@@ -189,6 +196,9 @@ func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 			if name = strings.TrimSpace(name); !ok || name == "" {
 				return nil, usagef("", "%s:%d: %q is not KEY=VALUE", file, n, line)
 			}
+			if !api.IsVariable(name) {
+				return nil, usagef("use letters, digits and _", "%s:%d: %q cannot be the name of an environment variable", file, n, name)
+			}
 			env[name] = unquote(strings.TrimSpace(value))
 		}
 		if err := lines.Err(); err != nil {
@@ -199,6 +209,9 @@ func readEnv(app *App, file string, flags []string) (map[string]string, error) {
 		name, value, ok := strings.Cut(flag, "=")
 		if name == "" {
 			return nil, usagef("", "--env %q is not KEY=VALUE", flag)
+		}
+		if !api.IsVariable(name) {
+			return nil, usagef("use letters, digits and _", "--env: %q cannot be the name of an environment variable", name)
 		}
 		if !ok {
 			value = app.env(name)

@@ -91,6 +91,7 @@ func TestDeployFlagsRefused(t *testing.T) {
 		"no words":            {[]string{"cart@x", "--command", " "}, "no words"},
 		"negative time-out":   {[]string{"cart@x", "--timeout", "-1s"}, "negative"},
 		"port out of range":   {[]string{"cart@x", "--port", "65536"}, "between 1 and 65535"},
+		"name of a variable":  {[]string{"cart@x", "--env", "A B=x"}, `"A B" cannot be the name of an environment variable`},
 		"variable of no name": {[]string{"cart@x", "--env", "=b"}, "not KEY=VALUE"},
 		"no such file":        {[]string{"cart@x", "--env-file", "testdata/none"}, "no such file"},
 	} {
@@ -116,6 +117,8 @@ func TestReadEnv(t *testing.T) {
 		"file":                {file: "\ufeffA=b\r\n\n# comment\nexport C = 'd e' \nF=\"#1\"\nG=", want: map[string]string{"A": "b", "C": "d e", "F": "#1", "G": ""}},
 		"flags over the file": {file: "A=b\nC=d", flags: []string{"A=x"}, want: map[string]string{"A": "x", "C": "d"}},
 		"no value":            {file: "A=b\nnonsense", says: `.env:2: "nonsense" is not KEY=VALUE`},
+		"odd name":            {file: "A=b\n1A=c", says: `.env:2: "1A" cannot be the name of an environment variable`},
+		"dots and dashes":     {file: "a.b-c=d", want: map[string]string{"a.b-c": "d"}},
 		"no name":             {file: " = b", says: `.env:1: "= b" is not KEY=VALUE`},
 	} {
 		t.Run(name, func(t *testing.T) {

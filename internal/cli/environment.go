@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -326,8 +327,21 @@ func listen(ctx context.Context, what, setting, address string) (net.Listener, e
 	return nil, &control.Error{
 		Code:    api.CodeConflict,
 		Message: fmt.Sprintf("the %s cannot listen on %s: %s", what, address, err),
-		Hint:    "end what uses the port, or choose another with " + setting,
+		Hint:    listenHint(err) + " with " + setting,
 		Err:     err,
+	}
+}
+
+// listenHint says what to do where an address cannot be listened on.
+func listenHint(err error) string {
+	_, unknown := errors.AsType[*net.DNSError](err)
+	switch {
+	case unknown, errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "choose an address of this machine"
+	case errors.Is(err, fs.ErrPermission):
+		return "choose a port from 1024 on (those below are for root)"
+	default:
+		return "end what uses the port, or choose another"
 	}
 }
 

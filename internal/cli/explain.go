@@ -25,11 +25,13 @@ proxy decides by the same code. Nothing is sent to any service.`,
   layover explain http://feature-2981--cart.localhost:8080/`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.URL = args[0]
+			if req.URL = args[0]; req.URL == "" {
+				return usagef("for example: layover explain http://cart.localhost:8080/", "the URL is empty")
+			}
 			return runExplain(cmd.Context(), app, req, asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&req.Route, "route", "", "route that the request carries in its baggage")
+	cmd.Flags().StringVar(&req.Route, "route", "", "route that the request carries in its baggage; goes over one in --header")
 	cmd.Flags().StringArrayVarP(&req.Headers, "header", "H", nil, "header line of the request (repeatable)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	completeFlag(cmd, "route", completeRoutes(app))

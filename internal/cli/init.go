@@ -54,8 +54,11 @@ func runInit(app *App, out, compose string, force bool) error {
 	text, notes := config.Template(), []string(nil)
 	if compose != "" {
 		var err error
+		if err = checkReadable(compose, "compose.yaml", "name another with --compose, or leave it out for a template"); err != nil {
+			return err
+		}
 		if text, notes, err = config.FromCompose(compose); err != nil {
-			return usagef("check it with: docker compose config", "read %s: %s", compose, err)
+			return usagef("check it with: docker compose config", "%s", err)
 		}
 	}
 	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
@@ -80,6 +83,19 @@ func runInit(app *App, out, compose string, force bool) error {
 	app.printf("%s is written%s; look at it, then: layover up\n", out, from)
 	for _, note := range notes {
 		app.say("  note: %s\n", strings.TrimSpace(note))
+	}
+	return nil
+}
+
+// checkReadable refuses a file that is not there, and a folder in its place, before a reader
+// says so in words of its own. usual is the name that such a file has in a folder.
+func checkReadable(name, usual, hint string) error {
+	info, err := os.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return usagef(hint, "there is no %s here", name)
+	case err == nil && info.IsDir():
+		return usagef("name the file in it, such as "+filepath.Join(name, usual), "%s is a folder", name)
 	}
 	return nil
 }

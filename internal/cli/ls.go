@@ -70,12 +70,8 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	}
 	var rows [][]string
 	for _, v := range versions {
-		state := app.state(v.State)
-		if v.Reason != "" && v.State != api.StateFailed {
-			state += "*"
-		}
 		rows = append(rows, []string{
-			v.Service, v.Name, state, cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt),
+			v.Service, v.Name, app.state(v.State), cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt),
 			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(v.Reason),
 		})
 	}

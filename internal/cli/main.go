@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
@@ -25,7 +26,7 @@ const (
 	exitFailed      = 1   // it was understood, and did not work
 	exitUsage       = 2   // bad input: flags, names, configuration
 	exitUnreachable = 3   // no server answers
-	exitInterrupted = 130 // Ctrl-C
+	exitInterrupted = 130 // ended before it was done, by Ctrl-C for example
 )
 
 //go:generate go test . -run TestReference -update
@@ -155,6 +156,8 @@ all others answer with main.
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// For every command: none has one of its own.
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return checkGiven(cmd.Flags()) },
 	}
 	root.SetIn(app.In)
 	root.SetOut(app.Out)
@@ -179,6 +182,22 @@ all others answer with main.
 	root.SetHelpCommandGroupID("")
 	usageArgs(root)
 	return root
+}
+
+// checkGiven refuses a flag that is given without a text. In a script that is a variable
+// that is not set, and what would happen without the flag is not what was asked for.
+func checkGiven(flags *pflag.FlagSet) error {
+	var err error
+	flags.Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && err == nil {
+			err = emptyFlag("--" + f.Name)
+		}
+	})
+	return err
+}
+
+func emptyFlag(name string) error {
+	return usagef("is a variable not set? For what holds without it, leave "+name+" out", "%s is given, and empty", name)
 }
 
 // The groups of commands in the help.

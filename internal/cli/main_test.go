@@ -209,6 +209,7 @@ func TestDeploy(t *testing.T) {
 	require.Equal(t, exitOK, c.run(t.Context(), "deploy", "cart@feature-x"), &c.err)
 	require.Equal(t, "  · pull     1 MiB of 4 MiB\n  ✓ start    1ms\n", c.err.String())
 	require.Regexp(t, `^cart@feature-x is up after [0-9.]+[mµ]?s\n`, c.out.String())
+	require.Contains(t, c.out.String(), "  from a program  baggage: x_route=feature-x\n", "the key of this environment")
 }
 
 func TestStatus(t *testing.T) {

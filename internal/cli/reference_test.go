@@ -71,7 +71,8 @@ func reference() string {
 
 Every command talks to the server at ` + "`--server`, else `LAYOVER_SERVER`, else `" + defaultServer + "`" + `. Lists are tables on a
 terminal, and lines with tabs and RFC 3339 times in a pipe; ` + "`--json`" + ` prints everything there is.
-` + "`layover completion SHELL`" + ` prints a completion script for bash, zsh, fish or powershell.
+` + "`layover completion SHELL`" + ` prints a completion script for bash, zsh, fish or powershell. A flag that is given with
+an empty text (` + "`--image \"$IMAGE\"`" + ` where that is not set) is bad input, never the same as no flag.
 
 | Exit code | Meaning |
 |---|---|
@@ -79,7 +80,7 @@ terminal, and lines with tabs and RFC 3339 times in a pipe; ` + "`--json`" + ` p
 | 1 | it was understood, and did not work |
 | 2 | bad input: a flag, a name that nothing has, the configuration |
 | 3 | no server answers |
-| 130 | Ctrl-C ended it |
+| 130 | it was ended before it was done, by Ctrl-C for example |
 
 `)
 	all := commands(root)[1:]

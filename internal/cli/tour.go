@@ -54,15 +54,15 @@ func (t *tour) run(ctx context.Context) error {
 		{what: "no route: everything answers with main", pricing: "main", servedBy: "by=default"},
 		{
 			what: "pricing has a feature-1, the others have not", pricing: "feature-1",
-			header: map[string]string{"baggage": "dynamic_route=feature-1"}, servedBy: "fallback=default",
+			header: map[string]string{"baggage": t.member("feature-1")}, servedBy: "fallback=default",
 		},
 		{
 			what: "the member is found among others", pricing: "feature-1",
-			header: map[string]string{"baggage": "userId=alice;vip, dynamic_route=feature-1;p=1, x=y"}, servedBy: "by=baggage",
+			header: map[string]string{"baggage": "userId=alice;vip, " + t.member("feature-1") + ";p=1, x=y"}, servedBy: "by=baggage",
 		},
 		{
 			what: "a pick for one service only", pricing: "feature-1",
-			header: map[string]string{"baggage": "dynamic_route=pricing%40feature-1"}, servedBy: "fallback=default",
+			header: map[string]string{"baggage": t.member("pricing%40feature-1")}, servedBy: "fallback=default",
 		},
 		{
 			what: "a preview host: no header needed", pricing: "feature-1",
@@ -74,11 +74,11 @@ func (t *tour) run(ctx context.Context) error {
 		},
 		{
 			what: "nobody knows nope: main answers, and says so", pricing: "main",
-			header: map[string]string{"baggage": "dynamic_route=nope"}, servedBy: "fallback=unknown",
+			header: map[string]string{"baggage": t.member("nope")}, servedBy: "fallback=unknown",
 		},
 		{
 			what: "a strict route is refused instead", status: http.StatusMisdirectedRequest,
-			header: map[string]string{"baggage": "dynamic_route=nope!"},
+			header: map[string]string{"baggage": t.member("nope!")},
 		},
 		{what: "an unknown host is no open proxy", host: "example.test", status: http.StatusNotFound},
 	} {
@@ -87,12 +87,18 @@ func (t *tour) run(ctx context.Context) error {
 	if err := t.third(ctx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if len(t.wrong) > 0 {
 		return fmt.Errorf("%d of %d answers were wrong:\n  %s", len(t.wrong), t.asked, strings.Join(t.wrong, "\n  "))
 	}
 	t.app.printf("\n%s all %d answers were right\n", t.app.green("✓"), t.asked)
 	return nil
 }
+
+// member is the baggage member that carries a route, as it is written.
+func (t *tour) member(route string) string { return t.env.file.BaggageKey + "=" + route }
 
 // third deploys a third version, sees it answer, stops it, and sees it gone.
 func (t *tour) third(ctx context.Context) error {
@@ -111,7 +117,7 @@ func (t *tour) third(ctx context.Context) error {
 	t.app.printf("pricing@try-1 is up after %s\n", roundDuration(time.Since(began)))
 	try := stop{
 		what: "the new version answers", pricing: "try-1",
-		header: map[string]string{"baggage": "dynamic_route=try-1"}, servedBy: "fallback=default",
+		header: map[string]string{"baggage": t.member("try-1")}, servedBy: "fallback=default",
 	}
 	t.visit(ctx, try)
 

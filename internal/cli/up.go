@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -36,7 +34,8 @@ func newUpCmd(app *App) *cobra.Command {
 		Long: `Run the environment that layover.yaml describes: server, proxy and runtimes in one
 process. The file is applied at the start; versions deployed since are kept, and run again.
 
-Ctrl-C drains, and stops what it started. After a crash the next start adopts what still runs.`,
+Ctrl-C drains, and stops what it started; so does a closed terminal, unless nohup keeps it
+away. After a crash the next start adopts what still runs.`,
 		Example: `  layover up
   layover up -f examples/shop/layover.yaml
   LAYOVER_PROXY_LISTEN=127.0.0.1:9090 layover up`,
@@ -72,6 +71,8 @@ next start adopts it. To end versions, stop them first.`,
 type opener func(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error)
 
 func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
+	ctx, stop := app.untilAlone(ctx)
+	defer stop()
 	file, err := loadFile(app, opts.File)
 	if err != nil {
 		return err
@@ -118,10 +119,11 @@ func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
 
 // loadFile reads the configuration, with the environment variables over it.
 func loadFile(app *App, name string) (*config.File, error) {
-	file, err := config.Load(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("write one with `layover init`, name it with -f, or try `layover demo`", "there is no %s here", name)
+	err := checkReadable(name, config.FileName, "write one with `layover init`, name it with -f, or try `layover demo`")
+	if err != nil {
+		return nil, err
 	}
+	file, err := config.Load(name)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"runtime"
 	"runtime/debug"
 
@@ -14,6 +15,7 @@ func newVersionCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Which build this is, and which the server is",
+		Long:    "Print which build this is, and which the server is. That no server answers is told, and no error.",
 		Example: "  layover version\n  layover version --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -21,23 +23,37 @@ func newVersionCmd(app *App) *cobra.Command {
 				Client api.Build  `json:"client"`
 				Server *api.Build `json:"server,omitempty"`
 			}{Client: build()}
-			if client, err := app.Client(); err == nil {
-				if b, err := client.ServerBuild(cmd.Context()); err == nil {
-					out.Server = &b
-				}
+			client, err := app.Client()
+			if err != nil {
+				return err
+			}
+			b, err := client.ServerBuild(cmd.Context())
+			if err == nil {
+				out.Server = &b
 			}
 			if asJSON {
-				return app.json(out)
+				return errors.Join(app.json(out), tellNoServer(app, err))
 			}
 			app.printf("layover %s (%s, %s)\n", out.Client.Version, out.Client.Commit, out.Client.Go)
 			if out.Server != nil {
 				app.printf("server  %s (%s) at %s\n", out.Server.Version, out.Server.Commit, app.Server)
 			}
-			return nil
+			return tellNoServer(app, err)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// tellNoServer says that no server answers, which is no failure of a command that tells the
+// build of this program. Whatever else is wrong with the server is.
+func tellNoServer(app *App, err error) error {
+	unreachable, ok := errors.AsType[*api.UnreachableError](err)
+	if !ok {
+		return err
+	}
+	app.say("%s\n", unreachable)
+	return nil
 }
 
 // build reads what the Go linker noted about this binary.

@@ -393,7 +393,7 @@ func (k checker) health(h api.Health, p path) {
 
 func (k checker) env(env map[string]string, p path) {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		if !isEnvName(name) {
+		if !api.IsVariable(name) {
 			k.key(p.with(name), "use letters, digits and _", "%q cannot be the name of an environment variable", clip(name))
 		}
 		if strings.ContainsRune(env[name], 0) {

@@ -189,7 +189,7 @@ func (c *composer) env(s types.ServiceConfig) {
 	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
 		value := s.Environment[name]
 		switch {
-		case !isEnvName(name):
+		case !api.IsVariable(name):
 			c.notef("%s: the variable %q is left out, its name has unusual characters", s.Name, name)
 			continue
 		case value == nil:

@@ -46,15 +46,3 @@ func isToken(s string) bool {
 	}
 	return s != ""
 }
-
-// isEnvName says whether s can be the name of an environment variable. Besides
-// what POSIX asks for, . and - are taken, which some frameworks use.
-func isEnvName(s string) bool {
-	for i, r := range s {
-		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '_'
-		if !letter && (i == 0 || (r < '0' || r > '9') && r != '.' && r != '-') {
-			return false
-		}
-	}
-	return s != ""
-}

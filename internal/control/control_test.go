@@ -317,6 +317,64 @@ func TestRuntimeThatDoesNotAnswerRemovesNothing(t *testing.T) {
 	b.until(func() bool { return b.Ready(t.Context()) == nil }, func() string { return "readiness does not recover" })
 }
 
+// TestBranches holds that no branch is deployed over another that comes out as the same
+// name, in whatever order and way they are named.
+func TestBranches(t *testing.T) {
+	for name, tt := range map[string]struct {
+		version  string
+		branches []string // of the deployments, in this order; "" names none
+		want     string   // of the version
+		says     string   // of the refusal of the last one
+	}{
+		"the name again":                   {"foo-1", []string{"", ""}, "", ""},
+		"the name, said as its branch":     {"foo-1", []string{"", "foo-1", ""}, "", ""},
+		"the branch again":                 {"foo-1", []string{"foo/1", "foo/1"}, "foo/1", ""},
+		"a branch over the name":           {"foo-1", []string{"", "foo/1"}, "", "under that very name"},
+		"the name over a branch":           {"foo-1", []string{"foo/1", ""}, "foo/1", `belongs to branch "foo/1"`},
+		"a branch over a branch":           {"foo-1", []string{"foo/1", "Foo/1"}, "foo/1", `belongs to branch "foo/1"`},
+		"a name of its own":                {"pr-88", []string{"foo/1", "", "foo/1"}, "foo/1", ""},
+		"a name of its own, branch later":  {"pr-88", []string{"", "foo/1", ""}, "foo/1", ""},
+		"a name of its own, two branches":  {"pr-88", []string{"foo/1", "foo/2"}, "foo/1", `belongs to branch "foo/1"`},
+		"a branch over one that was given": {"foo-1", []string{"", "bar", "foo/1"}, "bar", `belongs to branch "bar"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			for i, branch := range tt.branches {
+				_, err := b.Deploy(t.Context(), key(tt.version), api.Deployment{Branch: branch})
+				if tt.says == "" || i < len(tt.branches)-1 {
+					require.NoError(t, err)
+					continue
+				}
+				require.ErrorContains(t, err, tt.says)
+				require.Equal(t, api.CodeConflict, control.CodeOf(err))
+			}
+			v, err := b.Version(t.Context(), key(tt.version))
+			require.NoError(t, err)
+			require.Equal(t, tt.want, v.Branch)
+		})
+	}
+}
+
+func TestUnknownNamesHaveHints(t *testing.T) {
+	b := newBench(t)
+	hintOf := func(k control.Key) string {
+		_, err := b.Version(t.Context(), k)
+		var e *control.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, api.CodeNotFound, e.Code)
+		return e.Message + "; " + e.Hint
+	}
+	require.Equal(t, "there is no version cart@nope; deploy it with: layover deploy cart@nope", hintOf(key("nope")))
+	for i := range 12 {
+		_, err := b.Deploy(t.Context(), key(fmt.Sprintf("feature-%02d", i)), api.Deployment{})
+		require.NoError(t, err)
+	}
+	require.Equal(t, "there is no version cart@nope; cart has feature-00, feature-01, feature-02, feature-03, feature-04, "+
+		"feature-05, feature-06, feature-07, feature-08, feature-09 and 2 more: layover ls --service cart", hintOf(key("nope")))
+	require.Contains(t, hintOf(key("featrue-11")), "did you mean cart@feature-11")
+	require.Equal(t, `there is no service "nope"; known are cart`, hintOf(control.Key{Service: "nope", Version: "main"}))
+}
+
 func TestBadInput(t *testing.T) {
 	b := newBench(t)
 	b.up("taken", nil)
@@ -341,6 +399,10 @@ func TestBadInput(t *testing.T) {
 		"relative directory": {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Dir: "here"}}), api.CodeInvalid, "here"},
 		"placeholder":        {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": "{serivce}"}}}), api.CodeInvalid, "serivce"},
 		"another branch":     {deploy("cart", "from-branch", api.Deployment{Branch: "from_branch"}), api.CodeConflict, "from/branch"},
+		"image":              {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Image: "BAD IMAGE::"}}), api.CodeInvalid, `"BAD IMAGE::" is not an image reference`},
+		"image of a service": {b.PutService(t.Context(), api.Service{Name: "boxed", Run: api.Run{Docker: &api.Docker{Image: "Upper"}}}), api.CodeInvalid, "lowercase"},
+		"name of a variable": {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A B": "x"}}}), api.CodeInvalid, `"A B" cannot be the name`},
+		"NUL in a variable":  {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": "x\x00"}}}), api.CodeInvalid, "NUL"},
 		"endless variable":   {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Env: map[string]string{"A": strings.Repeat("a", 200_000)}}}), api.CodeInvalid, "200"},
 		"port":               {deploy("cart", "a", api.Deployment{Overrides: api.Overrides{Port: 70000}}), api.CodeInvalid, "70000"},
 		"control bytes":      {deploy("cart", "a", api.Deployment{Owner: "a\nb"}), api.CodeInvalid, "owner"},
@@ -365,6 +427,8 @@ func TestBadInput(t *testing.T) {
 		_, err := act(t.Context(), key("nope"), "ben")
 		require.Equal(t, api.CodeNotFound, control.CodeOf(err), name)
 	}
+	_, err = b.Version(t.Context(), key("a"))
+	require.Equal(t, api.CodeNotFound, control.CodeOf(err), "nothing of it is recorded")
 	require.Equal(t, route.Ready, b.routed("taken").State, "nothing of it changed what serves")
 }
 

@@ -30,12 +30,9 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 		return api.Version{}, err
 	}
 	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
-		if r.Branch != "" && d.Branch != "" && r.Branch != d.Branch {
-			return Generation{}, conflictf(
-				"choose another name for one of the two, or remove this version first",
-				"%s belongs to branch %q, and branch %q comes out as the same name", key, r.Branch, d.Branch)
+		if err := r.takeBranch(d.Branch); err != nil {
+			return Generation{}, err
 		}
-		r.Branch = cmp.Or(d.Branch, r.Branch)
 		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
 		return Generation{Deployment: d, Run: run, Env: env}, nil
 	})
@@ -249,10 +246,13 @@ func (c *Control) runsAlready(w Wanted) (bool, error) {
 func (c *Control) unknownService(name string) *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	names := slices.Sorted(maps.Keys(c.services))
+	return c.unknownServiceLocked(name)
+}
+
+func (c *Control) unknownServiceLocked(name string) *Error {
 	hint := "no service is known yet: name it in layover.yaml"
-	if len(names) > 0 {
-		hint = "known are " + strings.Join(names[:min(len(names), 10)], ", ")
+	if len(c.services) > 0 {
+		hint = "known are " + firstNames(slices.Sorted(maps.Keys(c.services)), "layover service ls")
 	}
 	return notFoundf(hint, "there is no service %q", name)
 }
@@ -264,6 +264,9 @@ func (c *Control) unknownVersion(key Key) *Error {
 }
 
 func (c *Control) unknownVersionLocked(key Key) *Error {
+	if _, ok := c.services[key.Service]; !ok {
+		return c.unknownServiceLocked(key.Service)
+	}
 	var names []string
 	for k := range c.records {
 		if k.Service == key.Service {
@@ -273,7 +276,20 @@ func (c *Control) unknownVersionLocked(key Key) *Error {
 	slices.Sort(names)
 	hint := "deploy it with: layover deploy " + key.String()
 	if len(names) > 0 {
-		hint = key.Service + " has " + strings.Join(names[:min(len(names), 10)], ", ")
+		hint = key.Service + " has " + firstNames(names, "layover ls --service "+key.Service)
+	}
+	if near := c.Table().DidYouMean(key.String(), 3); len(near) > 0 && near[0] != key.String() {
+		hint = "did you mean " + strings.Join(near, ", ") + "? " + hint
 	}
 	return notFoundf(hint, "there is no version %s", key)
+}
+
+// firstNames lists names for a hint; where there are many, the first and how to see all.
+func firstNames(names []string, all string) string {
+	const most = 10
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		text += fmt.Sprintf(" and %d more: %s", len(names)-most, all)
+	}
+	return text
 }

@@ -2,8 +2,11 @@ package control
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/layover-dev/layover/internal/route"
 )
 
 // keptGenerations bounds the history of a version.
@@ -38,6 +41,34 @@ func (r *VersionRecord) startable() *Generation {
 		return newest
 	}
 	return cmp.Or(r.generation(r.lastServed()), newest)
+}
+
+// takeBranch notes the branch that a deployment is made from; "" is a deployment under the
+// version's very name. Where r is another branch's that comes out as the same name, it
+// returns an error: none is ever deployed over the other.
+//
+// A name that no branch of either side comes out as was chosen freely. Its version may get a
+// branch later, and may be deployed without naming it.
+func (r *VersionRecord) takeBranch(branch string) error {
+	name := r.Version
+	was, is := cmp.Or(r.Branch, name), cmp.Or(branch, name)
+	switch {
+	case r.newest() == nil || r.Desired == DesiredRemoved: // a new life
+		r.Branch = branch
+	case was == is, is == name && route.NameOf(was) != name:
+	case was == name && route.NameOf(is) != name:
+		r.Branch = branch
+	case is == name:
+		return conflictf(fmt.Sprintf("for that branch: layover deploy %s@%s (in layover.yaml: branch); for another, choose another name, or remove this version first", r.Service, was),
+			"%s belongs to branch %q, which comes out as the same name", r.Key, was)
+	case was == name:
+		return conflictf("choose another name for one of the two, or remove this version first",
+			"%s was deployed under that very name, and branch %q comes out as the same name", r.Key, is)
+	default:
+		return conflictf("choose another name for one of the two, or remove this version first",
+			"%s belongs to branch %q, and branch %q comes out as the same name", r.Key, was, is)
+	}
+	return nil
 }
 
 // sameWish says whether r, which may be nil, and o want the same to run.

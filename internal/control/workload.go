@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
+
 	"github.com/layover-dev/layover/api"
 )
 
@@ -31,8 +33,11 @@ func resolve(s api.Service, d api.Deployment) (api.Run, map[string]string, error
 			"the command and the environment variables have %d bytes together, and may have %d", size, maxWorkload)
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(env[name], "\x00") {
-			return api.Run{}, nil, invalidf("", "%q is not the name of an environment variable, or its value has a NUL byte", name)
+		if !api.IsVariable(name) {
+			return api.Run{}, nil, invalidf("use letters, digits and _", "%q cannot be the name of an environment variable", name)
+		}
+		if strings.Contains(env[name], "\x00") {
+			return api.Run{}, nil, invalidf("", "the value of the environment variable %s has a NUL byte", name)
 		}
 		if unknown := api.UnknownPlaceholders(env[name]); len(unknown) > 0 {
 			return api.Run{}, nil, invalidf("known are "+strings.Join(api.Placeholders(), ", "),
@@ -132,7 +137,10 @@ func checkRun(r api.Run) error {
 		if p := r.Docker.Port; p < 0 || p > 65535 {
 			return invalidf("", "%d is not a port", p)
 		}
-		return checkPlaceholders("image or command", append([]string{r.Docker.Image}, r.Docker.Command...)...)
+		if err := checkPlaceholders("image or command", append([]string{r.Docker.Image}, r.Docker.Command...)...); err != nil {
+			return err
+		}
+		return checkImage(r.Docker.Image)
 	case r.External != nil:
 		u, err := url.Parse(r.External.URL)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -144,6 +152,18 @@ func checkRun(r api.Run) error {
 		return nil
 	}
 	return invalidf("", "nothing says how to run it")
+}
+
+// checkImage refuses what can be no image, whatever its placeholders stand for.
+func checkImage(image string) error {
+	values := map[string]string{}
+	for _, word := range api.Placeholders() {
+		values[word] = "0"
+	}
+	if _, err := reference.ParseNormalizedNamed(api.FillPlaceholders(image, values)); err != nil {
+		return invalidf("write it like registry.example.com/cart:1.2", "%q is not an image reference: %v", image, err)
+	}
+	return nil
 }
 
 // checkProxy refuses what is to be told the address of the proxy, where that runs apart and

@@ -10,7 +10,8 @@ import (
 const maxCandidates = 20_000
 
 // Similar returns up to n hosts of services that look like host, the closest
-// first, for the message about an unknown one.
+// first, for the message about an unknown one. Of one with a star it is the host that
+// begins as host does: what is behind the star is itself no host of the service.
 func (t *Table) Similar(host string, n int) []string {
 	var buf [maxHost]byte
 	want := string(normalHost(&buf, host))
@@ -20,7 +21,14 @@ func (t *Table) Similar(host string, n int) []string {
 	h := newHints(want, n)
 	for _, s := range t.services.all() {
 		for _, one := range s.Hosts {
-			if one = strings.TrimPrefix(one, "*."); !h.consider(one, one) {
+			if suffix, star := strings.CutPrefix(one, "*"); star {
+				label, _, _ := strings.Cut(want, ".")
+				if label == want {
+					continue
+				}
+				one = label + suffix
+			}
+			if !h.consider(one, one) {
 				return h.best()
 			}
 		}

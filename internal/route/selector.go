@@ -31,10 +31,14 @@ func ParseRoute(value string) (Route, error) {
 		return Route{}, errors.New("the route is empty: write a version or named route, such as feature-1, or a version of one service, such as cart@feature-1")
 	}
 	var problems []error
+	told := map[string]bool{}
 	for part := range strings.SplitSeq(text, "~") {
 		s, err := parseSelector(part)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("route %s: %w", quoteShort(value), err))
+			if !told[err.Error()] {
+				told[err.Error()] = true
+				problems = append(problems, fmt.Errorf("route %s: %w", quoteShort(value), err))
+			}
 			continue
 		}
 		r.Selectors = append(r.Selectors, s)

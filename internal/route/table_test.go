@@ -100,7 +100,8 @@ func TestTable_Similar(t *testing.T) {
 		"crat.localhost:8080": {"cart.localhost"},
 		"CART.localhos":       {"cart.localhost"},
 		"cart":                {"cart.localhost"},
-		"pricing.tset":        {"pricing.test", "deep.pricing.test"},
+		"pricing.tset":        {"pricing.test"},
+		"a.pricing.tset":      {"a.pricing.test"},
 		"quite.another":       nil,
 		"":                    nil,
 		"a b":                 nil,
@@ -115,6 +116,13 @@ func TestTable_Similar(t *testing.T) {
 			require.LessOrEqual(t, len(got), 2)
 		})
 	}
+}
+
+// A host that was just refused is never suggested.
+func TestTable_SimilarToWildcard(t *testing.T) {
+	table := compiled(t, route.Spec{Services: []route.Service{{Name: "cart", Hosts: []string{"*.cart.test"}}}})
+	require.Empty(t, table.Similar("cart.test", 3))
+	require.Equal(t, []string{"a.cart.test"}, table.Similar("a.crat.test", 3))
 }
 
 func TestTable_DidYouMean(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"syscall"
 
 	"modernc.org/sqlite"
@@ -64,7 +65,11 @@ func explain(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return unavailable(hintReadOnly, "the store %s cannot be written", path)
 	case errors.Is(err, syscall.ENOTDIR):
-		return unavailable(hintPath, "the folder of the store %s is a file", path)
+		return &control.Error{
+			Code:    api.CodeInvalid, // as where the store itself is a folder
+			Message: fmt.Sprintf("the store's folder %s is a file, or is below one", filepath.Dir(path)),
+			Hint:    hintPath, Err: err,
+		}
 	}
 	return err
 }

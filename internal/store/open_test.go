@@ -171,7 +171,7 @@ func TestOpenSQLite_RefusesFileAsFolder(t *testing.T) {
 	write(t, file, nil)
 	for _, path := range []string{filepath.Join(file, "layover.db"), filepath.Join(file, "more", "layover.db")} {
 		_, err := store.OpenSQLite(t.Context(), path)
-		require.Contains(t, requireError(t, err, api.CodeUnavailable).Message, "is a file")
+		require.Contains(t, requireError(t, err, api.CodeInvalid).Message, "is a file")
 	}
 }
 
