@@ -45,10 +45,13 @@ func layoverBinary() (string, error) {
 	return filepath.Join(dir, "layover"), os.MkdirAll(dir, 0o700)
 }
 
-// layoverCommand is the proxy with every feature on that costs a request something.
+// layoverCommand is the proxy with every feature on that costs a request something: each has
+// its record, which goes to the access log, of which a tenth is written.
 func layoverCommand(binary, listen, server, dir string) *exec.Cmd {
-	return exec.Command(binary, "proxy", "--server", server, "--listen", listen, "--admin", "off", "--id", "bench",
+	cmd := exec.Command(binary, "proxy", "--server", server, "--listen", listen, "--admin", "off", "--id", "bench",
 		"--table-cache", filepath.Join(dir, "table"))
+	cmd.Env = append(os.Environ(), "LAYOVER_PROXY_ACCESS_LOG_FILE="+filepath.Join(dir, "access.log"), "LAYOVER_PROXY_ACCESS_LOG_SAMPLE=0.1")
+	return cmd
 }
 
 // Start runs the program beside a server that has nothing but a table; see [feed].
@@ -66,7 +69,7 @@ func (l Layover) Start(_ context.Context, s Setup) (*Running, error) {
 		return nil, err
 	}
 	cmd := layoverCommand(binary, address, server.url, s.Dir)
-	cmd.Env = append(os.Environ(), l.Env...)
+	cmd.Env = append(cmd.Env, l.Env...)
 	p, err := start(cmd, ProxyCPU)
 	if err != nil {
 		server.stop()

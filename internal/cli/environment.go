@@ -261,9 +261,12 @@ func (e *environment) listen(ctx context.Context) error {
 	for _, address := range e.file.Proxy.TrustedListen {
 		trusted[address] = true
 	}
-	encryption, err := e.loadCertificates()
-	if err != nil {
+	var encryption *tls.Config
+	if e.certs, err = loadCertificates(e.file, e.log); err != nil {
 		return err
+	}
+	if e.certs != nil {
+		encryption = e.certs.TLSConfig()
 	}
 	for i, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
 		actual := address
@@ -293,27 +296,6 @@ func (e *environment) listen(ctx context.Context) error {
 	}
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
-}
-
-// loadCertificates reads the certificates of proxy.tls. The configuration is nil where there are none.
-func (e *environment) loadCertificates() (*tls.Config, error) {
-	var pairs []proxy.KeyPair
-	for _, pair := range e.file.KeyPairs() {
-		pairs = append(pairs, proxy.KeyPair{CertFile: pair.CertFile, KeyFile: pair.KeyFile})
-	}
-	if len(pairs) == 0 {
-		return nil, nil
-	}
-	var err error
-	if e.certs, err = proxy.LoadCertificates(pairs, e.log); err != nil {
-		return nil, &control.Error{
-			Code:    api.CodeInvalid,
-			Message: err.Error(),
-			Hint:    "the proxy does not start without the certificates of proxy.tls",
-			Err:     err,
-		}
-	}
-	return e.certs.TLSConfig(), nil
 }
 
 func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {

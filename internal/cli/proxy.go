@@ -100,8 +100,10 @@ type standAlone struct {
 	log      *slog.Logger
 	proxy    *proxy.Proxy
 	follower *edge.Follower
-	gates    []socket // of the proxy
-	admin    *socket  // nil where there is none
+	gates    []socket            // of the proxy
+	admin    *socket             // nil where there is none
+	certs    *proxy.Certificates // of the gates with TLS; nil where there are none
+	access   *proxy.AccessLog    // nil where nobody wants one
 	hangup   chan os.Signal
 	stopping atomic.Bool
 }
@@ -110,6 +112,7 @@ type standAlone struct {
 type socket struct {
 	name    string
 	trusted bool
+	tls     bool
 	gate    *handover.Gate
 }
 
@@ -206,6 +209,15 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	}
 	options := proxyOptions(file, s.log)
 	options.DrainTimeout = s.opts.Drain
+	if s.certs, err = loadCertificates(file, s.log); err != nil {
+		return err
+	}
+	if s.access, err = openAccessLog(file, s.log); err != nil {
+		return err
+	}
+	if s.access != nil {
+		options.Recorder = s.access.Record
+	}
 	s.proxy = proxy.New(options)
 	s.follower = edge.New(edge.Options{
 		Servers: servers, DataPlane: s.proxy, CacheFile: s.opts.Cache, AcceptReset: s.opts.AcceptReset,
@@ -271,7 +283,7 @@ func (s *standAlone) listen(ctx context.Context, file *config.File, before *hand
 		if err != nil {
 			return err
 		}
-		one.trusted = l.Trusted
+		one.trusted, one.tls = l.Trusted, l.TLS
 		s.gates = append(s.gates, one)
 	}
 	if len(s.gates) == 0 {
@@ -294,6 +306,12 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	defer endFollowing()
 	behind, following := errgroup.WithContext(following)
 	behind.Go(func() error { return s.follower.Run(following) })
+	if s.certs != nil {
+		behind.Go(func() error { return s.certs.Run(following) })
+	}
+	if s.access != nil {
+		behind.Go(func() error { return s.access.Run(following) })
+	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {
 			before.Refuse(err)
@@ -352,7 +370,11 @@ func (s *standAlone) awaitTable(ctx context.Context) error {
 func (s *standAlone) listeners() []proxy.Listener {
 	var all []proxy.Listener
 	for _, socket := range s.gates {
-		all = append(all, proxy.Listener{Listener: socket.gate, Trusted: socket.trusted})
+		l := proxy.Listener{Listener: socket.gate, Trusted: socket.trusted}
+		if socket.tls {
+			l.TLS = s.certs.TLSConfig() // Validate holds that there are certificates
+		}
+		all = append(all, l)
 	}
 	return all
 }
@@ -373,6 +395,10 @@ func (s *standAlone) serveAdmin(ctx context.Context) error {
 
 func (s *standAlone) figures() telemetry.ProxyFigures {
 	status := s.follower.Status()
+	dropped := uint64(0)
+	if s.access != nil {
+		dropped = s.access.Lost()
+	}
 	return telemetry.ProxyFigures{
 		Ready:         status.Table && !s.stopping.Load(),
 		Revision:      status.Revision,
@@ -384,6 +410,7 @@ func (s *standAlone) figures() telemetry.ProxyFigures {
 		CacheErrors:   status.CacheErrors,
 		Draining:      len(s.follower.Draining()),
 		Requests:      s.proxy.Requests(),
+		Dropped:       dropped,
 		Version:       build().Version,
 	}
 }
@@ -391,7 +418,11 @@ func (s *standAlone) figures() telemetry.ProxyFigures {
 // tell says where the proxy is and what it has.
 func (s *standAlone) tell() {
 	for _, socket := range s.gates {
-		s.app.say("proxy   http://%s\n", reachable(socket.gate.Addr().String()))
+		scheme := "http"
+		if socket.tls {
+			scheme = "https"
+		}
+		s.app.say("proxy   %s://%s\n", scheme, reachable(socket.gate.Addr().String()))
 	}
 	if s.admin != nil {
 		s.app.say("admin   http://%s/readyz\n", reachable(s.admin.gate.Addr().String()))
@@ -410,5 +441,8 @@ func (s *standAlone) close() {
 	}
 	if s.admin != nil {
 		_ = s.admin.gate.Close()
+	}
+	if s.access != nil {
+		_ = s.access.Close()
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/proxy"
 )
 
@@ -18,6 +20,7 @@ func proxyOptions(file *config.File, log *slog.Logger) proxy.Options {
 		Logger:            log,
 		HeaderTimeout:     time.Duration(limits.HeaderTimeout),
 		IdleTimeout:       time.Duration(limits.IdleTimeout),
+		Header:            proxy.HeaderLimits{Bytes: limits.HeaderBytes, Fields: limits.HeaderFields},
 		Health: proxy.Health{
 			ConnectFailures: orNone(health.ConnectFailures),
 			ServerErrors:    orNone(health.ServerErrors),
@@ -47,6 +50,27 @@ func orNone(n int) int {
 		return -1
 	}
 	return n
+}
+
+// loadCertificates reads the certificates of proxy.tls; nil where there are none.
+func loadCertificates(file *config.File, log *slog.Logger) (*proxy.Certificates, error) {
+	var pairs []proxy.KeyPair
+	for _, pair := range file.KeyPairs() {
+		pairs = append(pairs, proxy.KeyPair{CertFile: pair.CertFile, KeyFile: pair.KeyFile})
+	}
+	if len(pairs) == 0 {
+		return nil, nil //nolint:nilnil // nil is what nobody asked for
+	}
+	certs, err := proxy.LoadCertificates(pairs, log)
+	if err != nil {
+		return nil, &control.Error{
+			Code:    api.CodeInvalid,
+			Message: err.Error(),
+			Hint:    "the proxy does not start without the certificates of proxy.tls",
+			Err:     err,
+		}
+	}
+	return certs, nil
 }
 
 // openAccessLog opens the access log that the file asks for; nil where it asks for none.

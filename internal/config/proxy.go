@@ -15,6 +15,8 @@ type Limits struct {
 	RequestsPerVersion   int          `yaml:"requests_per_version,omitempty" env:"LAYOVER_PROXY_REQUESTS_PER_VERSION" default:"4096" minimum:"0" doc:"Requests that a version works on at a time, streams and WebSockets included; 0 for no limit"`
 	Queue                int          `yaml:"queue,omitempty" env:"LAYOVER_PROXY_QUEUE" default:"128" minimum:"0" doc:"Further requests to a version that wait for one of those to end, before others are answered with 503"`
 	QueueWait            api.Duration `yaml:"queue_wait,omitempty" env:"LAYOVER_PROXY_QUEUE_WAIT" default:"1s" doc:"How long they wait, before they are answered with 503"`
+	HeaderBytes          int          `yaml:"header_bytes,omitempty" env:"LAYOVER_PROXY_HEADER_BYTES" default:"262144" minimum:"8192" doc:"Bytes of the header of a request or answer, before it is refused with 431 or 502"`
+	HeaderFields         int          `yaml:"header_fields,omitempty" env:"LAYOVER_PROXY_HEADER_FIELDS" default:"200" minimum:"10" doc:"Fields of such a header, in HTTP/1.1"`
 	HeaderTimeout        api.Duration `yaml:"header_timeout,omitempty" env:"LAYOVER_PROXY_HEADER_TIMEOUT" default:"15s" doc:"How long a client may take to send the header of a request"`
 	IdleTimeout          api.Duration `yaml:"idle_timeout,omitempty" env:"LAYOVER_PROXY_IDLE_TIMEOUT" default:"3m" doc:"How long a connection may be idle between two requests"`
 	BodyRate             int          `yaml:"body_rate,omitempty" env:"LAYOVER_PROXY_BODY_RATE" default:"100" minimum:"0" doc:"Bytes per second that a client has to send of a body with Content-Length; 0 for no limit. Bodies of unknown length and gRPC are streams, and have none"`
@@ -48,6 +50,7 @@ func defaultProxy() Proxy {
 		Limits: Limits{
 			Connections: 10_240, ConnectionsPerClient: 2048,
 			RequestsPerVersion: 4096, Queue: 128, QueueWait: api.Duration(time.Second),
+			HeaderBytes: 256 << 10, HeaderFields: 200,
 			HeaderTimeout: api.Duration(15 * time.Second), IdleTimeout: api.Duration(3 * time.Minute),
 			BodyRate: 100, BodyGrace: api.Duration(30 * time.Second),
 		},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -258,7 +259,7 @@ func TestForward_TLS(t *testing.T) {
 
 }
 
-func TestForward_PoolsOfNamesThatAreGoneAreClosed(t *testing.T) {
+func TestForward_PoolsThatNobodyUsesAreClosed(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
 	secure := func(name, serverName string) route.Version {
@@ -270,6 +271,8 @@ func TestForward_PoolsOfNamesThatAreGoneAreClosed(t *testing.T) {
 	w.get(t, "cart.localhost", "/")
 	w.get(t, "cart.localhost", "/", "Baggage", "dynamic_route=by-address")
 	require.Len(t, w.transports.byTLS, 2)
-	w.set(t, service("cart", secure("main", "example.com")))
-	require.Len(t, w.transports.byTLS, 1)
+	w.transports.sweep(time.Now())
+	require.Len(t, w.transports.byTLS, 2)
+	w.transports.sweep(time.Now().Add(time.Hour))
+	require.Empty(t, w.transports.byTLS)
 }

@@ -28,6 +28,9 @@ const (
 	DefaultDrainTimeout  = 10 * time.Second
 	DefaultDialTimeout   = 5 * time.Second
 	DefaultMaxHeld       = 4096
+	DefaultHeaderBytes   = 256 << 10 // a baggage field over the 8,192 bytes that are read is still forwarded
+	DefaultTargetBytes   = 32 << 10
+	DefaultHeaderFields  = 200
 	DefaultHeaderTimeout = 15 * time.Second
 	DefaultIdleTimeout   = 3 * time.Minute // longer than clients keep connections, so that they close first
 )
@@ -61,14 +64,30 @@ type Options struct {
 	// NoFastPath has net/http serve all of HTTP/1.1: for comparisons.
 	NoFastPath bool
 
-	Health      Health      // when an instance is taken out
-	Concurrency Concurrency // of the requests of a version
-	Connections Connections // of clients
-	BodyRate    BodyRate    // of requests
+	Header      HeaderLimits // of requests and answers
+	Health      Health       // when an instance is taken out
+	Concurrency Concurrency  // of the requests of a version
+	Connections Connections  // of clients
+	BodyRate    BodyRate     // of requests
 
 	// Caller returns the ID of the instance that has an address, "" where none has. It is
 	// called for each request, and may be nil.
 	Caller func(netip.Addr) string
+}
+
+// HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes does.
+type HeaderLimits struct {
+	Bytes  int // of the whole header; 0 means DefaultHeaderBytes
+	Target int // bytes of a request's target; 0 means DefaultTargetBytes
+	Fields int // 0 means DefaultHeaderFields
+}
+
+// withDefaults returns h with what is 0 filled in.
+func (h HeaderLimits) withDefaults() HeaderLimits {
+	h.Bytes = orDefault(h.Bytes, DefaultHeaderBytes)
+	h.Target = min(orDefault(h.Target, DefaultTargetBytes), h.Bytes)
+	h.Fields = orDefault(h.Fields, DefaultHeaderFields)
+	return h
 }
 
 // Proxy forwards requests to the versions that a table selects. It is safe for
@@ -116,6 +135,7 @@ func New(options Options) *Proxy {
 	options.MaxHeld = orDefault(options.MaxHeld, DefaultMaxHeld)
 	options.HeaderTimeout = orDefault(options.HeaderTimeout, DefaultHeaderTimeout)
 	options.IdleTimeout = orDefault(options.IdleTimeout, DefaultIdleTimeout)
+	options.Header = options.Header.withDefaults()
 	options.Concurrency = options.Concurrency.withDefaults()
 	options.BodyRate = options.BodyRate.withDefaults()
 	p := &Proxy{
@@ -129,7 +149,7 @@ func New(options Options) *Proxy {
 		outliers:       newOutliers(options.Health),
 		conns:          newConnLimit(options.Connections),
 		stopping:       make(chan struct{}),
-		limits:         http1.Limits{Head: maxHeaderBytes, Target: maxTarget, Fields: maxFields},
+		limits:         http1.Limits{Head: options.Header.Bytes, Target: options.Header.Target, Fields: options.Header.Fields},
 		halfCloseGrace: halfCloseGrace,
 	}
 	p.relays.New = func() any { return newRelay(p) }
@@ -145,9 +165,6 @@ func (p *Proxy) SetTable(t *route.Table) {
 	defer p.mu.Unlock()
 	old := p.current.Swap(&snapshot{table: t, replaced: make(chan struct{})})
 	close(old.replaced)
-	p.versions.sweep(t)
-	p.flights.sweep(t)
-	p.transports.sweep(t)
 }
 
 // Table returns the current table.

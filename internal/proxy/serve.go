@@ -15,9 +15,6 @@ import (
 // Limits of the servers. There is none on the time that a request or answer may take:
 // streams have no end.
 const (
-	maxHeaderBytes       = 1 << 20 // a baggage field over the 8,192 bytes that are read is still forwarded
-	maxTarget            = 64 << 10
-	maxFields            = 256
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
 
@@ -82,7 +79,7 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 		ConnContext:       withConn,
 		ReadHeaderTimeout: p.options.HeaderTimeout,
 		IdleTimeout:       p.options.IdleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    p.options.Header.Bytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,
 			SendPingTimeout:      pingAfter,
@@ -126,14 +123,22 @@ func (p *Proxy) drain(servers []*http.Server, cut context.CancelCauseFunc) {
 // sweepEvery is how often connections that are no longer used are looked for.
 const sweepEvery = time.Second
 
-// sweep closes idle connections to instances, until ctx ends.
+// sweep closes idle connections to instances, and forgets what has left the table, until
+// ctx ends. It is no part of SetTable, so that a change costs what it changes.
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	swept := p.Table()
 	for {
 		select {
 		case now := <-tick.C:
 			p.flights.sweepPools(now)
+			p.transports.sweep(now)
+			if table := p.Table(); table != swept {
+				p.versions.sweep(table)
+				p.flights.sweep(table)
+				swept = table
+			}
 		case <-ctx.Done():
 			return
 		}

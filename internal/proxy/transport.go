@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layover-dev/layover/internal/route"
@@ -40,7 +41,13 @@ type transports struct {
 	h2c           *http.Transport
 
 	mu    sync.RWMutex
-	byTLS map[tlsKey]*http.Transport
+	byTLS map[tlsKey]*tlsPool
+}
+
+// tlsPool is the connections whose certificates must carry one name.
+type tlsPool struct {
+	*http.Transport
+	used atomic.Int64 // when it was last asked for, in Unix seconds
 }
 
 type tlsKey struct {
@@ -52,7 +59,7 @@ func newTransports(dialTimeout, answerTimeout time.Duration) *transports {
 	t := &transports{
 		dialer:        &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second},
 		answerTimeout: answerTimeout,
-		byTLS:         make(map[tlsKey]*http.Transport),
+		byTLS:         make(map[tlsKey]*tlsPool),
 	}
 	var http1, h2c http.Protocols
 	http1.SetHTTP1(true)
@@ -74,47 +81,36 @@ func (t *transports) to(protocol route.Protocol, instance *route.Instance) *http
 }
 
 func (t *transports) toTLS(key tlsKey) *http.Transport {
+	now := time.Now().Unix()
 	t.mu.RLock()
 	found := t.byTLS[key]
 	t.mu.RUnlock()
 	if found != nil {
-		return found
+		found.used.Store(now)
+		return found.Transport
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if found := t.byTLS[key]; found != nil {
-		return found
+		return found.Transport
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(!key.http2)
 	protocols.SetHTTP2(key.http2)
-	made := t.build(protocols, &tls.Config{ServerName: key.serverName, MinVersion: tls.VersionTLS12})
+	made := &tlsPool{Transport: t.build(protocols, &tls.Config{ServerName: key.serverName, MinVersion: tls.VersionTLS12})}
+	made.used.Store(now)
 	t.byTLS[key] = made
-	return made
+	return made.Transport
 }
 
-// sweep closes the pools of certificates' names that table does not have.
-func (t *transports) sweep(table *route.Table) {
+// sweep lets go of the pools that nobody has asked for while their connections could be idle.
+func (t *transports) sweep(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.byTLS) == 0 {
-		return
-	}
-	names := make(map[string]bool)
-	spec := table.Spec()
-	for i := range spec.Services {
-		for j := range spec.Services[i].Versions {
-			for _, instance := range spec.Services[i].Versions[j].Instances {
-				if instance.TLS {
-					names[instance.ServerName] = true
-				}
-			}
-		}
-	}
-	for key, transport := range t.byTLS {
-		if !names[key.serverName] {
+	for key, pool := range t.byTLS {
+		if now.Sub(time.Unix(pool.used.Load(), 0)) > 2*idleTLSTimeout {
 			delete(t.byTLS, key)
-			transport.CloseIdleConnections()
+			pool.CloseIdleConnections()
 		}
 	}
 }
