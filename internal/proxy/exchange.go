@@ -107,7 +107,7 @@ func (x *exchange) acquire() *problem {
 // reserve takes a place among the requests that the decided version works on, and
 // says whether it had to wait for one.
 func (x *exchange) reserve() (waited bool, _ *problem) {
-	state := x.proxy.versions.of(x.decision.Version.ID)
+	state := x.proxy.standing(x.decision.Version).version
 	if state == x.version {
 		return false, nil
 	}
@@ -195,12 +195,13 @@ func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
 // are out are passed over, unless there is no other.
 func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 	version := x.decision.Version
+	flights := x.proxy.standing(version).flights
 	for range version.Instances {
-		next := version.Next()
-		if next == nil || next.ID == avoid {
+		i := version.Turn()
+		if version.Instances[i].ID == avoid {
 			continue
 		}
-		instance, of = next, x.proxy.flights.of(version, next.ID)
+		instance, of = &version.Instances[i], flights[i]
 		if !x.proxy.outliers.out(&of.outlier) {
 			return instance, of
 		}
@@ -211,7 +212,7 @@ func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 		if instance == nil || other.ID == avoid {
 			continue
 		}
-		if flight := x.proxy.flights.of(version, other.ID); !x.proxy.outliers.out(&flight.outlier) {
+		if flight := flights[i]; !x.proxy.outliers.out(&flight.outlier) {
 			return other, flight
 		}
 	}

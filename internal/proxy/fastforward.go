@@ -44,7 +44,7 @@ func (c *fastConn) forward() {
 	}
 	if complete && sent && u.canServeMore() {
 		u.release()
-		c.flight.pool.put(u, time.Now(), idleLimit(c.instance))
+		c.flight.connections(&c.proxy.pools, c.instance).put(u, time.Now(), idleLimit(c.instance))
 		return
 	}
 	_ = u.conn.Close()
@@ -114,7 +114,7 @@ func isSafe(method string) bool {
 func (c *fastConn) connect(fresh bool) (*upstream, error) {
 	var u *upstream
 	if !fresh {
-		u = c.flight.pool.take(c.now)
+		u = c.flight.connections(&c.proxy.pools, c.instance).take(c.now)
 	}
 	if u == nil {
 		var err error

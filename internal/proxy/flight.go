@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/layover-dev/layover/internal/route"
 )
@@ -24,8 +23,9 @@ type flights struct {
 type flight struct {
 	version *route.VersionEntry // whose instance it is, in the table at the time of the first request
 	count   atomic.Int64
-	pool    pool // the fast path's idle connections to the instance
+	pool    atomic.Pointer[pool] // the fast path's idle connections to it; see [flight.connections]
 	outlier outlier
+	dropped atomic.Bool // from the map
 
 	mu   sync.Mutex
 	idle chan struct{} // closed when count becomes 0; nil while nobody waits
@@ -66,19 +66,8 @@ func (f *flights) sweep(table *route.Table) {
 		flight := v.(*flight)
 		if flight.count.Load() == 0 && !hasInstance(table, flight.version, id.(string)) {
 			f.byID.Delete(id)
-			flight.pool.sweep(time.Now().Add(time.Hour))
+			flight.dropped.Store(true)
 		}
-		return true
-	})
-}
-
-// closeIdle closes all idle connections.
-func (f *flights) closeIdle() { f.sweepPools(time.Now().Add(time.Hour)) }
-
-// sweepPools closes connections to instances that have been idle for too long.
-func (f *flights) sweepPools(now time.Time) {
-	f.byID.Range(func(_, v any) bool {
-		v.(*flight).pool.sweep(now)
 		return true
 	})
 }
@@ -98,6 +87,16 @@ func hasInstance(table *route.Table, of *route.VersionEntry, id string) bool {
 		}
 	}
 	return false
+}
+
+// connections returns the idle connections to the instance, as the table has it now.
+func (f *flight) connections(all *pools, instance *route.Instance) *pool {
+	if p := f.pool.Load(); p.leadsTo(instance) {
+		return p
+	}
+	p := all.of(instance)
+	f.pool.Store(p)
+	return p
 }
 
 func (f *flight) enter() { f.count.Add(1) }

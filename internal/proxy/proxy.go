@@ -105,6 +105,7 @@ type Proxy struct {
 	limits         http1.Limits
 	current        atomic.Pointer[snapshot]
 	flights        flights
+	pools          pools
 	versions       versions
 	outliers       *outliers
 	held           atomic.Int64

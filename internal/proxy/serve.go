@@ -117,7 +117,7 @@ func (p *Proxy) drain(servers []*http.Server, cut context.CancelCauseFunc) {
 		}
 	}
 	p.transports.closeIdle()
-	p.flights.closeIdle()
+	p.pools.closeIdle()
 }
 
 // sweepEvery is how often connections that are no longer used are looked for.
@@ -132,7 +132,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 	for {
 		select {
 		case now := <-tick.C:
-			p.flights.sweepPools(now)
+			p.pools.sweep(now)
 			p.transports.sweep(now)
 			if table := p.Table(); table != swept {
 				p.versions.sweep(table)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -31,10 +32,63 @@ type upstream struct {
 	reused bool      // a request was answered on it before
 }
 
-// pool keeps the idle connections to one instance, the newest on top.
+// pools are the idle connections of the fast path, by where they lead. Instances that have
+// one address share them, and an instance that is started again at another gets others.
+type pools struct {
+	mu  sync.Mutex
+	all map[poolKey]*pool
+}
+
+type poolKey struct {
+	address    string
+	tls        bool
+	serverName string
+}
+
+// of returns the pool for an instance.
+func (p *pools) of(instance *route.Instance) *pool {
+	key := poolKey{instance.Address, instance.TLS, instance.ServerName}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.all[key]
+	if one == nil {
+		if p.all == nil {
+			p.all = make(map[poolKey]*pool)
+		}
+		one = &pool{key: key}
+		p.all[key] = one
+	}
+	return one
+}
+
+// sweep closes connections that have been idle for too long, and lets go of the pools that
+// have none.
+func (p *pools) sweep(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, one := range p.all {
+		if one.sweep(now); one.gone.Load() {
+			delete(p.all, key)
+		}
+	}
+}
+
+// closeIdle closes all idle connections.
+func (p *pools) closeIdle() { p.sweep(time.Now().Add(time.Hour)) }
+
+// pool keeps the idle connections to one address, the newest on top.
 type pool struct {
+	key  poolKey
+	gone atomic.Bool // it was let go of: another one is in its place
+
 	mu   sync.Mutex
 	list []*upstream
+	used time.Time // when one was last put here
+}
+
+// leadsTo says whether the connections are those of the instance.
+func (p *pool) leadsTo(instance *route.Instance) bool {
+	return p != nil && p.key.address == instance.Address && p.key.tls == instance.TLS && p.key.serverName == instance.ServerName && !p.gone.Load()
 }
 
 // take returns an idle connection that is good to use, nil where there is none.
@@ -61,7 +115,8 @@ func (p *pool) take(now time.Time) *upstream {
 func (p *pool) put(u *upstream, now time.Time, limit time.Duration) {
 	u.reused, u.idle, u.stale = true, now, now.Add(limit)
 	p.mu.Lock()
-	if len(p.list) < maxIdlePerInstance && now.Sub(u.born) < maxUpstreamAge {
+	p.used = now
+	if !p.gone.Load() && len(p.list) < maxIdlePerInstance && now.Sub(u.born) < maxUpstreamAge {
 		p.list = append(p.list, u)
 		u = nil
 	}
@@ -74,17 +129,17 @@ func (p *pool) put(u *upstream, now time.Time, limit time.Duration) {
 // sweep closes connections that have been idle for too long.
 func (p *pool) sweep(now time.Time) {
 	p.mu.Lock()
-	n := 0
-	for n < len(p.list) && !now.Before(p.list[n].stale) { // the oldest lie at the bottom
-		n++
+	defer p.mu.Unlock()
+	old := 0
+	for old < len(p.list) && !now.Before(p.list[old].stale) { // the oldest lie at the bottom
+		_ = p.list[old].conn.Close()
+		old++
 	}
-	old := append([]*upstream(nil), p.list[:n]...)
-	rest := copy(p.list, p.list[n:])
-	clear(p.list[rest:])
-	p.list = p.list[:rest]
-	p.mu.Unlock()
-	for _, u := range old {
-		_ = u.conn.Close()
+	left := copy(p.list, p.list[old:])
+	clear(p.list[left:])
+	p.list = p.list[:left]
+	if left == 0 && now.Sub(p.used) > idleTLSTimeout { // while it is busy, all may be taken
+		p.gone.Store(true)
 	}
 }
 

@@ -17,8 +17,43 @@ type versions struct {
 // versionState is what is known of one version. The zero value is one without requests.
 type versionState struct {
 	answers atomic.Uint64
+	dropped atomic.Bool // from the map
 	limiter limiter
 	budget  budget
+}
+
+// standing is what is known of a version of a table and of its instances. It is kept in the
+// table's entry: looking for both by their names, among ten thousand, costs more than the decision.
+type standing struct {
+	owner   *Proxy // a table may serve several
+	version *versionState
+	flights []*flight // of its instances, in their order
+}
+
+// isGood says whether the standing is p's, and none of its parts was dropped.
+func (s *standing) isGood(p *Proxy) bool {
+	if s.owner != p || s.version.dropped.Load() {
+		return false
+	}
+	for _, flight := range s.flights {
+		if flight.dropped.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// standing returns the standing of a version.
+func (p *Proxy) standing(v *route.VersionEntry) *standing {
+	if found, ok := v.Kept().(*standing); ok && found.isGood(p) {
+		return found
+	}
+	made := &standing{owner: p, version: p.versions.of(v.ID), flights: make([]*flight, len(v.Instances))}
+	for i := range v.Instances {
+		made.flights[i] = p.flights.of(v, v.Instances[i].ID)
+	}
+	v.Keep(made)
+	return made
 }
 
 func (v *versions) of(id string) *versionState {
@@ -53,9 +88,10 @@ func (v *versions) answersOf(id string) uint64 {
 
 // sweep drops the entries of versions that table does not have.
 func (v *versions) sweep(table *route.Table) {
-	v.byID.Range(func(id, _ any) bool {
+	v.byID.Range(func(id, state any) bool {
 		if !hasVersion(table, id.(string)) {
 			v.byID.Delete(id)
+			state.(*versionState).dropped.Store(true)
 		}
 		return true
 	})

@@ -8,7 +8,7 @@ import (
 )
 
 // Table is an environment, compiled: everything needed to decide a request. It
-// never changes, except for the round-robin cursors behind [VersionEntry.Next],
+// never changes, except for the round-robin cursors behind [VersionEntry.Next] and what [VersionEntry.Keep] keeps,
 // and may be used by any number of goroutines.
 //
 // Tables that [Table.Apply] makes share with the table before all that did not
@@ -154,21 +154,39 @@ type VersionEntry struct {
 	State     State
 	Instances []Instance // the healthy ones
 	cursor    atomic.Uint32
+	kept      atomic.Value
 	Reason    string // why it is not ready, for people; may be empty
 }
 
+// Kept returns what [VersionEntry.Keep] was given last, nil before.
+func (v *VersionEntry) Kept() any { return v.kept.Load() }
+
+// Keep keeps what the data plane knows of the version at run time, so that a request finds
+// it without looking for it by name. All calls for one entry are with one type. An entry that a
+// change puts in the place of this one begins without.
+func (v *VersionEntry) Keep(what any) { v.kept.Store(what) }
+
 func (v *VersionEntry) key() string { return v.Name }
 
-// Next returns the instance whose turn it is, nil where the version has none. The
-// turn goes round by a cursor, the one word that changes in a compiled table.
+// Next returns the instance whose turn it is, nil where the version has none.
 func (v *VersionEntry) Next() *Instance {
+	if i := v.Turn(); i >= 0 {
+		return &v.Instances[i]
+	}
+	return nil
+}
+
+// Turn returns the place among Instances of the one whose turn it is, -1 where the version has
+// none. The turn goes round by a cursor; that and what is kept are the words that change in a
+// compiled table.
+func (v *VersionEntry) Turn() int {
 	switch n := uint32(len(v.Instances)); n { //nolint:gosec // nobody runs 2^32 instances
 	case 0:
-		return nil
+		return -1
 	case 1:
-		return &v.Instances[0]
+		return 0
 	default:
-		return &v.Instances[(v.cursor.Add(1)-1)%n]
+		return int((v.cursor.Add(1) - 1) % n)
 	}
 }
 
