@@ -23,6 +23,7 @@ type Comparison struct {
 	Rounds      int
 	Duration    time.Duration // of one measurement
 	Connections int
+	Rate        float64 // requests a second; 0 is as many as can be
 	Progress    func(format string, args ...any)
 }
 
@@ -181,7 +182,7 @@ func (c Comparison) atTheLimit(ctx context.Context, rows []Row) error {
 		err := c.each(ctx, rows, func(row *Row) error {
 			r, err := Load{
 				Address: row.running.Address, PID: row.running.PID(), Routes: row.running.Setup.Routes, InUse: MaxInUse,
-				Connections: c.Connections, WarmUp: warmUp, Duration: c.Duration, Seed: uint64(round), //nolint:gosec // not negative
+				Connections: c.Connections, Rate: c.Rate, WarmUp: warmUp, Duration: c.Duration, Seed: uint64(round), //nolint:gosec // not negative
 			}.Run(ctx)
 			if err != nil {
 				return err
