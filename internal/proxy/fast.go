@@ -3,8 +3,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +57,12 @@ type fastConn struct {
 	bodyDeadline time.Time // for more of a body that has to keep a pace; zero where there is none
 	served       bool      // a request was answered
 	trusted      bool      // what the client's address says of other clients is believed
+	until        time.Time // when the client has taken too long with the head, or was idle for too long
+	headSince    time.Time // when the first byte of the present head came; zero before
 	inHead       bool      // the head of a request is being read
+	settled      bool      // it keeps its goroutine
+	wasParked    bool
+	parkedAs     uint64 // guarded by the mutex of the parking
 
 	writeLimited time.Time // when the limit for writing was set
 	failed       bool      // writing to the client failed
@@ -76,6 +84,7 @@ const (
 	goOn   outcome = iota // read another
 	hangUp                // close it
 	passOn                // net/http serves it from here on
+	wait                  // for the client, without a goroutine
 )
 
 func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
@@ -90,13 +99,44 @@ func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
 	return c
 }
 
-// serve serves the connection to its end.
+// serve serves the connection to its end, or until it is parked.
 func (c *fastConn) serve() {
 	c.proxy.clients.add(c)
-	what := goOn
-	for what == goOn {
-		what = c.next()
+	c.drive()
+}
+
+// drive serves what the client sends, until it says nothing for long.
+func (c *fastConn) drive() {
+	defer c.survive()
+	for {
+		switch what := c.next(); what {
+		case goOn:
+		case wait:
+			if c.proxy.parking.park(c) {
+				return // and c is another goroutine's, from now on
+			}
+			c.settled = true
+		default:
+			c.finish(what)
+			return
+		}
 	}
+}
+
+// survive ends the connection, instead of the program, where something here is at fault.
+func (c *fastConn) survive() {
+	if fault := recover(); fault != nil {
+		c.proxy.options.Logger.Error("connection dropped: a fault of the proxy itself, please report it", "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+		_ = c.conn.Close()
+		if u := c.up.Load(); u != nil {
+			_ = u.conn.Close()
+		}
+		c.proxy.clients.remove(c)
+	}
+}
+
+// finish ends the connection, or what is left of it here.
+func (c *fastConn) finish(what outcome) {
 	c.proxy.clients.remove(c)
 	if what == hangUp {
 		_ = c.conn.Close()
@@ -105,10 +145,21 @@ func (c *fastConn) serve() {
 	c.used.release()
 }
 
+// close closes the connection from outside.
+func (c *fastConn) close() {
+	_ = c.conn.Close()
+	if c.proxy.parking.take(c) {
+		c.finish(hangUp)
+	}
+}
+
 // next reads a request and answers it.
 func (c *fastConn) next() outcome {
 	n, err := c.readHead()
 	if err != nil {
+		if c.mayWait(err) {
+			return wait
+		}
 		return c.noHead(err)
 	}
 	c.proxy.active.enter()
@@ -178,8 +229,10 @@ var errStopped = errors.New("the connection is being closed")
 
 // readHead reads the head of the next request, and returns its length.
 func (c *fastConn) readHead() (n int, err error) {
-	c.head.Reset()
-	c.inHead = true
+	if !c.inHead {
+		c.head.Reset()
+		c.inHead, c.headSince = true, time.Time{}
+	}
 	for {
 		rest := c.unread()
 		if len(rest) > 0 && c.state.Load() == connIdle && !c.state.CompareAndSwap(connIdle, connActive) {
@@ -196,7 +249,7 @@ func (c *fastConn) readHead() (n int, err error) {
 			case no:
 				n, err = c.head.ReadRequest(rest, c.proxy.limits)
 				if n > 0 || err != nil {
-					c.inHead = false
+					c.inHead, c.hurried = false, false
 					return n, err
 				}
 			}
@@ -205,6 +258,22 @@ func (c *fastConn) readHead() (n int, err error) {
 			return 0, err
 		}
 	}
+}
+
+// mayWait says whether an error of reading a head means only that the client takes its time:
+// then the connection can be parked.
+func (c *fastConn) mayWait(err error) bool {
+	switch {
+	case errors.Is(err, errWouldWait):
+		return true
+	case !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(c.until):
+		return false
+	}
+	c.setDeadline(time.Time{})
+	// From now on this client is not waited for, until it has sent the head. One that is only
+	// idle gets its goroutine back with the next request.
+	c.hurried = !c.settled && (len(c.unread()) > 0 || !c.served)
+	return true
 }
 
 var errHTTP2 = errors.New("the client speaks HTTP/2")
@@ -273,26 +342,49 @@ func (c *fastConn) keepHead() {
 // beforeWait sets how long the client may take for what is waited for.
 func (c *fastConn) beforeWait() {
 	o := &c.proxy.options
-	var want time.Time
+	if !c.inHead {
+		c.setDeadline(c.bodyDeadline)
+		return
+	}
 	switch {
-	case !c.inHead:
-		want = c.bodyDeadline
-	case len(c.unread()) > 0 || !c.served:
-		if c.deadline.IsZero() || c.served && c.deadline.After(c.now.Add(o.HeaderTimeout+time.Second)) {
-			want = time.Now().Add(o.HeaderTimeout)
-		} else {
-			want = c.deadline // from when the wait began
+	case len(c.unread()) > 0 && c.headSince.IsZero():
+		c.headSince = time.Now()
+		if !c.served {
+			c.headSince = c.now // from when the connection was made
 		}
+		c.until = c.headSince.Add(o.HeaderTimeout)
+	case len(c.unread()) > 0:
+	case !c.served:
+		c.until = c.now.Add(o.HeaderTimeout)
 	default:
-		want = c.now.Add(o.IdleTimeout)
-		if d := want.Sub(c.deadline); !c.deadline.IsZero() && d > 0 && d < o.IdleTimeout/4 {
-			want = c.deadline // near enough: setting it costs more than a request's bookkeeping
-		}
+		c.until = c.now.Add(o.IdleTimeout)
 	}
-	if !want.Equal(c.deadline) {
-		c.deadline = want
-		_ = c.conn.SetReadDeadline(want)
+	if c.hurried {
+		return
 	}
+	if c.settled || c.raw == nil || c.proxy.parking == nil {
+		c.setDeadline(c.until)
+		return
+	}
+	// Near enough is good enough: setting a deadline costs more than keeping the books of a request.
+	now := time.Now()
+	if left := c.deadline.Sub(now); left < parkAfter/2 || left > parkAfter || c.deadline.After(c.until) {
+		c.setDeadline(minTime(now.Add(parkAfter), c.until))
+	}
+}
+
+func (c *fastConn) setDeadline(t time.Time) {
+	if !t.Equal(c.deadline) {
+		c.deadline = t
+		_ = c.conn.SetReadDeadline(t)
+	}
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // answer answers with a problem.
@@ -381,7 +473,7 @@ func (c *fastConn) values(name string) []string {
 // cutOff ends the request on the proxy's command: its time to drain is over.
 func (c *fastConn) cutOff() {
 	c.cut.Store(true)
-	_ = c.conn.Close()
+	c.close()
 	if u := c.up.Load(); u != nil {
 		_ = u.conn.Close()
 	}
@@ -411,10 +503,20 @@ func (s *fastConns) remove(c *fastConn) {
 // each calls f for every connection.
 func (s *fastConns) each(f func(*fastConn)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	all := make([]*fastConn, 0, len(s.all))
 	for c := range s.all {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
 		f(c)
 	}
+}
+
+func (s *fastConns) len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.all)
 }
 
 // drain waits until every connection has ended, or been idle for the time a client
@@ -423,16 +525,14 @@ func (s *fastConns) drain(ctx context.Context) {
 	over := time.NewTimer(drainIdle)
 	defer over.Stop()
 	for {
-		left := 0
-		s.each(func(*fastConn) { left++ })
-		if left == 0 {
+		if s.len() == 0 {
 			return
 		}
 		select {
 		case <-over.C:
 			s.each(func(c *fastConn) {
 				if c.state.CompareAndSwap(connIdle, connClosed) {
-					_ = c.conn.Close()
+					c.close()
 				}
 			})
 			return

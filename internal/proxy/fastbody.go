@@ -88,6 +88,7 @@ func (c *fastConn) startPump(u *upstream) {
 // to the instance, which must not take a part for the whole.
 func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 	defer close(ended)
+	defer c.survive()
 	for {
 		rest := c.unread()
 		n, asIs, tail, err := c.body.take(rest)

@@ -96,6 +96,7 @@ type source struct {
 	raw     syscall.RawConn       // of tcp
 	attempt func(fd uintptr) bool // s.readNow, made once
 	onWait  func()                // called before it waits; may set deadlines; may be nil
+	hurried bool                  // fill returns errWouldWait instead of waiting
 	n       int                   // of the last attempt
 	err     error                 // of the last attempt
 }
@@ -119,6 +120,9 @@ func (s *source) open(conn net.Conn) {
 		}
 	}
 }
+
+// errWouldWait is that of a fill that nothing is there for.
+var errWouldWait = errors.New("there is nothing to read yet")
 
 // fill reads more behind what is unread. It returns io.EOF at the end.
 func (s *source) fill() error {
@@ -160,6 +164,10 @@ func (s *source) readNow(fd uintptr) bool {
 	}
 	if errors.Is(s.err, syscall.EAGAIN) {
 		s.shrink()
+		if s.hurried {
+			s.n, s.err = 0, errWouldWait
+			return true
+		}
 		if s.onWait != nil {
 			s.onWait()
 		}

@@ -101,6 +101,7 @@ type Proxy struct {
 	buffers        *bufferPool
 	relays         sync.Pool // of *relay
 	clients        fastConns
+	parking        *parking // nil before Run, and where the system has none
 	conns          *connLimit
 	limits         http1.Limits
 	current        atomic.Pointer[snapshot]

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,17 @@ var errStopping = errors.New("the proxy is being stopped")
 // lets go of held requests, gives those in flight DrainTimeout to end, and closes
 // what is left. It closes the listeners. Call it once for a proxy.
 func (p *Proxy) Run(ctx context.Context, listeners ...Listener) error {
+	if parking, err := newParking(); err == nil {
+		p.parking = parking
+		var parked sync.WaitGroup
+		parked.Go(parking.run)
+		defer func() {
+			parking.close()
+			p.clients.each((*fastConn).close)
+			parked.Wait()
+			parking.free()
+		}()
+	}
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	group, ctx := errgroup.WithContext(ctx)

@@ -98,8 +98,9 @@ func (w *watcher) stop() {
 var longAgo = time.Unix(1, 0)
 
 func (w *watcher) watch(running, over chan struct{}) {
-	defer close(running)
 	c := w.c
+	defer close(running)
+	defer c.survive()
 	c.keepHead()
 	for len(c.unread()) < inputSize {
 		err := c.fill()

@@ -80,7 +80,7 @@ func (h *Head) ReadRequest(b []byte, limits Limits) (n int, err error) {
 		return 0, err
 	}
 	rest := b[:n]
-	if rest[0] == '\r' { // the one empty line that may stand before a request
+	if rest[0] == '\r' && rest[1] == '\n' { // the one empty line that may stand before a request
 		rest = rest[2:]
 	}
 	line, rest := cutLine(rest)

@@ -137,6 +137,8 @@ func TestReadRequest_Refuses(t *testing.T) {
 		"odd method":                         {"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"very long method":                   {strings.Repeat("G", 33) + " / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"two empty lines before":             {"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+		"CR before an empty line":            {"\r\r\n\r\n", 400},
+		"CR before the request line":         {"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"bare LF before":                     {"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"Content-Length with a coding":       {post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
 		"coding with Content-Length":         {post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", 400},
