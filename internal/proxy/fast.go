@@ -126,6 +126,7 @@ func (c *fastConn) next() outcome {
 	c.watcher.stop()
 	if problem == nil && c.decision.Service.Protocol == route.H2C {
 		c.flight.leave()
+		c.unreserve()
 		return c.handOver(false)
 	}
 	c.body.begin(&c.head)
