@@ -24,6 +24,7 @@ type body struct {
 	unspliced bool          // the kernel does not copy the rest: the pace has to be looked at
 
 	failed  error // why the client's side broke, once the pump has ended
+	unsent  bool  // the instance did not take all that was read of it
 	slow    bool  // the client did not keep the pace
 	refused bool  // the body is malformed
 }
@@ -96,15 +97,16 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 			c.breakOff(u, err)
 			return
 		}
+		c.skip(n) // first of all: what the instance does not take is no request that follows
 		for _, part := range [2][]byte{rest[:asIs], tail} {
 			if len(part) == 0 {
 				continue
 			}
 			if _, err := u.conn.Write(part); err != nil {
+				c.body.unsent = true
 				return // the answer says why, if there is one
 			}
 		}
-		c.skip(n)
 		if c.body.done {
 			return
 		}
@@ -183,7 +185,7 @@ func (c *fastConn) pumpHasEnded() bool {
 	default:
 		return false
 	}
-	if !c.body.done || c.body.failed != nil {
+	if !c.body.done || c.body.failed != nil || c.body.unsent {
 		return false
 	}
 	c.body.pumping = nil
@@ -205,5 +207,5 @@ func (c *fastConn) stopPump(u *upstream) (complete bool) {
 		c.deadline = time.Time{}
 	}
 	c.body.pumping = nil
-	return c.body.done && c.body.failed == nil
+	return c.body.done && c.body.failed == nil && !c.body.unsent
 }

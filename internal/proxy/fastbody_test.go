@@ -1,0 +1,74 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// refusing is an instance's connection that takes the first write, and no other. Then it answers.
+type refusing struct {
+	net.Conn
+	written int
+	refused chan struct{}
+	answer  *strings.Reader
+}
+
+// Write takes the first one.
+func (c *refusing) Write(b []byte) (int, error) {
+	switch c.written++; c.written {
+	case 1:
+		return len(b), nil
+	case 2:
+		close(c.refused)
+	}
+	return 0, syscall.EPIPE
+}
+
+// Read reads the answer.
+func (c *refusing) Read(b []byte) (int, error) {
+	<-c.refused
+	return c.answer.Read(b)
+}
+
+// Close does nothing.
+func (c *refusing) Close() error { return nil }
+
+// TestBody_InstanceThatTakesNoEnd holds that the end of a body is never read as a request, when the
+// instance does not take it, and that the instance's connection is not used again.
+func TestBody_InstanceThatTakesNoEnd(t *testing.T) {
+	smuggled := get("/smuggled")
+	for name, c := range map[string]struct{ begin, end, answer string }{
+		"length":         {post(fmt.Sprintf("Content-Length: %d", 5+len(smuggled))) + "hello", smuggled, okAnswer},
+		"chunks":         {post("Transfer-Encoding: chunked") + "5\r\nhello\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(smuggled), smuggled), okAnswer},
+		"without answer": {post(fmt.Sprintf("Content-Length: %d", 5+len(smuggled))) + "hello", smuggled, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, answering(okAnswer))
+			w := newPathWorld(t, "fast", Options{}, o.addr)
+			version := w.Table().Service("cart").Version("main")
+			conns := &w.flights.of(version, version.Instances[0].ID).pool
+			conns.put(&upstream{
+				source: source{conn: &refusing{refused: make(chan struct{}), answer: strings.NewReader(c.answer)}},
+				born:   time.Now(),
+			}, time.Now(), time.Minute)
+			client := dial(t, w.addr)
+			client.raw(t, c.begin)
+			time.Sleep(20 * time.Millisecond) // so that the end comes by itself
+			client.raw(t, c.end)
+			client.head(t)
+			client.closeWrite(t)
+			_, _ = io.Copy(io.Discard, client.in)
+			w.stop()
+			require.Len(t, w.records.list(), 1)
+			require.NotContains(t, o.bytes(), "smuggled")
+			require.Empty(t, conns.list)
+		})
+	}
+}
