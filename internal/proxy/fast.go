@@ -46,6 +46,7 @@ type fastConn struct {
 	up      atomic.Pointer[upstream]
 	state   atomic.Int32
 	cut     atomic.Bool // the proxy ends the request, as its time to drain is over
+	halted  atomic.Bool // a read that another goroutine is in is to end; see halt
 	watcher watcher
 	body    body
 
@@ -293,7 +294,24 @@ func (c *fastConn) beforeWait() {
 	if !want.Equal(c.deadline) {
 		c.deadline = want
 		_ = c.conn.SetReadDeadline(want)
+		if c.halted.Load() { // just now, and the deadline for that is lost
+			_ = c.conn.SetReadDeadline(longAgo)
+		}
 	}
+}
+
+// halt ends the read that another goroutine is in, or is about to begin. When that has
+// returned, resume makes reading possible again.
+func (c *fastConn) halt() {
+	c.halted.Store(true)
+	_ = c.conn.SetReadDeadline(longAgo)
+}
+
+// resume takes back halt.
+func (c *fastConn) resume() {
+	c.halted.Store(false)
+	_ = c.conn.SetReadDeadline(time.Time{})
+	c.deadline = time.Time{}
 }
 
 // answer answers with a problem.

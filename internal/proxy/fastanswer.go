@@ -176,9 +176,9 @@ func (c *fastConn) writePart(b []byte) bool {
 // limitWrite sets how long the next write may take, now and then.
 func (c *fastConn) limitWrite() {
 	now := time.Now()
-	if now.Sub(c.writeLimited) > sendTimeout/4 {
+	if most := c.proxy.sendTimeout; now.Sub(c.writeLimited) > most/4 {
 		c.writeLimited = now
-		_ = c.conn.SetWriteDeadline(now.Add(sendTimeout))
+		_ = c.conn.SetWriteDeadline(now.Add(most))
 	}
 }
 

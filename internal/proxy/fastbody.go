@@ -201,10 +201,9 @@ func (c *fastConn) stopPump(u *upstream) (complete bool) {
 	case <-c.body.pumping:
 	default:
 		_ = u.conn.Close()
-		_ = c.conn.SetReadDeadline(longAgo)
+		c.halt()
 		<-c.body.pumping
-		_ = c.conn.SetReadDeadline(time.Time{})
-		c.deadline = time.Time{}
+		c.resume()
 	}
 	c.body.pumping = nil
 	return c.body.done && c.body.failed == nil && !c.body.unsent

@@ -85,13 +85,12 @@ func (w *watcher) stop() {
 	if running == nil {
 		return
 	}
-	_ = w.c.conn.SetReadDeadline(longAgo)
+	w.c.halt()
 	<-running
 	w.mu.Lock()
 	w.running, w.over = nil, nil
 	w.mu.Unlock()
-	_ = w.c.conn.SetReadDeadline(time.Time{})
-	w.c.deadline = time.Time{}
+	w.c.resume()
 }
 
 // longAgo is a deadline that ends what is under way.
