@@ -228,7 +228,7 @@ func (c *fastConn) appendEnd(b []byte, chunked bool) []byte {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	switch {
-	case c.head.Minor > 0 && (c.last || !c.body.done && c.body.pumping == nil):
+	case c.head.Minor > 0 && (c.last || c.body.pumping == nil && !c.body.done):
 		b = append(b, "Connection: close\r\n"...)
 	case c.head.Minor == 0 && !c.last:
 		b = append(b, "Connection: keep-alive\r\n"...)
