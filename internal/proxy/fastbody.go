@@ -118,7 +118,9 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 			continue
 		}
 		if err := c.fillBody(); err != nil {
-			c.breakOff(u, err)
+			if !c.halted.Load() { // else it is not the client's doing
+				c.breakOff(u, err)
+			}
 			return
 		}
 	}
@@ -134,7 +136,7 @@ func (c *fastConn) fillBody() error {
 	err := c.fill()
 	c.body.patience.got(len(c.unread())-before, time.Since(start))
 	c.bodyDeadline = time.Time{}
-	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded)
+	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded) && !c.halted.Load()
 	return err
 }
 

@@ -72,3 +72,26 @@ func TestBody_InstanceThatTakesNoEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestBody_InstanceThatBreaksOffWithinIt holds that the client is told who broke off: not that it was
+// slow, and not nothing.
+func TestBody_InstanceThatBreaksOffWithinIt(t *testing.T) {
+	for name, raw := range map[string]string{
+		"length": post("Content-Length: 10") + "hello",
+		"chunks": post("Transfer-Encoding: chunked") + "5\r\nhello\r\n",
+	} {
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			time.Sleep(20 * time.Millisecond) // until the proxy waits for more of the body
+		})
+		w := newPathWorld(t, "fast", Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, raw)
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 502 Bad Gateway", head[0], name)
+		require.Equal(t, []string{string(CodeUnreachable)}, field(head, ErrorHeader))
+		client.problemOf(t, head)
+		client.ended(t)
+		w.failed(t, CodeUnreachable, 1)
+	}
+}
