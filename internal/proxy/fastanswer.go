@@ -239,6 +239,7 @@ func (c *fastConn) appendEnd(b []byte, chunked bool) []byte {
 // tunnel passes bytes on in both directions once the instance has agreed to another protocol.
 func (c *fastConn) tunnel(u *upstream) {
 	c.upgraded = true
+	c.stopPump(u)
 	c.watcher.stop()
 	b := c.appendAnswer((*c.out)[:0], u, false)
 	b = append(b, u.unread()...)
@@ -249,7 +250,6 @@ func (c *fastConn) tunnel(u *upstream) {
 		return
 	}
 	_ = c.conn.SetReadDeadline(time.Time{})
-	c.stopPump(u)
 	up := make(chan int64, 1)
 	go func() {
 		n, err := u.conn.Write(c.unread())

@@ -82,6 +82,7 @@ func (c *fastConn) startPump(u *upstream) {
 		c.body.paced, c.body.patience = true, newPatience(rate)
 	}
 	c.body.pumping = make(chan struct{})
+	c.watcher.inUse = true
 	go c.pump(u, c.body.pumping)
 }
 
@@ -107,11 +108,15 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 				return // the answer says why, if there is one
 			}
 		}
+		sent, err := int64(0), error(nil)
+		if !c.body.done {
+			sent, err = c.splice(u)
+		}
 		if c.body.done {
+			c.watcher.armBehindBody() // the answer may take long
 			return
 		}
-		sent, err := c.splice(u)
-		if err != nil || c.body.done {
+		if err != nil {
 			return
 		}
 		if sent > 0 {

@@ -95,3 +95,29 @@ func TestBody_InstanceThatBreaksOffWithinIt(t *testing.T) {
 		w.failed(t, CodeUnreachable, 1)
 	}
 }
+
+// TestBody_ClientThatLeavesBehindIt holds that a client is looked after when all of its body was sent.
+func TestBody_ClientThatLeavesBehindIt(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		asked, left := make(chan struct{}), make(chan struct{})
+		o := newOrigin(t, func(c *far) {
+			c.bodyOf(c.head())
+			close(asked)
+			_, _ = c.in.ReadByte() // until the proxy gives up
+			close(left)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, post("Content-Length: 5"))
+		time.Sleep(20 * time.Millisecond) // so that the body comes by itself
+		client.raw(t, "hello")
+		<-asked
+		require.NoError(t, client.Close())
+		select {
+		case <-left:
+		case <-time.After(3 * time.Second):
+			t.Fatal("the instance is not told that nobody waits for its answer")
+		}
+		w.failed(t, CodeClientGone, 1)
+	})
+}

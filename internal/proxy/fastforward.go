@@ -35,8 +35,8 @@ func (c *fastConn) forward() {
 	}
 	c.answered(u.head.Status)
 	complete := c.relay(u)
-	c.watcher.stop()
 	sent := c.stopPump(u)
+	c.watcher.stop()
 	c.record.BytesIn = max(c.record.BytesIn, c.body.bytes)
 	c.up.Store(nil)
 	if !sent {
@@ -86,7 +86,9 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 		if answerErr == nil {
 			return u, nil
 		}
-		c.watcher.stop()
+		if c.body.pumping == nil {
+			c.watcher.stop()
+		}
 		if err == nil {
 			err = answerErr
 		}
@@ -140,6 +142,7 @@ func (c *fastConn) giveUp(u *upstream, err error) {
 	if u != nil {
 		c.drop(u)
 		c.stopPump(u)
+		c.watcher.stop()
 	}
 	c.record.BytesIn = c.body.bytes
 	if !c.body.done {
