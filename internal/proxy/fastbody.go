@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -174,10 +173,16 @@ func (c *fastConn) splice(u *upstream) (sent int64, err error) {
 	c.body.left -= sent
 	c.body.bytes += sent
 	c.body.done = c.body.left == 0
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		c.breakOff(u, io.ErrUnexpectedEOF)
-	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "read" {
-		c.breakOff(u, err)
+	case err != nil:
+		// The error does not tell whose it is. Where it is the instance's, its answer ends the wait
+		// for the client; and where that says more, what was copied in part is lost anyway.
+		c.body.unsent = true
+		if broken := c.fill(); broken != nil && !c.halted.Load() {
+			c.breakOff(u, broken)
+		}
 	}
 	return sent, err
 }

@@ -121,3 +121,34 @@ func TestBody_ClientThatLeavesBehindIt(t *testing.T) {
 		w.failed(t, CodeClientGone, 1)
 	})
 }
+
+// reset ends a connection at once: what is under way in both directions is lost.
+func reset(t *testing.T, conn net.Conn) {
+	t.Helper()
+	require.NoError(t, conn.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, conn.Close())
+}
+
+// TestBody_ClientThatBreaksOffWithinALargeOne holds that the instance learns of it.
+func TestBody_ClientThatBreaksOffWithinALargeOne(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		left := make(chan struct{})
+		o := newOrigin(t, func(c *far) {
+			c.head()
+			_, _ = io.Copy(io.Discard, c.in)
+			close(left)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, post("Content-Length: 10000000"))
+		client.raw(t, strings.Repeat("x", 1<<20))
+		time.Sleep(50 * time.Millisecond)
+		reset(t, client.Conn)
+		select {
+		case <-left:
+		case <-time.After(3 * time.Second):
+			t.Fatal("the instance waits for a body that never comes")
+		}
+		require.NotEmpty(t, w.records.wait(t, 1)[0].Error)
+	})
+}
