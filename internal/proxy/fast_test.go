@@ -3,7 +3,9 @@ package proxy
 import (
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,4 +22,27 @@ func TestFast_HandsOnItsPlace(t *testing.T) {
 		client.raw(t, get("/"))
 		require.Equal(t, http.StatusOK, client.answer(t, http.MethodGet).StatusCode)
 	}
+}
+
+// TestFast_SlowAnswerIsNotAskedForTwice holds that an instance which takes too long is not
+// taken for one that has closed the connection.
+func TestFast_SlowAnswerIsNotAskedForTwice(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		var asked atomic.Int64
+		o := newOrigin(t, func(f *far) {
+			for f.head() != nil {
+				if asked.Add(1) == 1 {
+					f.say(okAnswer)
+				}
+			}
+		})
+		w := newPathWorld(t, path, Options{AnswerTimeout: 150 * time.Millisecond}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		client.head(t)
+		client.exactly(t, 2)
+		client.raw(t, get("/"))
+		require.Equal(t, "HTTP/1.1 504 Gateway Timeout", client.head(t)[0])
+		require.EqualValues(t, 2, asked.Load())
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -92,8 +93,8 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 		if err == nil {
 			err = answerErr
 		}
-		if u.reused && len(u.unread()) == 0 && c.body.pumping == nil && isSafe(c.rq.method) && c.body.bytes == 0 &&
-			isBrokenConnection(err) && c.left() == CodeAborted {
+		if u.reused && len(u.unread()) == 0 && c.body.pumping == nil && isSafe(c.rq.method) && len(start)+len(tail) == 0 &&
+			isBrokenConnection(err) && !errors.Is(err, os.ErrDeadlineExceeded) && c.left() == CodeAborted {
 			c.drop(u)
 			fresh = true
 			continue
