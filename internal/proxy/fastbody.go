@@ -187,17 +187,22 @@ func (c *fastConn) splice(u *upstream) (sent int64, err error) {
 	return sent, err
 }
 
-// pumpHasEnded says whether there was a pump, and it has sent the whole body.
-func (c *fastConn) pumpHasEnded() bool {
+// isPumping says whether the rest of the body is being sent.
+func (c *fastConn) isPumping() bool {
 	if c.body.pumping == nil {
 		return false
 	}
 	select {
 	case <-c.body.pumping:
-	default:
 		return false
+	default:
+		return true
 	}
-	if !c.body.done || c.body.failed != nil || c.body.unsent {
+}
+
+// pumpHasEnded says whether there was a pump, and it has sent the whole body.
+func (c *fastConn) pumpHasEnded() bool {
+	if c.body.pumping == nil || c.isPumping() || !c.body.done || c.body.failed != nil || c.body.unsent {
 		return false
 	}
 	c.body.pumping = nil

@@ -152,3 +152,24 @@ func TestBody_ClientThatBreaksOffWithinALargeOne(t *testing.T) {
 		require.NotEmpty(t, w.records.wait(t, 1)[0].Error)
 	})
 }
+
+// TestBody_TimeOfTheAnswerBeginsBehindIt holds that the time for an answer is not used up by a body
+// that takes long.
+func TestBody_TimeOfTheAnswerBeginsBehindIt(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		o := newOrigin(t, func(c *far) {
+			c.bodyOf(c.head())
+			c.say(okAnswer)
+		})
+		w := newPathWorld(t, path, Options{AnswerTimeout: 200 * time.Millisecond}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, post("Content-Length: 8"))
+		for range 8 {
+			time.Sleep(80 * time.Millisecond)
+			client.raw(t, "x")
+		}
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 200 OK", head[0])
+		w.served(t, head, 1)
+	})
+}

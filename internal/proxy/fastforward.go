@@ -247,12 +247,18 @@ var errUnaskedUpgrade = errors.New("it switches to a protocol that was not asked
 
 // readAnswer reads the head of the answer. Interim ones (1xx) go to the client.
 func (c *fastConn) readAnswer(u *upstream) error {
-	if limit := c.proxy.options.AnswerTimeout; limit > 0 {
+	limit := c.proxy.options.AnswerTimeout
+	if limit > 0 {
 		_ = u.conn.SetReadDeadline(time.Now().Add(limit))
 		defer func() { _ = u.conn.SetReadDeadline(time.Time{}) }()
 	}
 	for {
+		sending := c.isPumping()
 		n, err := u.readHead(c.proxy.limits)
+		if sending && limit > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = u.conn.SetReadDeadline(time.Now().Add(limit)) // the time of the answer begins behind the body
+			continue
+		}
 		if err != nil {
 			return err
 		}
