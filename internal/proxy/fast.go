@@ -241,6 +241,7 @@ func (c *fastConn) handOver(http2 bool) outcome {
 	if !c.deadline.IsZero() {
 		_ = c.conn.SetReadDeadline(time.Time{})
 	}
+	c.unlimitWrite()
 	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
 	strict.source.input, c.input = c.input, input{}
 	strict.begun = true
@@ -347,8 +348,9 @@ func (c *fastConn) startAnswer(status int) {
 	c.record.FirstByte = time.Since(c.record.Time)
 }
 
-// write writes to the client.
+// write writes to the client. One that takes nothing of it for long is thought to have left.
 func (c *fastConn) write(b []byte) bool {
+	c.limitWrite()
 	if _, err := c.conn.Write(b); err != nil {
 		c.failed = true
 	}

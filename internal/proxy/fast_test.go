@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,4 +47,98 @@ func TestFast_SlowAnswerIsNotAskedForTwice(t *testing.T) {
 		require.Equal(t, "HTTP/1.1 504 Gateway Timeout", client.head(t)[0])
 		require.EqualValues(t, 2, asked.Load())
 	})
+}
+
+// setSendTimeout sets how long a client may take none of its answer. It is called before the first request.
+func (w *world) setSendTimeout(d time.Duration) { w.sendTimeout = d }
+
+// TestFast_TimeToTakeAnAnswer holds that the time for an answer begins with it: that for an earlier
+// one says nothing.
+func TestFast_TimeToTakeAnAnswer(t *testing.T) {
+	const most = 200 * time.Millisecond
+	events := "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+	for name, c := range map[string]struct{ ask, answer, first string }{
+		"without a body": {get("/"), "HTTP/1.1 304 Not Modified\r\n\r\n", "HTTP/1.1 304 Not Modified"},
+		"by the proxy":   {"GET / HTTP/1.1\r\nHost: unknown\r\n\r\n", "", "HTTP/1.1 404 Not Found"},
+		"interim":        {get("/"), "HTTP/1.1 103 Early Hints\r\n\r\n" + okAnswer, "HTTP/1.1 103 Early Hints"},
+		"until close":    {get("/"), events, "HTTP/1.1 200 OK"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, func(f *far) {
+				f.head()
+				f.say(okAnswer)
+				f.head()
+				f.say(c.answer)
+				_ = f.head()
+			})
+			w := newPathWorld(t, "fast", Options{}, o.addr)
+			w.setSendTimeout(most)
+			client := dial(t, w.addr)
+			client.raw(t, get("/"))
+			require.Equal(t, "HTTP/1.1 200 OK", client.head(t)[0])
+			client.exactly(t, 2)
+			time.Sleep(2 * most)
+			client.raw(t, c.ask)
+			require.Equal(t, c.first, client.head(t)[0])
+		})
+	}
+}
+
+// TestFast_TunnelHasNoTimeToEnd holds that an upgraded connection does not inherit the time in
+// which an answer had to be taken.
+func TestFast_TunnelHasNoTimeToEnd(t *testing.T) {
+	const most = 200 * time.Millisecond
+	o := newOrigin(t, func(f *far) {
+		f.head()
+		f.say(okAnswer)
+		f.head()
+		f.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.Copy(f, f.in)
+	})
+	w := newPathWorld(t, "fast", Options{}, o.addr)
+	w.setSendTimeout(most)
+	client := dial(t, w.addr)
+	client.raw(t, get("/"))
+	client.head(t)
+	client.exactly(t, 2)
+	client.raw(t, get("/", "Connection: Upgrade", "Upgrade: echo"))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols", client.head(t)[0])
+	time.Sleep(2 * most)
+	client.raw(t, "still there")
+	require.Equal(t, "still there", client.exactly(t, 11))
+}
+
+// TestFast_HandedOnHasNoTimeToEnd holds the same for a connection that net/http takes over.
+func TestFast_HandedOnHasNoTimeToEnd(t *testing.T) {
+	const most = 200 * time.Millisecond
+	slow := h2cInstance(t, func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(2 * most)
+		_, _ = io.WriteString(w, "ok")
+	})
+	chat := service("chat", ready("main", slow))
+	chat.Protocol = route.H2C
+	w := newWorld(t, Options{}, service("cart", ready("main", says(t, "cart"))), chat)
+	w.setSendTimeout(most)
+	client := dial(t, w.addr)
+	client.raw(t, get("/"))
+	require.Equal(t, "cart", client.answer(t, http.MethodGet).text)
+	client.raw(t, "GET / HTTP/1.1\r\nHost: chat.localhost\r\n\r\n")
+	require.Equal(t, "ok", client.answer(t, http.MethodGet).text)
+}
+
+// TestFast_ClientThatReadsNothing holds that one who asks and asks, and takes none of the
+// proxy's own answers, does not stay.
+func TestFast_ClientThatReadsNothing(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.setSendTimeout(200 * time.Millisecond)
+	client := dial(t, w.addr)
+	require.NoError(t, client.SetWriteDeadline(time.Now().Add(5*time.Second)))
+	asks := strings.Repeat("GET / HTTP/1.1\r\nHost: unknown\r\n\r\n", 1000)
+	for {
+		if _, err := io.WriteString(client, asks); err != nil {
+			require.NotErrorIs(t, err, net.ErrClosed)
+			require.NotContains(t, err.Error(), "timeout", "the proxy waits for it without end")
+			return
+		}
+	}
 }

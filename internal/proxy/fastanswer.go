@@ -163,15 +163,8 @@ func (c *fastConn) relayUntilClose(u *upstream) bool {
 	}
 }
 
-// writePart writes a part of an answer. A client that takes nothing of it for long is
-// thought to have left.
-func (c *fastConn) writePart(b []byte) bool {
-	if len(b) == 0 {
-		return true
-	}
-	c.limitWrite()
-	return c.write(b)
-}
+// writePart writes a part of an answer.
+func (c *fastConn) writePart(b []byte) bool { return len(b) == 0 || c.write(b) }
 
 // limitWrite sets how long the next write may take, now and then.
 func (c *fastConn) limitWrite() {
@@ -179,6 +172,13 @@ func (c *fastConn) limitWrite() {
 	if most := c.proxy.sendTimeout; now.Sub(c.writeLimited) > most/4 {
 		c.writeLimited = now
 		_ = c.conn.SetWriteDeadline(now.Add(most))
+	}
+}
+
+// unlimitWrite takes the limit back, for what has no such limit.
+func (c *fastConn) unlimitWrite() {
+	if !c.writeLimited.IsZero() {
+		_ = c.conn.SetWriteDeadline(time.Time{})
 	}
 }
 
@@ -250,6 +250,7 @@ func (c *fastConn) tunnel(u *upstream) {
 		return
 	}
 	_ = c.conn.SetReadDeadline(time.Time{})
+	c.unlimitWrite()
 	up := make(chan int64, 1)
 	go func() {
 		n, err := u.conn.Write(c.unread())
