@@ -56,6 +56,7 @@ type fastConn struct {
 	served       bool      // a request was answered
 	trusted      bool      // what the client's address says of other clients is believed
 	inHead       bool      // the head of a request is being read
+	headTimed    bool      // the deadline is that of the head, which has begun
 
 	writeLimited time.Time // when the limit for writing was set
 	failed       bool      // writing to the client failed
@@ -144,6 +145,7 @@ func (c *fastConn) next() outcome {
 // leave ends a request, and says what becomes of the connection.
 func (c *fastConn) leave() outcome {
 	c.served = true
+	c.now = c.record.Time.Add(c.record.Duration)
 	c.giveBack()
 	switch {
 	case c.failed || c.upgraded || c.cut.Load():
@@ -181,7 +183,7 @@ var errStopped = errors.New("the connection is being closed")
 // readHead reads the head of the next request, and returns its length.
 func (c *fastConn) readHead() (n int, err error) {
 	c.head.Reset()
-	c.inHead = true
+	c.inHead, c.headTimed = true, false
 	for {
 		rest := c.unread()
 		if len(rest) > 0 && c.state.Load() == connIdle && !c.state.CompareAndSwap(connIdle, connActive) {
@@ -281,10 +283,9 @@ func (c *fastConn) beforeWait() {
 	case !c.inHead:
 		want = c.bodyDeadline
 	case len(c.unread()) > 0 || !c.served:
-		if c.deadline.IsZero() || c.served && c.deadline.After(c.now.Add(o.HeaderTimeout+time.Second)) {
+		if want = c.deadline; !c.headTimed { // once, or each byte would bring more time
+			c.headTimed = true
 			want = time.Now().Add(o.HeaderTimeout)
-		} else {
-			want = c.deadline // from when the wait began
 		}
 	default:
 		want = c.now.Add(o.IdleTimeout)

@@ -142,3 +142,51 @@ func TestFast_ClientThatReadsNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestFast_TimeForAHead holds that the time for a head is not given anew with each byte,
+// on a connection that has been idle too.
+func TestFast_TimeForAHead(t *testing.T) {
+	w := newPathWorld(t, "fast", Options{HeaderTimeout: 300 * time.Millisecond}, newOrigin(t, answering(okAnswer)).addr)
+	client := dial(t, w.addr)
+	client.raw(t, get("/"))
+	client.head(t)
+	client.exactly(t, 2)
+	time.Sleep(1200 * time.Millisecond)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = client.in.ReadByte()
+	}()
+	start := time.Now()
+	for _, c := range get("/" + strings.Repeat("x", 60)) {
+		_, _ = client.Write([]byte{byte(c)})
+		select {
+		case <-ended:
+			require.Less(t, time.Since(start), 2*time.Second)
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	t.Fatal("the head may take as long as it likes")
+}
+
+// TestFast_IdleTimeBeginsBehindTheAnswer holds that a long request does not use up the time
+// in which the next one may come.
+func TestFast_IdleTimeBeginsBehindTheAnswer(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		o := newOrigin(t, func(f *far) {
+			for f.head() != nil {
+				time.Sleep(600 * time.Millisecond)
+				f.say(okAnswer)
+			}
+		})
+		w := newPathWorld(t, path, Options{IdleTimeout: 400 * time.Millisecond}, o.addr)
+		client := dial(t, w.addr)
+		for range 2 {
+			client.raw(t, get("/"))
+			require.Equal(t, "HTTP/1.1 200 OK", client.head(t)[0])
+			client.exactly(t, 2)
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}

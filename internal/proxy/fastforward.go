@@ -117,7 +117,7 @@ func isSafe(method string) bool {
 func (c *fastConn) connect(fresh bool) (*upstream, error) {
 	var u *upstream
 	if !fresh {
-		u = c.flight.pool.take(c.now)
+		u = c.flight.pool.take(time.Now())
 	}
 	if u == nil {
 		var err error
