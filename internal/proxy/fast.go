@@ -119,8 +119,7 @@ func (c *fastConn) next() outcome {
 	c.out = outs.Get().(*[]byte)
 	c.rq.take(&c.head)
 	c.begin(c.now)
-	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive ||
-		c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
+	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive
 	if c.head.Upgrade && c.wantsHTTP2() {
 		return c.handOver(false)
 	}
@@ -155,7 +154,16 @@ func (c *fastConn) leave() outcome {
 		return hangUp
 	}
 	c.state.Store(connIdle)
+	if c.proxy.clients.drained.Load() {
+		return hangUp
+	}
 	return goOn
+}
+
+// endsWithProxy makes the request the connection's last where the proxy ends. It is called
+// before the head of an answer is written, which says so.
+func (c *fastConn) endsWithProxy() {
+	c.last = c.last || c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
 }
 
 // giveBack gives back what was borrowed for a request.
@@ -326,6 +334,7 @@ func (c *fastConn) answer(pr *problem) {
 	if !c.body.skip(&c.input) || pr.distrusts() {
 		c.last = true
 	}
+	c.endsWithProxy()
 	b := appendStatusLine((*c.out)[:0], c.head.Minor, answer.status, http.StatusText(answer.status))
 	for _, f := range answer.fields {
 		b = appendField(b, f.name, f.value)
@@ -413,6 +422,8 @@ func (c *fastConn) cutOff() {
 type fastConns struct {
 	mu  sync.Mutex
 	all map[*fastConn]struct{}
+
+	drained atomic.Bool // a connection that becomes idle ends
 }
 
 func (s *fastConns) add(c *fastConn) {
@@ -452,6 +463,7 @@ func (s *fastConns) drain(ctx context.Context) {
 		}
 		select {
 		case <-over.C:
+			s.drained.Store(true)
 			s.each(func(c *fastConn) {
 				if c.state.CompareAndSwap(connIdle, connClosed) {
 					_ = c.conn.Close()

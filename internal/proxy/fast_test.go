@@ -190,3 +190,28 @@ func TestFast_IdleTimeBeginsBehindTheAnswer(t *testing.T) {
 		}
 	})
 }
+
+// TestFast_StopsWhileARequestIsAnswered holds that its client is told that the connection ends with it, and
+// that nothing is left of the connection when the proxy has stopped.
+func TestFast_StopsWhileARequestIsAnswered(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		asked := make(chan struct{})
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			close(asked)
+			time.Sleep(drainIdle + 300*time.Millisecond)
+			f.say(okAnswer)
+			_ = f.head()
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		<-asked
+		w.stop()
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 200 OK", head[0])
+		require.Equal(t, []string{"close"}, field(head, "Connection"))
+		client.exactly(t, 2)
+		client.ended(t)
+	})
+}

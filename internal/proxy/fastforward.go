@@ -35,6 +35,7 @@ func (c *fastConn) forward() {
 		return
 	}
 	c.answered(u.head.Status)
+	c.endsWithProxy()
 	complete := c.relay(u)
 	sent := c.stopPump(u)
 	c.watcher.stop()
