@@ -215,3 +215,34 @@ func TestFast_StopsWhileARequestIsAnswered(t *testing.T) {
 		client.ended(t)
 	})
 }
+
+// TestFast_AnswersWithAFalseLength holds that a length which says nothing is not passed on, and that a
+// connection on which an answer had two is not used again.
+func TestFast_AnswersWithAFalseLength(t *testing.T) {
+	const interim, switching = "HTTP/1.1 103 Early Hints\r\n", "HTTP/1.1 101 Switching Protocols\r\n"
+	for name, c := range map[string]struct{ ask, answer, want string }{
+		"interim":   {get("/"), interim + "Content-Length: 9\r\nLink: </a>\r\n\r\n" + okAnswer, interim + "Link: </a>\r\n\r\n"},
+		"switching": {get("/", "Connection: Upgrade", "Upgrade: echo"), switching + "Content-Length: 9\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", switching + "Layover-Served-By"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, func(f *far) {
+				f.head()
+				f.say(c.answer)
+			})
+			client := dial(t, newPathWorld(t, "fast", Options{}, o.addr).addr)
+			client.raw(t, c.ask)
+			require.Equal(t, c.want, client.exactly(t, len(c.want)))
+		})
+	}
+	t.Run("beside a coding", func(t *testing.T) {
+		o := newOrigin(t, answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
+		client := dial(t, newPathWorld(t, "fast", Options{}, o.addr).addr)
+		for n := range 2 {
+			client.raw(t, get("/"))
+			require.Empty(t, field(client.head(t), "Content-Length"))
+			body, _ := readChunked(client.in)
+			require.Equal(t, "ok", body)
+			require.EqualValues(t, n+1, o.conns.Load())
+		}
+	})
+}

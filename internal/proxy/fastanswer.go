@@ -193,7 +193,7 @@ func (c *fastConn) appendAnswer(b []byte, u *upstream, chunked bool) []byte {
 		case http1.LayoverServedBy:
 			continue
 		case http1.ContentLength:
-			if h.Body == http1.BodyChunked || h.Status == http.StatusNoContent {
+			if h.Body == http1.BodyChunked || h.Status == http.StatusNoContent || h.Status < http.StatusOK {
 				continue
 			}
 		case http1.Date:

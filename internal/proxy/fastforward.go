@@ -274,7 +274,7 @@ func (c *fastConn) readAnswer(u *upstream) error {
 		if c.head.Minor > 0 {
 			b := appendStatusLine(nil, 1, u.head.Status, view(u.head.Reason))
 			for i := range u.head.Fields {
-				if f := &u.head.Fields[i]; !u.head.IsHopByHop(f) {
+				if f := &u.head.Fields[i]; f.Name != http1.ContentLength && !u.head.IsHopByHop(f) {
 					b = append(b, f.Line...)
 				}
 			}
