@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -245,4 +247,49 @@ func TestFast_AnswersWithAFalseLength(t *testing.T) {
 			require.EqualValues(t, n+1, o.conns.Load())
 		}
 	})
+}
+
+// narrow is a listener whose connections hold back little of what is written.
+type narrow struct{ net.Listener }
+
+// Accept accepts a connection.
+func (l narrow) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		err = conn.(*net.TCPConn).SetWriteBuffer(32 << 10)
+	}
+	return conn, err
+}
+
+// TestFast_SlowClient holds that a client that takes its answer slowly, and takes it, gets all of it.
+func TestFast_SlowClient(t *testing.T) {
+	const size, most = 8 << 20, 800 * time.Millisecond
+	o := newOrigin(t, func(f *far) {
+		f.head()
+		f.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
+		f.say(strings.Repeat("x", size))
+		_ = f.head()
+	})
+	p, l := New(Options{}), listen(t)
+	p.sendTimeout = most
+	p.SetTable(compile(t, route.Spec{Services: []route.Service{service("cart", ready("main", o.addr))}}))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx, Listener{Listener: narrow{l}}) }()
+	client := dial(t, l.Addr().String())
+	require.NoError(t, client.Conn.(*net.TCPConn).SetReadBuffer(32<<10))
+	client.raw(t, get("/"))
+	client.head(t)
+	got, buf := 0, make([]byte, 32<<10)
+	for start := time.Now(); time.Since(start) < 3*time.Second; time.Sleep(most / 20) {
+		n, err := io.ReadFull(client.in, buf)
+		got += n
+		require.NoError(t, err, "after %d bytes", got)
+	}
+	n, err := io.CopyN(io.Discard, client.in, int64(size-got))
+	require.NoError(t, err)
+	require.EqualValues(t, size-got, n)
+	require.NoError(t, client.Close())
+	cancel()
+	require.NoError(t, <-done)
 }

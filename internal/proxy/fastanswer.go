@@ -51,7 +51,7 @@ func (c *fastConn) relayLength(u *upstream, left int64) bool {
 	for left > 0 {
 		if left >= spliceFrom && c.raw != nil && u.raw != nil {
 			c.limitWrite()
-			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceSize))
+			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceAnswer))
 			left -= n
 			c.record.BytesOut += n
 			if err != nil {

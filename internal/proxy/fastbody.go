@@ -149,10 +149,12 @@ func (c *fastConn) breakOff(u *upstream, err error) {
 	_ = u.conn.Close()
 }
 
-// spliceFrom is how much there has to be left of a body for the kernel to copy it.
+// spliceFrom is how much there has to be left of a body for the kernel to copy it. A part of an
+// answer is small enough for a slow client to take within sendTimeout: what it has taken by then is not known.
 const (
-	spliceFrom = 64 << 10
-	spliceSize = 1 << 20
+	spliceFrom   = 64 << 10
+	spliceSize   = 1 << 20
+	spliceAnswer = 256 << 10
 )
 
 // splice has the kernel copy a part of a large body with a length. It sends nothing where
