@@ -138,7 +138,21 @@ func (c *fastConn) next() outcome {
 		c.forward()
 	}
 	c.end()
-	return c.leave()
+	what := c.leave()
+	if n > inputSize {
+		c.forget()
+	}
+	return what
+}
+
+// forget lets go of a head that has a large buffer of its own, which views of it would keep.
+func (c *fastConn) forget() {
+	c.head = http1.Head{}
+	c.rq = request{peer: c.rq.peer, addr: c.rq.addr, ip: c.rq.ip, encrypted: c.rq.encrypted, trusted: c.rq.trusted}
+	c.ask, c.decision, c.record = route.Request{}, route.Decision{}, Record{}
+	if len(c.unread()) == 0 {
+		c.input.release()
+	}
 }
 
 // leave ends a request, and says what becomes of the connection.

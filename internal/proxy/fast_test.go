@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -292,4 +293,30 @@ func TestFast_SlowClient(t *testing.T) {
 	require.NoError(t, client.Close())
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// TestFast_IdleConnectionKeepsNoHead holds that a large head is given up once its request was answered.
+func TestFast_IdleConnectionKeepsNoHead(t *testing.T) {
+	const clients, size, most = 40, 900 << 10, 12 << 20
+	w := newPathWorld(t, "fast", Options{}, newOrigin(t, answering(okAnswer)).addr)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range clients {
+		conn := dial(t, w.addr)
+		_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: unknown\r\nX: ")
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, strings.Repeat("x", size)+"\r\n\r\n")
+		require.NoError(t, err)
+		res, err := http.ReadResponse(conn.in, nil)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(t, err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	for range 3 { // a pool gives up what it has in two
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.HeapInuse, before.HeapInuse+most)
 }
