@@ -160,7 +160,7 @@ func cart(t *testing.T) string {
 		for range strings.Count(r.URL.Path, "s") { // 50 ms for each
 			_, _ = io.WriteString(w, ".")
 			_ = http.NewResponseController(w).Flush()
-			time.Sleep(50 * time.Millisecond)
+			<-time.After(50 * time.Millisecond)
 		}
 		_, _ = io.WriteString(w, "hello")
 	}))

@@ -132,7 +132,7 @@ func TestLag(t *testing.T) {
 		f := newFleet(nil)
 		for revision := uint64(5); revision < 5+3*keptStamps; revision += 2 { // numbers may be left out
 			f.SetTable(tableAt(t, revision))
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 		newest := f.table.Revision()
 		reportAs(t, f, "even", newest)

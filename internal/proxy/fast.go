@@ -49,6 +49,7 @@ type fastConn struct {
 	up      atomic.Pointer[upstream]
 	state   atomic.Int32
 	cut     atomic.Bool // the proxy ends the request, as its time to drain is over
+	halted  atomic.Bool // a read that another goroutine is in is to end; see halt
 	watcher watcher
 	body    body
 
@@ -168,8 +169,7 @@ func (c *fastConn) next() outcome {
 	c.out = outs.Get().(*[]byte)
 	c.rq.take(&c.head)
 	c.begin(c.now)
-	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive ||
-		c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
+	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive
 	if c.head.Upgrade && c.wantsHTTP2() {
 		return c.handOver(false)
 	}
@@ -177,6 +177,7 @@ func (c *fastConn) next() outcome {
 	c.watcher.stop()
 	if problem == nil && c.decision.Service.Protocol == route.H2C {
 		c.flight.leave()
+		c.unreserve()
 		return c.handOver(false)
 	}
 	c.body.begin(&c.head)
@@ -187,12 +188,27 @@ func (c *fastConn) next() outcome {
 		c.forward()
 	}
 	c.end()
-	return c.leave()
+	what := c.leave()
+	if n > inputSize {
+		c.forget()
+	}
+	return what
+}
+
+// forget lets go of a head that has a large buffer of its own, which views of it would keep.
+func (c *fastConn) forget() {
+	c.head = http1.Head{}
+	c.rq = request{peer: c.rq.peer, addr: c.rq.addr, ip: c.rq.ip, encrypted: c.rq.encrypted, trusted: c.rq.trusted}
+	c.ask, c.decision, c.record = route.Request{}, route.Decision{}, Record{}
+	if len(c.unread()) == 0 {
+		c.input.release()
+	}
 }
 
 // leave ends a request, and says what becomes of the connection.
 func (c *fastConn) leave() outcome {
 	c.served = true
+	c.now = c.record.Time.Add(c.record.Duration)
 	c.giveBack()
 	switch {
 	case c.failed || c.upgraded || c.cut.Load():
@@ -202,7 +218,16 @@ func (c *fastConn) leave() outcome {
 		return hangUp
 	}
 	c.state.Store(connIdle)
+	if c.proxy.clients.drained.Load() {
+		return hangUp
+	}
 	return goOn
+}
+
+// endsWithProxy makes the request the connection's last where the proxy ends. It is called
+// before the head of an answer is written, which says so.
+func (c *fastConn) endsWithProxy() {
+	c.last = c.last || c.proxy.isStopping() || c.proxy.retired.Load() && !c.head.Upgrade
 }
 
 // giveBack gives back what was borrowed for a request.
@@ -308,6 +333,7 @@ func (c *fastConn) handOver(http2 bool) outcome {
 	if !c.deadline.IsZero() {
 		_ = c.conn.SetReadDeadline(time.Time{})
 	}
+	c.unlimitWrite()
 	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
 	strict.source.input, c.input = c.input, input{}
 	strict.begun = true
@@ -377,6 +403,9 @@ func (c *fastConn) setDeadline(t time.Time) {
 	if !t.Equal(c.deadline) {
 		c.deadline = t
 		_ = c.conn.SetReadDeadline(t)
+		if c.halted.Load() { // just now, and the deadline for that is lost
+			_ = c.conn.SetReadDeadline(longAgo)
+		}
 	}
 }
 
@@ -385,6 +414,20 @@ func minTime(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// halt ends the read that another goroutine is in, or is about to begin. When that has
+// returned, resume makes reading possible again.
+func (c *fastConn) halt() {
+	c.halted.Store(true)
+	_ = c.conn.SetReadDeadline(longAgo)
+}
+
+// resume takes back halt.
+func (c *fastConn) resume() {
+	c.halted.Store(false)
+	_ = c.conn.SetReadDeadline(time.Time{})
+	c.deadline = time.Time{}
 }
 
 // answer answers with a problem.
@@ -397,6 +440,7 @@ func (c *fastConn) answer(pr *problem) {
 	if !c.body.skip(&c.input) || pr.distrusts() {
 		c.last = true
 	}
+	c.endsWithProxy()
 	b := appendStatusLine((*c.out)[:0], c.head.Minor, answer.status, http.StatusText(answer.status))
 	for _, f := range answer.fields {
 		b = appendField(b, f.name, f.value)
@@ -420,8 +464,9 @@ func (c *fastConn) startAnswer(status int) {
 	c.record.FirstByte = time.Since(c.record.Time)
 }
 
-// write writes to the client.
+// write writes to the client. One that takes nothing of it for long is thought to have left.
 func (c *fastConn) write(b []byte) bool {
+	c.limitWrite()
 	if _, err := c.conn.Write(b); err != nil {
 		c.failed = true
 	}
@@ -483,6 +528,8 @@ func (c *fastConn) cutOff() {
 type fastConns struct {
 	mu  sync.Mutex
 	all map[*fastConn]struct{}
+
+	drained atomic.Bool // a connection that becomes idle ends
 }
 
 func (s *fastConns) add(c *fastConn) {
@@ -530,6 +577,7 @@ func (s *fastConns) drain(ctx context.Context) {
 		}
 		select {
 		case <-over.C:
+			s.drained.Store(true)
 			s.each(func(c *fastConn) {
 				if c.state.CompareAndSwap(connIdle, connClosed) {
 					c.close()

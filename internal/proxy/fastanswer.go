@@ -51,7 +51,7 @@ func (c *fastConn) relayLength(u *upstream, left int64) bool {
 	for left > 0 {
 		if left >= spliceFrom && c.raw != nil && u.raw != nil {
 			c.limitWrite()
-			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceSize))
+			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceAnswer))
 			left -= n
 			c.record.BytesOut += n
 			if err != nil {
@@ -163,22 +163,22 @@ func (c *fastConn) relayUntilClose(u *upstream) bool {
 	}
 }
 
-// writePart writes a part of an answer. A client that takes nothing of it for long is
-// thought to have left.
-func (c *fastConn) writePart(b []byte) bool {
-	if len(b) == 0 {
-		return true
-	}
-	c.limitWrite()
-	return c.write(b)
-}
+// writePart writes a part of an answer.
+func (c *fastConn) writePart(b []byte) bool { return len(b) == 0 || c.write(b) }
 
 // limitWrite sets how long the next write may take, now and then.
 func (c *fastConn) limitWrite() {
 	now := time.Now()
-	if now.Sub(c.writeLimited) > sendTimeout/4 {
+	if most := c.proxy.sendTimeout; now.Sub(c.writeLimited) > most/4 {
 		c.writeLimited = now
-		_ = c.conn.SetWriteDeadline(now.Add(sendTimeout))
+		_ = c.conn.SetWriteDeadline(now.Add(most))
+	}
+}
+
+// unlimitWrite takes the limit back, for what has no such limit.
+func (c *fastConn) unlimitWrite() {
+	if !c.writeLimited.IsZero() {
+		_ = c.conn.SetWriteDeadline(time.Time{})
 	}
 }
 
@@ -193,7 +193,7 @@ func (c *fastConn) appendAnswer(b []byte, u *upstream, chunked bool) []byte {
 		case http1.LayoverServedBy:
 			continue
 		case http1.ContentLength:
-			if h.Body == http1.BodyChunked || h.Status == http.StatusNoContent {
+			if h.Body == http1.BodyChunked || h.Status == http.StatusNoContent || h.Status < http.StatusOK {
 				continue
 			}
 		case http1.Date:
@@ -228,7 +228,7 @@ func (c *fastConn) appendEnd(b []byte, chunked bool) []byte {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
 	switch {
-	case c.head.Minor > 0 && (c.last || !c.body.done && c.body.pumping == nil):
+	case c.head.Minor > 0 && (c.last || c.body.pumping == nil && !c.body.done):
 		b = append(b, "Connection: close\r\n"...)
 	case c.head.Minor == 0 && !c.last:
 		b = append(b, "Connection: keep-alive\r\n"...)
@@ -239,6 +239,7 @@ func (c *fastConn) appendEnd(b []byte, chunked bool) []byte {
 // tunnel passes bytes on in both directions once the instance has agreed to another protocol.
 func (c *fastConn) tunnel(u *upstream) {
 	c.upgraded = true
+	c.stopPump(u)
 	c.watcher.stop()
 	b := c.appendAnswer((*c.out)[:0], u, false)
 	b = append(b, u.unread()...)
@@ -249,7 +250,7 @@ func (c *fastConn) tunnel(u *upstream) {
 		return
 	}
 	_ = c.conn.SetReadDeadline(time.Time{})
-	c.stopPump(u)
+	c.unlimitWrite()
 	up := make(chan int64, 1)
 	go func() {
 		n, err := u.conn.Write(c.unread())

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -24,6 +23,7 @@ type body struct {
 	unspliced bool          // the kernel does not copy the rest: the pace has to be looked at
 
 	failed  error // why the client's side broke, once the pump has ended
+	unsent  bool  // the instance did not take all that was read of it
 	slow    bool  // the client did not keep the pace
 	refused bool  // the body is malformed
 }
@@ -81,6 +81,7 @@ func (c *fastConn) startPump(u *upstream) {
 		c.body.paced, c.body.patience = true, newPatience(rate)
 	}
 	c.body.pumping = make(chan struct{})
+	c.watcher.inUse = true
 	go c.pump(u, c.body.pumping)
 }
 
@@ -97,27 +98,34 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 			c.breakOff(u, err)
 			return
 		}
+		c.skip(n) // first of all: what the instance does not take is no request that follows
 		for _, part := range [2][]byte{rest[:asIs], tail} {
 			if len(part) == 0 {
 				continue
 			}
 			if _, err := u.conn.Write(part); err != nil {
+				c.body.unsent = true
 				return // the answer says why, if there is one
 			}
 		}
-		c.skip(n)
+		sent, err := int64(0), error(nil)
+		if !c.body.done {
+			sent, err = c.splice(u)
+		}
 		if c.body.done {
+			c.watcher.armBehindBody() // the answer may take long
 			return
 		}
-		sent, err := c.splice(u)
-		if err != nil || c.body.done {
+		if err != nil {
 			return
 		}
 		if sent > 0 {
 			continue
 		}
 		if err := c.fillBody(); err != nil {
-			c.breakOff(u, err)
+			if !c.halted.Load() { // else it is not the client's doing
+				c.breakOff(u, err)
+			}
 			return
 		}
 	}
@@ -133,7 +141,7 @@ func (c *fastConn) fillBody() error {
 	err := c.fill()
 	c.body.patience.got(len(c.unread())-before, time.Since(start))
 	c.bodyDeadline = time.Time{}
-	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded)
+	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded) && !c.halted.Load()
 	return err
 }
 
@@ -142,10 +150,12 @@ func (c *fastConn) breakOff(u *upstream, err error) {
 	_ = u.conn.Close()
 }
 
-// spliceFrom is how much there has to be left of a body for the kernel to copy it.
+// spliceFrom is how much there has to be left of a body for the kernel to copy it. A part of an
+// answer is small enough for a slow client to take within sendTimeout: what it has taken by then is not known.
 const (
-	spliceFrom = 64 << 10
-	spliceSize = 1 << 20
+	spliceFrom   = 64 << 10
+	spliceSize   = 1 << 20
+	spliceAnswer = 256 << 10
 )
 
 // splice has the kernel copy a part of a large body with a length. It sends nothing where
@@ -166,25 +176,36 @@ func (c *fastConn) splice(u *upstream) (sent int64, err error) {
 	c.body.left -= sent
 	c.body.bytes += sent
 	c.body.done = c.body.left == 0
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		c.breakOff(u, io.ErrUnexpectedEOF)
-	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "read" {
-		c.breakOff(u, err)
+	case err != nil:
+		// The error does not tell whose it is. Where it is the instance's, its answer ends the wait
+		// for the client; and where that says more, what was copied in part is lost anyway.
+		c.body.unsent = true
+		if broken := c.fill(); broken != nil && !c.halted.Load() {
+			c.breakOff(u, broken)
+		}
 	}
 	return sent, err
 }
 
-// pumpHasEnded says whether there was a pump, and it has sent the whole body.
-func (c *fastConn) pumpHasEnded() bool {
+// isPumping says whether the rest of the body is being sent.
+func (c *fastConn) isPumping() bool {
 	if c.body.pumping == nil {
 		return false
 	}
 	select {
 	case <-c.body.pumping:
-	default:
 		return false
+	default:
+		return true
 	}
-	if !c.body.done || c.body.failed != nil {
+}
+
+// pumpHasEnded says whether there was a pump, and it has sent the whole body.
+func (c *fastConn) pumpHasEnded() bool {
+	if c.body.pumping == nil || c.isPumping() || !c.body.done || c.body.failed != nil || c.body.unsent {
 		return false
 	}
 	c.body.pumping = nil
@@ -200,11 +221,10 @@ func (c *fastConn) stopPump(u *upstream) (complete bool) {
 	case <-c.body.pumping:
 	default:
 		_ = u.conn.Close()
-		_ = c.conn.SetReadDeadline(longAgo)
+		c.halt()
 		<-c.body.pumping
-		_ = c.conn.SetReadDeadline(time.Time{})
-		c.deadline = time.Time{}
+		c.resume()
 	}
 	c.body.pumping = nil
-	return c.body.done && c.body.failed == nil
+	return c.body.done && c.body.failed == nil && !c.body.unsent
 }

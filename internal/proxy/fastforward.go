@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -34,9 +35,10 @@ func (c *fastConn) forward() {
 		return
 	}
 	c.answered(u.head.Status)
+	c.endsWithProxy()
 	complete := c.relay(u)
-	c.watcher.stop()
 	sent := c.stopPump(u)
+	c.watcher.stop()
 	c.record.BytesIn = max(c.record.BytesIn, c.body.bytes)
 	c.up.Store(nil)
 	if !sent {
@@ -86,12 +88,14 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 		if answerErr == nil {
 			return u, nil
 		}
-		c.watcher.stop()
+		if c.body.pumping == nil {
+			c.watcher.stop()
+		}
 		if err == nil {
 			err = answerErr
 		}
-		if u.reused && len(u.unread()) == 0 && c.body.pumping == nil && isSafe(c.rq.method) && c.body.bytes == 0 &&
-			isBrokenConnection(err) && c.left() == CodeAborted {
+		if u.reused && len(u.unread()) == 0 && c.body.pumping == nil && isSafe(c.rq.method) && len(start)+len(tail) == 0 &&
+			isBrokenConnection(err) && !errors.Is(err, os.ErrDeadlineExceeded) && c.left() == CodeAborted {
 			c.drop(u)
 			fresh = true
 			continue
@@ -114,7 +118,7 @@ func isSafe(method string) bool {
 func (c *fastConn) connect(fresh bool) (*upstream, error) {
 	var u *upstream
 	if !fresh {
-		u = c.flight.connections(&c.proxy.pools, c.instance).take(c.now)
+		u = c.flight.connections(&c.proxy.pools, c.instance).take(time.Now())
 	}
 	if u == nil {
 		var err error
@@ -140,6 +144,7 @@ func (c *fastConn) giveUp(u *upstream, err error) {
 	if u != nil {
 		c.drop(u)
 		c.stopPump(u)
+		c.watcher.stop()
 	}
 	c.record.BytesIn = c.body.bytes
 	if !c.body.done {
@@ -243,12 +248,18 @@ var errUnaskedUpgrade = errors.New("it switches to a protocol that was not asked
 
 // readAnswer reads the head of the answer. Interim ones (1xx) go to the client.
 func (c *fastConn) readAnswer(u *upstream) error {
-	if limit := c.proxy.options.AnswerTimeout; limit > 0 {
+	limit := c.proxy.options.AnswerTimeout
+	if limit > 0 {
 		_ = u.conn.SetReadDeadline(time.Now().Add(limit))
 		defer func() { _ = u.conn.SetReadDeadline(time.Time{}) }()
 	}
 	for {
+		sending := c.isPumping()
 		n, err := u.readHead(c.proxy.limits)
+		if sending && limit > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = u.conn.SetReadDeadline(time.Now().Add(limit)) // the time of the answer begins behind the body
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -263,7 +274,7 @@ func (c *fastConn) readAnswer(u *upstream) error {
 		if c.head.Minor > 0 {
 			b := appendStatusLine(nil, 1, u.head.Status, view(u.head.Reason))
 			for i := range u.head.Fields {
-				if f := &u.head.Fields[i]; !u.head.IsHopByHop(f) {
+				if f := &u.head.Fields[i]; f.Name != http1.ContentLength && !u.head.IsHopByHop(f) {
 					b = append(b, f.Line...)
 				}
 			}

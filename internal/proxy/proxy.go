@@ -114,6 +114,7 @@ type Proxy struct {
 	none           *route.Table // the table before the first: nothing is known of any host
 	retired        atomic.Bool  // see Retire
 	halfCloseGrace time.Duration
+	sendTimeout    time.Duration
 	stopping       chan struct{} // closed when Run drains: held requests are let go
 	stop           sync.Once     // closes stopping
 
@@ -153,6 +154,7 @@ func New(options Options) *Proxy {
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: options.Header.Bytes, Target: options.Header.Target, Fields: options.Header.Fields},
 		halfCloseGrace: halfCloseGrace,
+		sendTimeout:    sendTimeout,
 	}
 	p.relays.New = func() any { return newRelay(p) }
 	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})

@@ -26,10 +26,16 @@ type watcher struct {
 
 // arm has the client watched from a while on, until stop is called.
 func (w *watcher) arm() {
-	w.mu.Lock()
-	w.armed = true
-	w.mu.Unlock()
 	w.inUse = true
+	w.armBehindBody()
+}
+
+// armBehindBody is arm for the pump, which has sent the whole body. The goroutine that
+// started the pump has set inUse, and calls stop once the pump has ended.
+func (w *watcher) armBehindBody() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = true
 	if w.timer == nil {
 		w.timer = time.AfterFunc(patienceForAnswer, w.fire)
 		return
@@ -72,10 +78,10 @@ func (w *watcher) stop() {
 		return
 	}
 	w.inUse = false
+	w.mu.Lock()
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	w.mu.Lock()
 	w.armed = false
 	running := w.running
 	if running != nil {
@@ -85,13 +91,12 @@ func (w *watcher) stop() {
 	if running == nil {
 		return
 	}
-	_ = w.c.conn.SetReadDeadline(longAgo)
+	w.c.halt()
 	<-running
 	w.mu.Lock()
 	w.running, w.over = nil, nil
 	w.mu.Unlock()
-	_ = w.c.conn.SetReadDeadline(time.Time{})
-	w.c.deadline = time.Time{}
+	w.c.resume()
 }
 
 // longAgo is a deadline that ends what is under way.

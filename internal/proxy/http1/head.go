@@ -390,7 +390,7 @@ func unknownCoding(value []byte) error {
 
 // FrameAnswer finds how the body of an answer to a request with the given method
 // is delimited (RFC 9112, section 6.3). Where the answer has both a coding and a
-// length, the coding counts, and the length must not be passed on.
+// length, the coding counts, the length must not be passed on, and the connection not be used again.
 func (h *Head) FrameAnswer(method []byte) error {
 	h.Body = BodyClose
 	lengths, codings := 0, 0
@@ -413,6 +413,9 @@ func (h *Head) FrameAnswer(method []byte) error {
 			}
 			h.Body = BodyChunked
 		}
+	}
+	if lengths > 0 && codings > 0 {
+		h.Close = true // one of the two is wrong, and nobody can say where the next answer begins
 	}
 	if h.Status < 200 || h.Status == 204 || h.Status == 304 || string(method) == "HEAD" {
 		h.Body = BodyNone
