@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,17 +42,18 @@ type fastConn struct {
 	exchange
 	source
 
-	door    *door
-	head    http1.Head
-	used    input   // the buffer of the present request's head, where the input has moved on
-	kept    bool    // it has
-	out     *[]byte // what is written next, borrowed for the time of a request
-	up      atomic.Pointer[upstream]
-	state   atomic.Int32
-	cut     atomic.Bool // the proxy ends the request, as its time to drain is over
-	halted  atomic.Bool // a read that another goroutine is in is to end; see halt
-	watcher watcher
-	body    body
+	door      *door
+	head      http1.Head
+	used      input   // the buffer of the present request's head, where the input has moved on
+	kept      bool    // it has
+	headMoved bool    // to a place of its own
+	out       *[]byte // what is written next, borrowed for the time of a request
+	up        atomic.Pointer[upstream]
+	state     atomic.Int32
+	cut       atomic.Bool // the proxy ends the request, as its time to drain is over
+	halted    atomic.Bool // a read that another goroutine is in is to end; see halt
+	watcher   watcher
+	body      body
 
 	now          time.Time // when the present request was read, else when the last one ended
 	deadline     time.Time // for reading; zero where there is none
@@ -166,7 +168,10 @@ func (c *fastConn) next() outcome {
 	c.proxy.active.enter()
 	defer c.proxy.active.leave()
 	c.now = time.Now()
-	c.out = outs.Get().(*[]byte)
+	if c.isToCome(n) {
+		c.moveHead(n)
+		n = 0
+	}
 	c.rq.take(&c.head)
 	c.begin(c.now)
 	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive
@@ -234,12 +239,45 @@ func (c *fastConn) endsWithProxy() {
 func (c *fastConn) giveBack() {
 	if c.kept {
 		c.used.release()
-		c.kept = false
+		c.kept, c.headMoved = false, false
 	}
-	if cap(*c.out) <= maxOut {
+	c.giveBackOut()
+}
+
+// blank returns an empty buffer to write in. What is written is left in c.out.
+func (c *fastConn) blank() []byte {
+	if c.out == nil {
+		c.out = outs.Get().(*[]byte)
+	}
+	return (*c.out)[:0]
+}
+
+func (c *fastConn) giveBackOut() {
+	if c.out != nil && cap(*c.out) <= maxOut {
 		outs.Put(c.out)
 	}
 	c.out = nil
+}
+
+// isToCome says whether part of the body may be still to come behind a head of n bytes.
+func (c *fastConn) isToCome(n int) bool {
+	rest := c.unread()[n:]
+	switch c.head.Body {
+	case http1.BodyLength:
+		return int64(len(rest)) < c.head.Length
+	case http1.BodyChunked:
+		return !bytes.HasSuffix(rest, []byte("0\r\n\r\n"))
+	}
+	return false
+}
+
+// moveHead moves the head to where it takes no more room than it needs: a body may be long in coming.
+func (c *fastConn) moveHead(n int) {
+	own := bytes.Clone(c.unread()[:n])
+	c.head.Reset()
+	_, _ = c.head.ReadRequest(own, c.proxy.limits) // as it was read before
+	c.skip(n)
+	c.used, c.kept, c.headMoved = input{buf: own, w: len(own)}, true, true
 }
 
 // outs lends the buffers that heads are written in.
@@ -279,6 +317,9 @@ func (c *fastConn) readHead() (n int, err error) {
 				}
 			}
 		}
+		// Most clients send a head at once, and at once after they have connected. One that does
+		// not gets no goroutine to wait for it; one that is idle between two requests keeps it for a while.
+		c.hurried = c.canPark() && (!c.served || len(rest) > 0)
 		if err := c.fill(); err != nil {
 			return 0, err
 		}
@@ -288,18 +329,14 @@ func (c *fastConn) readHead() (n int, err error) {
 // mayWait says whether an error of reading a head means only that the client takes its time:
 // then the connection can be parked.
 func (c *fastConn) mayWait(err error) bool {
-	switch {
-	case errors.Is(err, errWouldWait):
-		return true
-	case !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(c.until):
+	if !errors.Is(err, errWouldWait) && !errors.Is(err, os.ErrDeadlineExceeded) || !c.canPark() || !time.Now().Before(c.until) {
 		return false
 	}
 	c.setDeadline(time.Time{})
-	// From now on this client is not waited for, until it has sent the head. One that is only
-	// idle gets its goroutine back with the next request.
-	c.hurried = !c.settled && (len(c.unread()) > 0 || !c.served)
 	return true
 }
+
+func (c *fastConn) canPark() bool { return !c.settled && c.raw != nil && c.proxy.parking != nil }
 
 var errHTTP2 = errors.New("the client speaks HTTP/2")
 
@@ -315,7 +352,6 @@ func (c *fastConn) noHead(err error) outcome {
 	c.proxy.active.enter()
 	defer c.proxy.active.leave()
 	c.now, c.last = time.Now(), true
-	c.out = outs.Get().(*[]byte)
 	c.body = body{done: true}
 	c.head.Reset()
 	c.head.Minor = 1
@@ -335,14 +371,15 @@ func (c *fastConn) handOver(http2 bool) outcome {
 	}
 	c.unlimitWrite()
 	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
+	if c.headMoved { // net/http reads it, too
+		c.input.prepend(c.used.buf)
+	}
 	strict.source.input, c.input = c.input, input{}
 	strict.begun = true
 	if http2 {
 		strict.startHTTP2()
 	}
-	if c.out != nil {
-		c.giveBack()
-	}
+	c.giveBack()
 	c.door.hand(strict)
 	return passOn
 }
@@ -388,7 +425,7 @@ func (c *fastConn) beforeWait() {
 	if c.hurried {
 		return
 	}
-	if c.settled || c.raw == nil || c.proxy.parking == nil {
+	if !c.canPark() {
 		c.setDeadline(c.until)
 		return
 	}
@@ -441,7 +478,7 @@ func (c *fastConn) answer(pr *problem) {
 		c.last = true
 	}
 	c.endsWithProxy()
-	b := appendStatusLine((*c.out)[:0], c.head.Minor, answer.status, http.StatusText(answer.status))
+	b := appendStatusLine(c.blank(), c.head.Minor, answer.status, http.StatusText(answer.status))
 	for _, f := range answer.fields {
 		b = appendField(b, f.name, f.value)
 	}

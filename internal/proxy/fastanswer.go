@@ -24,9 +24,10 @@ func (c *fastConn) relay(u *upstream) (complete bool) {
 	}
 	switch h.Body {
 	case http1.BodyNone:
-		*c.out = c.appendAnswer((*c.out)[:0], u, false)
+		b := c.appendAnswer(c.blank(), u, false)
+		*c.out = b
 		c.startAnswer(h.Status)
-		return c.write(*c.out)
+		return c.write(b)
 	case http1.BodyLength:
 		return c.relayLength(u, h.Length)
 	case http1.BodyChunked:
@@ -37,7 +38,7 @@ func (c *fastConn) relay(u *upstream) (complete bool) {
 }
 
 func (c *fastConn) relayLength(u *upstream, left int64) bool {
-	b := c.appendAnswer((*c.out)[:0], u, false)
+	b := c.appendAnswer(c.blank(), u, false)
 	n := int(min(int64(len(u.unread())), left))
 	b = append(b, u.unread()[:n]...)
 	*c.out = b
@@ -81,7 +82,7 @@ func (c *fastConn) relayChunked(u *upstream) bool {
 	if plain {
 		c.last = true
 	}
-	b := c.appendAnswer((*c.out)[:0], u, !plain)
+	b := c.appendAnswer(c.blank(), u, !plain)
 	c.startAnswer(u.head.Status)
 	var chunked http1.Chunked
 	for {
@@ -135,7 +136,7 @@ func (c *fastConn) relayUntilClose(u *upstream) bool {
 	if plain {
 		c.last = true
 	}
-	b := c.appendAnswer((*c.out)[:0], u, !plain)
+	b := c.appendAnswer(c.blank(), u, !plain)
 	c.startAnswer(u.head.Status)
 	for {
 		if rest := u.unread(); len(rest) > 0 {
@@ -241,7 +242,7 @@ func (c *fastConn) tunnel(u *upstream) {
 	c.upgraded = true
 	c.stopPump(u)
 	c.watcher.stop()
-	b := c.appendAnswer((*c.out)[:0], u, false)
+	b := c.appendAnswer(c.blank(), u, false)
 	b = append(b, u.unread()...)
 	c.record.BytesOut = int64(len(u.unread()))
 	u.skip(len(u.unread()))

@@ -71,7 +71,7 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 			}
 			return nil, err
 		}
-		b := append(append(c.appendRequest((*c.out)[:0]), start...), tail...)
+		b := append(append(c.appendRequest(c.blank()), start...), tail...)
 		*c.out = b
 		wrote, err := u.conn.Write(b)
 		if err != nil && wrote == 0 && u.reused {
@@ -82,6 +82,7 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 		if err == nil && c.body.done {
 			c.watcher.arm()
 		} else if err == nil {
+			c.giveBackOut() // both may take long
 			c.startPump(u)
 		}
 		answerErr := c.readAnswer(u)

@@ -73,6 +73,14 @@ func (in *input) release() {
 	*in = input{}
 }
 
+// prepend puts b before what is unread.
+func (in *input) prepend(b []byte) {
+	old := *in
+	*in = input{buf: append(append([]byte(nil), b...), old.unread()...)}
+	in.w = len(in.buf)
+	old.release()
+}
+
 // split takes away what was used of the input, together with its buffer: what is
 // unread can be read further, and views of the rest stay good until it is released.
 func (in *input) split() (used input) {
@@ -164,12 +172,12 @@ func (s *source) readNow(fd uintptr) bool {
 	}
 	if errors.Is(s.err, syscall.EAGAIN) {
 		s.shrink()
+		if s.onWait != nil {
+			s.onWait()
+		}
 		if s.hurried {
 			s.n, s.err = 0, errWouldWait
 			return true
-		}
-		if s.onWait != nil {
-			s.onWait()
 		}
 		return false
 	}

@@ -234,7 +234,7 @@ func (h *Head) statusLine(line []byte) error {
 
 // fields reads the field lines, up to and with the empty line.
 func (h *Head) fields(b []byte, limits Limits) error {
-	for b[0] != '\r' {
+	for b[0] != '\r' || b[1] != '\n' {
 		if len(h.Fields) == limits.Fields {
 			return tooLong("the head has more fields than this proxy takes", 431)
 		}

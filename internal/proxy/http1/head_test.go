@@ -137,6 +137,8 @@ func TestReadRequest_Refuses(t *testing.T) {
 		"odd method":                         {"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"very long method":                   {strings.Repeat("G", 33) + " / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"two empty lines before":             {"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+		"CR before the last line":            {"GET / HTTP/1.1\r\nHost: a\r\n\r\r\n\r\n", 400},
+		"CR before hidden fields":            {"GET / HTTP/1.1\r\nHost: a\r\n\r\r\nX: 1\r\n\r\n", 400},
 		"CR before an empty line":            {"\r\r\n\r\n", 400},
 		"CR before the request line":         {"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		"bare LF before":                     {"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
@@ -206,6 +208,7 @@ func TestReadAnswer(t *testing.T) {
 		"four digits":          {"HTTP/1.1 2000 OK\r\n\r\n", "GET", 0, 0, "malformed"},
 		"control character":    {"HTTP/1.1 200 O\x01K\r\n\r\n", "GET", 0, 0, "control character"},
 		"empty line before":    {"\r\nHTTP/1.1 200 OK\r\n\r\n", "GET", 0, 0, "empty line"},
+		"CR before an end":     {"HTTP/1.1 200 OK\r\n\r\r\n\r\n", "GET", 0, 0, "malformed"},
 		"bare LF":              {"HTTP/1.1 200 OK\nContent-Length: 0\n\n", "GET", 0, 0, "LF without CR"},
 		"space before a colon": {"HTTP/1.1 200 OK\r\nX : 1\r\n\r\n", "GET", 0, 0, "white space"},
 	} {
