@@ -39,8 +39,11 @@ const (
 
 // fastConn is one client's connection on the fast path, with the request that is on it.
 type fastConn struct {
-	exchange
+	*exchange // of the present request, borrowed; nil between two
 	source
+
+	proxy *Proxy
+	from  sender // who is at the other end
 
 	door      *door
 	head      http1.Head
@@ -91,13 +94,11 @@ const (
 )
 
 func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
-	c := &fastConn{door: d, now: time.Now()}
-	c.proxy, c.client = d.proxy, c
+	c := &fastConn{door: d, proxy: d.proxy, now: time.Now()}
 	c.onWait = c.beforeWait
 	c.open(conn)
-	c.rq.peer, c.rq.encrypted, c.rq.trusted = conn.RemoteAddr().String(), encrypted, d.Trusted
-	c.rq.setIP()
-	c.trusted = d.proxy.trusted.contains(c.rq.peer)
+	c.from = senderOf(conn.RemoteAddr().String(), encrypted, d.Trusted)
+	c.trusted = d.proxy.trusted.contains(c.from.peer)
 	c.watcher.c = c
 	return c
 }
@@ -168,12 +169,12 @@ func (c *fastConn) next() outcome {
 	c.proxy.active.enter()
 	defer c.proxy.active.leave()
 	c.now = time.Now()
+	size := n
 	if c.isToCome(n) {
 		c.moveHead(n)
 		n = 0
 	}
-	c.rq.take(&c.head)
-	c.begin(c.now)
+	c.beginExchange()
 	c.last = c.head.Close || c.head.Minor == 0 && !c.head.KeepAlive
 	if c.head.Upgrade && c.wantsHTTP2() {
 		return c.handOver(false)
@@ -193,9 +194,13 @@ func (c *fastConn) next() outcome {
 		c.forward()
 	}
 	c.end()
-	what := c.leave()
-	if n > inputSize {
+	c.now = c.record.Time.Add(c.record.Duration)
+	if size > inputSize {
 		c.forget()
+	}
+	what := c.leave()
+	if size > inputSize && len(c.unread()) == 0 {
+		c.input.release()
 	}
 	return what
 }
@@ -203,17 +208,21 @@ func (c *fastConn) next() outcome {
 // forget lets go of a head that has a large buffer of its own, which views of it would keep.
 func (c *fastConn) forget() {
 	c.head = http1.Head{}
-	c.rq = request{peer: c.rq.peer, addr: c.rq.addr, ip: c.rq.ip, encrypted: c.rq.encrypted, trusted: c.rq.trusted}
-	c.ask, c.decision, c.record = route.Request{}, route.Decision{}, Record{}
-	if len(c.unread()) == 0 {
-		c.input.release()
-	}
+	c.exchange = nil
+}
+
+// beginExchange borrows what a request needs, and reads the head.
+func (c *fastConn) beginExchange() {
+	c.exchange = c.proxy.exchanges.Get().(*exchange)
+	c.exchange.proxy, c.client = c.proxy, c
+	c.rq.sender = c.from
+	c.rq.take(&c.head)
+	c.begin(c.now)
 }
 
 // leave ends a request, and says what becomes of the connection.
 func (c *fastConn) leave() outcome {
 	c.served = true
-	c.now = c.record.Time.Add(c.record.Duration)
 	c.giveBack()
 	switch {
 	case c.failed || c.upgraded || c.cut.Load():
@@ -242,6 +251,11 @@ func (c *fastConn) giveBack() {
 		c.kept, c.headMoved = false, false
 	}
 	c.giveBackOut()
+	if c.exchange != nil {
+		c.client = nil
+		c.proxy.exchanges.Put(c.exchange)
+		c.exchange = nil
+	}
 }
 
 // blank returns an empty buffer to write in. What is written is left in c.out.
@@ -355,8 +369,7 @@ func (c *fastConn) noHead(err error) outcome {
 	c.body = body{done: true}
 	c.head.Reset()
 	c.head.Minor = 1
-	c.rq.take(&c.head)
-	c.begin(c.now)
+	c.beginExchange()
 	c.answer(malformed(refused))
 	c.end()
 	c.giveBack()
@@ -370,7 +383,7 @@ func (c *fastConn) handOver(http2 bool) outcome {
 		_ = c.conn.SetReadDeadline(time.Time{})
 	}
 	c.unlimitWrite()
-	strict := newStrictConn(c.proxy, c.conn, c.rq.encrypted)
+	strict := newStrictConn(c.proxy, c.conn, c.from.encrypted)
 	if c.headMoved { // net/http reads it, too
 		c.input.prepend(c.used.buf)
 	}

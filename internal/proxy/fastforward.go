@@ -172,7 +172,7 @@ func (c *fastConn) giveUp(u *upstream, err error) {
 func (c *fastConn) appendRequest(b []byte) []byte {
 	b = append(b, c.head.Method...)
 	b = append(b, ' ')
-	slash, target := c.rq.origin()
+	slash, target := c.rq.originForm()
 	b = append(b, slash...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\n"...)

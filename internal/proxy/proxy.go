@@ -100,6 +100,7 @@ type Proxy struct {
 	transports     *transports
 	buffers        *bufferPool
 	relays         sync.Pool // of *relay
+	exchanges      sync.Pool // of *exchange
 	clients        fastConns
 	parking        *parking // nil before Run, and where the system has none
 	conns          *connLimit
@@ -156,6 +157,7 @@ func New(options Options) *Proxy {
 		halfCloseGrace: halfCloseGrace,
 		sendTimeout:    sendTimeout,
 	}
+	p.exchanges.New = func() any { return &exchange{} }
 	p.relays.New = func() any { return newRelay(p) }
 	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})
 	return p

@@ -13,19 +13,16 @@ import (
 // fast path its strings are views of the connection's buffer: they are good until
 // the request has ended.
 type request struct {
+	sender
+
 	method    string
-	target    string         // as it was sent
-	scheme    string         // of the absolute form of the target; "" for the others
-	authority string         // of the absolute form
-	path      string         // of the target, without the query
-	host      string         // the Host field, or :authority
-	major     int            // of the version of HTTP
-	peer      string         // address of the other end, host:port
-	addr      netip.AddrPort // the same; the zero value where it is no address
-	ip        string         // host of peer
-	protocol  string         // of an extended CONNECT (RFC 8441)
-	encrypted bool           // it came over TLS
-	trusted   bool           // it came to a trusted listener
+	target    string // as it was sent
+	scheme    string // of the absolute form of the target; "" for the others
+	authority string // of the absolute form
+	path      string // of the target, without the query
+	host      string // the Host field, or :authority
+	major     int    // of the version of HTTP
+	protocol  string // of an extended CONNECT (RFC 8441)
 
 	accept         []string
 	baggage        []string
@@ -39,17 +36,34 @@ type request struct {
 	traceparent    []string
 }
 
+// sender is where a request comes from.
+type sender struct {
+	peer      string         // address of the other end, host:port
+	addr      netip.AddrPort // the same; the zero value where it is no address
+	ip        string         // host of peer
+	encrypted bool           // it came over TLS
+	trusted   bool           // it came to a trusted listener
+}
+
+func senderOf(peer string, encrypted, trusted bool) sender {
+	ip, _, err := net.SplitHostPort(peer)
+	if err != nil {
+		ip = peer
+	}
+	addr, _ := netip.ParseAddrPort(peer)
+	return sender{peer: peer, addr: addr, ip: ip, encrypted: encrypted, trusted: trusted}
+}
+
 // readRequest reads r.
 func readRequest(r *http.Request, trusted bool) request {
 	h := r.Header
 	rq := request{
-		method: r.Method, target: r.RequestURI, host: r.Host, major: r.ProtoMajor, peer: r.RemoteAddr,
-		protocol: tunnelProtocol(r), encrypted: r.TLS != nil, trusted: trusted,
+		sender: senderOf(r.RemoteAddr, r.TLS != nil, trusted),
+		method: r.Method, target: r.RequestURI, host: r.Host, major: r.ProtoMajor, protocol: tunnelProtocol(r),
 		accept: h["Accept"], baggage: h["Baggage"], contentType: h.Get("Content-Type"), cookie: h["Cookie"],
 		forwarded: h["Forwarded"], forwardedFor: h["X-Forwarded-For"], forwardedHost: h["X-Forwarded-Host"],
 		forwardedProto: h["X-Forwarded-Proto"], hops: h[HopsHeader], traceparent: h["Traceparent"],
 	}
-	rq.setIP()
 	rq.splitTarget()
 	return rq
 }
@@ -96,15 +110,6 @@ func (rq *request) take(h *http1.Head) {
 	}
 }
 
-func (rq *request) setIP() {
-	ip, _, err := net.SplitHostPort(rq.peer)
-	if err != nil {
-		ip = rq.peer
-	}
-	rq.ip = ip
-	rq.addr, _ = netip.ParseAddrPort(rq.peer)
-}
-
 // splitTarget takes the target apart (RFC 9112, section 3.2).
 func (rq *request) splitTarget() {
 	rest := rq.target
@@ -123,9 +128,9 @@ func (rq *request) splitTarget() {
 	rq.path = rest
 }
 
-// origin is the target in origin-form, as an instance gets it; "*" for the
+// originForm is the target in origin-form, as an instance gets it; "*" for the
 // server as a whole (RFC 9112, section 3.2.4).
-func (rq *request) origin() (slash string, rest string) {
+func (rq *request) originForm() (slash string, rest string) {
 	if rq.scheme == "" {
 		return "", rq.target
 	}
