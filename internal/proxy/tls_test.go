@@ -160,7 +160,7 @@ func TestCertificates_ByName(t *testing.T) {
 func TestCertificates_Reload(t *testing.T) {
 	dir := t.TempDir()
 	pair := makePair(t, dir, "shop", "cart.localhost")
-	var log bytes.Buffer
+	var log lockedBuffer
 	certificates, err := LoadCertificates([]KeyPair{pair}, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	serial := func() string { return certificates.current.Load().all[0].Leaf.SerialNumber.String() }
@@ -226,4 +226,24 @@ func TestCertificates_NoUse(t *testing.T) {
 	}
 	_, err := LoadCertificates(nil, nil)
 	require.ErrorContains(t, err, "proxy.tls")
+}
+
+// lockedBuffer is a buffer that a log may be written to while it is read.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write appends.
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String is all that was written.
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -408,8 +408,8 @@ func (h *Head) FrameAnswer(method []byte) error {
 				return err
 			}
 		case TransferEncoding:
-			if codings++; codings > 1 || !equalFold(f.Value, "chunked") {
-				return malformed("the transfer coding of its answer is not \"chunked\" alone")
+			if codings++; codings > 1 || h.Minor == 0 || !equalFold(f.Value, "chunked") {
+				return malformed("the transfer coding of its answer is not \"chunked\" alone, in HTTP/1.1")
 			}
 			h.Body = BodyChunked
 		}

@@ -201,6 +201,7 @@ func TestReadAnswer(t *testing.T) {
 		"no reason":            {"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", "GET", 200, BodyLength, ""},
 		"empty reason":         {"HTTP/1.0 200 \r\nContent-Length: 0\r\n\r\n", "GET", 200, BodyLength, ""},
 		"two lengths":          {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", "GET", 200, 0, "several Content-Length"},
+		"coding in HTTP/1.0":   {"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "GET", 200, 0, "in HTTP/1.1"},
 		"other coding":         {"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "GET", 200, 0, "not \"chunked\" alone"},
 		"HTTP/2":               {"HTTP/2.0 200 OK\r\n\r\n", "GET", 0, 0, "not one of HTTP/1.1"},
 		"not HTTP":             {"SSH-2.0-OpenSSH_9.2\r\n\r\n", "GET", 0, 0, "not one of HTTP/1.1"},
