@@ -115,10 +115,11 @@ func writeKeys(out *bytes.Buffer, s *shape, prefix, title string) {
 	}
 	for _, k := range s.keys {
 		inner, name := k.shape, prefix+k.name
-		if inner.kind == kindMap {
+		switch inner.kind {
+		case kindMap:
 			name += ".<" + inner.keyName + ">"
 			inner = inner.elem
-		} else if inner.kind == kindList {
+		case kindList:
 			inner = inner.elem
 		}
 		if slices.Contains([]kind{kindObject, kindHealth}, inner.kind) {

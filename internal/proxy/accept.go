@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -49,7 +50,7 @@ func newDoor(p *Proxy, l Listener) *door {
 func (d *door) run() error {
 	pause := time.Duration(0)
 	for {
-		conn, err := d.Listener.Listener.Accept()
+		conn, err := d.Listener.Listener.Accept() //nolint:staticcheck // not the door's own
 		switch {
 		case err == nil:
 			pause = 0
@@ -132,12 +133,7 @@ func (d *door) open(conn net.Conn) (client net.Conn, encrypted bool, err error) 
 
 // isHTTP says whether a client begins with HTTP where TLS ought to be.
 func isHTTP(b []byte) bool {
-	for _, method := range []string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH", "PRI *"} {
-		if string(b) == method {
-			return true
-		}
-	}
-	return false
+	return slices.Contains([]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH", "PRI *"}, string(b))
 }
 
 // refusePlain tells a client that it has to speak TLS.
@@ -154,14 +150,12 @@ func (p *Proxy) refusePlain(conn net.Conn) {
 	}
 }
 
-// hand gives a connection to net/http, and says whether that took it.
-func (d *door) hand(conn net.Conn) bool {
+// hand gives a connection to net/http.
+func (d *door) hand(conn net.Conn) {
 	select {
 	case d.handed <- conn:
-		return true
 	case <-d.closed.Done():
 		_ = conn.Close()
-		return false
 	}
 }
 
@@ -178,7 +172,7 @@ func (d *door) Accept() (net.Conn, error) {
 // Close ends accepting, from the listener and for net/http.
 func (d *door) Close() error {
 	d.end()
-	if err := d.Listener.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+	if err := d.Listener.Listener.Close(); !errors.Is(err, net.ErrClosed) { //nolint:staticcheck // not the door's own
 		return err
 	}
 	return nil

@@ -149,8 +149,8 @@ func (c *batchConn) Close() error {
 	sending := c.sending
 	if sending {
 		now := time.Now()
-		_ = c.Conn.SetReadDeadline(now) // who reads is told at once
-		_ = c.Conn.SetWriteDeadline(now.Add(lastBatchTimeout))
+		_ = c.SetReadDeadline(now) // who reads is told at once
+		_ = c.SetWriteDeadline(now.Add(lastBatchTimeout))
 	}
 	c.mu.Unlock()
 	if sending {

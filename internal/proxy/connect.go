@@ -47,11 +47,6 @@ func tunnelProtocol(r *http.Request) string {
 	return r.Header[protocolField][0]
 }
 
-// isWebSocketTunnel says whether r opens a WebSocket over HTTP/2.
-func isWebSocketTunnel(r *http.Request) bool {
-	return strings.EqualFold(tunnelProtocol(r), websocketProtocol)
-}
-
 // connect answers an extended CONNECT, for which an instance has been acquired.
 func (x *relay) connect() {
 	// The instance's end of the tunnel must not outlive the request.
@@ -204,8 +199,8 @@ func (x *relay) openByConnect(out *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := &http2.Transport{DisableCompression: true, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
-	client, err := transport.NewClientConn(conn)
+	transport := &http2.Transport{DisableCompression: true, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout} //nolint:staticcheck // the one in net/http refuses :protocol
+	client, err := transport.NewClientConn(conn)                                                                  //nolint:staticcheck // likewise
 	if err != nil {
 		_ = conn.Close()
 		return nil, err

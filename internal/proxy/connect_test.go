@@ -91,12 +91,12 @@ func webSocketH2CInstance(t *testing.T, name string) string {
 
 // tunnelClient is a client of HTTP/2 without TLS that may open tunnels, which
 // that of net/http may not.
-func tunnelClient(t *testing.T) *http2.Transport {
+func tunnelClient(t *testing.T) *http2.Transport { //nolint:staticcheck // the one in net/http refuses :protocol
 	t.Helper()
-	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) { //nolint:staticcheck // the one in net/http refuses :protocol
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}
-	t.Cleanup(transport.CloseIdleConnections)
+	t.Cleanup(transport.CloseIdleConnections) //nolint:staticcheck // the one in net/http refuses :protocol
 	return transport
 }
 
@@ -106,7 +106,7 @@ func openTunnel(ctx context.Context, t *testing.T, w *world, protocol, path stri
 	reader, writer := io.Pipe()
 	req := w.request(t, http.MethodConnect, "cart.localhost", path, reader, append(headers, "Sec-WebSocket-Version", "13", "Origin", "http://shop.test")...).WithContext(ctx)
 	req.Header[protocolField] = []string{protocol}
-	res, err := tunnelClient(t).RoundTrip(req)
+	res, err := tunnelClient(t).RoundTrip(req) //nolint:staticcheck // the one in net/http refuses :protocol
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = writer.Close(); _ = res.Body.Close() })
 	return res, writer
@@ -225,7 +225,7 @@ func TestConnect_Problems(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req := w.request(t, http.MethodConnect, c.host, c.path, strings.NewReader(""), "Baggage", c.baggage)
 			req.Header[protocolField] = []string{c.protocol}
-			res, err := tunnelClient(t).RoundTrip(req)
+			res, err := tunnelClient(t).RoundTrip(req) //nolint:staticcheck // the one in net/http refuses :protocol
 			require.NoError(t, err)
 			pr := read(t, res).problem(t)
 			require.Equal(t, c.status, res.StatusCode)
@@ -245,7 +245,7 @@ func TestConnect_HeldUntilReady(t *testing.T) {
 	w := newWorld(t, Options{}, service("cart", state("main", route.Starting, "")))
 	done := make(chan string, 1)
 	go func() {
-		res, _ := openTunnel(t.Context(), t, w, "websocket", "/")
+		res, _ := openTunnel(t.Context(), t, w, "websocket", "/") //nolint:testifylint // it fails by not answering
 		line, _ := bufio.NewReader(res.Body).ReadString('\n')
 		done <- line
 	}()

@@ -34,7 +34,7 @@ const (
 	// lingerTime and lingerBytes bound how much of what a client still sends is read before its
 	// connection is closed, so that it gets to read the answer.
 	lingerTime  = time.Second
-	lingerBytes = 256 << 10
+	lingerBytes = 4 << 20
 )
 
 // fastConn is one client's connection on the fast path, with the request that is on it.
@@ -144,7 +144,7 @@ func (c *fastConn) finish(what outcome) {
 	c.proxy.clients.remove(c)
 	if what == hangUp {
 		_ = c.conn.Close()
-		c.input.release()
+		c.release()
 	}
 	c.used.release()
 }
@@ -200,7 +200,7 @@ func (c *fastConn) next() outcome {
 	}
 	what := c.leave()
 	if size > inputSize && len(c.unread()) == 0 {
-		c.input.release()
+		c.release()
 	}
 	return what
 }
@@ -385,7 +385,7 @@ func (c *fastConn) handOver(http2 bool) outcome {
 	c.unlimitWrite()
 	strict := newStrictConn(c.proxy, c.conn, c.from.encrypted)
 	if c.headMoved { // net/http reads it, too
-		c.input.prepend(c.used.buf)
+		c.prepend(c.used.buf)
 	}
 	strict.source.input, c.input = c.input, input{}
 	strict.begun = true
@@ -410,7 +410,7 @@ func (c *fastConn) wantsHTTP2() bool {
 // keepHead lets the input be read further while what was read of the request stays.
 func (c *fastConn) keepHead() {
 	if !c.kept {
-		c.used = c.input.split()
+		c.used = c.split()
 		c.kept = true
 	}
 }

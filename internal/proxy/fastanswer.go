@@ -285,7 +285,10 @@ func isWriteError(err error) bool {
 
 func appendStatusLine(b []byte, minor, status int, reason string) []byte {
 	b = append(b, "HTTP/1."...)
-	b = append(b, byte('0'+minor), ' ', byte('0'+status/100), byte('0'+status/10%10), byte('0'+status%10), ' ')
+	b = strconv.AppendInt(b, int64(minor), 10)
+	b = append(b, ' ')
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
 	b = append(b, reason...)
 	return append(b, crlf...)
 }

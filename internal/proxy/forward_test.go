@@ -256,7 +256,6 @@ func TestForward_TLS(t *testing.T) {
 	p := w.get(t, "cart.localhost", "/", "Baggage", "dynamic_route=wrong").problem(t)
 	require.Equal(t, CodeBadAnswer, p.Code)
 	require.Contains(t, p.Detail, "wrong.test")
-
 }
 
 func TestForward_PoolsThatNobodyUsesAreClosed(t *testing.T) {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -112,12 +113,9 @@ func isToken(s string) bool {
 // request. A server may ignore the wish (RFC 9110 section 7.8); granting it would tie
 // all later requests of the client's connection to the version of this one.
 func dropTunnelsOfHTTP(h http.Header) {
-	for _, line := range h["Upgrade"] {
-		if isHTTPUpgrade(line) {
-			delete(h, "Upgrade")
-			delete(h, "Connection")
-			return
-		}
+	if slices.ContainsFunc(h["Upgrade"], isHTTPUpgrade) {
+		delete(h, "Upgrade")
+		delete(h, "Connection")
 	}
 }
 

@@ -66,7 +66,7 @@ func BenchmarkHTTP2(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, Listener{Listener: l}) }()
-	defer func() { cancel(); <-done }()
+	defer func() { cancel(); _ = <-done }()
 
 	for _, kind := range []string{"grpc", "get"} {
 		b.Run(kind, func(b *testing.B) {

@@ -63,6 +63,7 @@ type problem struct {
 	similar    []string // what may have been meant
 	link       bool     // similar are hosts, to be linked on the page
 	retryAfter time.Duration
+	grpc       int // the status of gRPC, where it is not that of the code
 }
 
 // details is the JSON form of a problem.
@@ -203,14 +204,18 @@ func splitPort(authority string) (host, port string) {
 
 // The status codes of gRPC that problems map to.
 const (
-	grpcInvalidArgument = 3
-	grpcUnimplemented   = 12
-	grpcInternal        = 13
-	grpcUnavailable     = 14
+	grpcInvalidArgument  = 3
+	grpcDeadlineExceeded = 4
+	grpcUnimplemented    = 12
+	grpcInternal         = 13
+	grpcUnavailable      = 14
 )
 
 // grpcStatus is the status code of gRPC for the problem.
 func (pr *problem) grpcStatus() int {
+	if pr.grpc != 0 {
+		return pr.grpc
+	}
 	switch pr.code {
 	case CodeUnknownHost, CodeConnect:
 		return grpcUnimplemented

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -197,9 +199,20 @@ func (x *relay) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 		x.answer(x.unwanted())
 	case x.body != nil && x.body.failed.Load():
 		x.answer(badBody())
+	case x.isPastDeadline(err):
+		pr := instanceTimeout(x.decision.Version.ID, x.instance, err)
+		pr.grpc = grpcDeadlineExceeded
+		x.answer(pr)
 	default:
 		x.answer(x.explain(err))
 	}
+}
+
+// isPastDeadline says whether an instance has given up on a gRPC call whose deadline is over:
+// it knows that as soon as the client does, and may be faster.
+func (x *relay) isPastDeadline(err error) bool {
+	var reset http2.StreamError
+	return x.in.Header.Get("Grpc-Timeout") != "" && isGRPC(x.rq.contentType) && errors.As(err, &reset) && reset.Code == http2.ErrCodeCancel
 }
 
 // isMalformedBody says whether the body of r was refused while it was read.

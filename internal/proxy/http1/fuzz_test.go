@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -141,7 +142,7 @@ func readBody(h *Head, b []byte) (data string, rest []byte, err error) {
 		if !c.Done() {
 			return out.String(), nil, nil
 		}
-		return out.String(), b[:len(b):len(b)], nil
+		return out.String(), slices.Clip(b), nil
 	default:
 		return "", b, nil
 	}

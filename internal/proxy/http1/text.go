@@ -100,10 +100,8 @@ func equalFold(b []byte, s string) bool {
 
 // cutElement cuts the first element of a list (RFC 9110, section 5.6.1) from b.
 func cutElement(b []byte) (element, rest []byte) {
-	if i := bytes.IndexByte(b, ','); i >= 0 {
-		return trim(b[:i]), b[i+1:]
-	}
-	return trim(b), nil
+	element, rest, _ = bytes.Cut(b, []byte(","))
+	return trim(element), rest
 }
 
 // trim cuts optional white space (RFC 9110, section 5.6.3) from both ends.
