@@ -56,7 +56,6 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 	x.rq = readRequest(r, trusted)
 	if conn := strictConnOf(r.Context()); conn != nil {
 		x.rq.encrypted = x.rq.encrypted || conn.encrypted
-		conn.begin()
 		defer conn.end()
 	}
 	x.begin(time.Now())

@@ -42,7 +42,7 @@ type strictConn struct {
 	upgrade bool // the request that is being read asks for another protocol
 
 	mu      sync.Mutex
-	busy    int           // requests that are being answered
+	busy    int           // requests that were let through, and are not yet answered
 	verdict verdict       // on the wish to upgrade
 	expired bool          // the deadline for reading is over
 	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
@@ -77,6 +77,9 @@ func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
 // startHTTP2 says that the client speaks HTTP/2 from here on, which needs no such care.
 func (c *strictConn) startHTTP2() {
 	c.begun, c.state = true, strictOpen
+	c.mu.Lock()
+	c.busy = 0 // the server of HTTP/2 has its own books
+	c.mu.Unlock()
 	batch := newBatchConn(c.Conn)
 	batch.start()
 	c.Conn = batch
@@ -163,11 +166,12 @@ func (c *strictConn) pass() error {
 }
 
 func (c *strictConn) behindHead() {
+	c.mu.Lock()
+	c.busy++ // from now on: the client may close its side before the server has begun
 	if c.upgrade = c.head.Upgrade; c.upgrade {
-		c.mu.Lock()
 		c.verdict = undecided
-		c.mu.Unlock()
 	}
+	c.mu.Unlock()
 	switch {
 	case c.head.Body == http1.BodyChunked:
 		c.state, c.chunked = strictChunked, http1.Chunked{}
@@ -318,17 +322,11 @@ func (c *strictConn) quietLocked() chan struct{} {
 	return c.quiet
 }
 
-// begin and end say that a request is being answered.
-func (c *strictConn) begin() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.busy++
-}
-
+// end says that a request was answered.
 func (c *strictConn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy--; c.busy == 0 {
+	if c.busy = max(0, c.busy-1); c.busy == 0 {
 		if c.verdict == undecided {
 			c.verdict = denied
 		}
