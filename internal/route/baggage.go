@@ -18,19 +18,43 @@ const MaxBaggage = 8192
 // allow, or with a "%" that two hex digits do not follow. Keys are
 // case-sensitive and never decoded. Member does not allocate.
 func Member(lines []string, key string) (value string, ok bool) {
-	scan := memberScan{lines: lines}
-	for {
-		raw, more := scan.next()
-		if !more {
-			return value, ok
+	before := 0 // bytes of the lines before this one, with the commas that join them
+	for _, line := range lines {
+		for rest := line; ; { // what is still to be searched of the line
+			at := strings.Index(rest, key)
+			if at < 0 {
+				break
+			}
+			raw, more := rest[at:], false
+			if comma := strings.IndexByte(raw, ','); comma >= 0 {
+				raw, more = raw[:comma], true
+			}
+			end := at + len(raw)
+			if before+len(line)-len(rest)+end > MaxBaggage {
+				return value, ok
+			}
+			if behind := behindKey(raw, key); behind != "" && startsMember(rest[:at]) {
+				if v, problem := parseValue(behind[len("="):]); problem == "" {
+					value, ok = v, true
+				}
+			}
+			if !more {
+				break
+			}
+			rest = rest[end+len(","):]
 		}
-		if !hasKey(raw, key) {
-			continue
-		}
-		if m, problem := parseMember(raw); problem == "" {
-			value, ok = m.value, true
-		}
+		before += len(line) + len(",")
 	}
+	return value, ok
+}
+
+// startsMember says whether what follows text in a line is the beginning of a member.
+func startsMember(text string) bool {
+	i := len(text)
+	for i > 0 && isOWS(text[i-1]) {
+		i--
+	}
+	return i == 0 || text[i-1] == ','
 }
 
 // PrependMember returns baggage lines in which the member key=value comes first,
@@ -124,40 +148,60 @@ type member struct {
 // parseMember takes a member apart. Problem says why it is malformed; "" where
 // it is not.
 func parseMember(raw string) (m member, problem string) {
-	pair, properties := raw, ""
-	if before, after, ok := strings.Cut(raw, ";"); ok {
-		pair, properties = before, after
-	}
+	pair, _, _ := strings.Cut(raw, ";")
 	at := strings.IndexByte(pair, '=')
 	if at < 0 {
 		return member{}, "it has no \"=\""
 	}
-	m = member{key: trimOWS(pair[:at]), value: trimOWS(pair[at+1:])}
-	switch {
-	case m.key == "":
+	m.key = trimOWS(pair[:at])
+	if m.key == "" {
 		return member{}, "it has no key"
-	case !isToken(m.key):
+	}
+	if !isToken(m.key) {
 		return member{}, "its key has a character that is not allowed"
-	case !isEncodedValue(m.value):
-		return member{}, "its value has a character that is not allowed, or a \"%\" without two hex digits"
-	case !areProperties(properties):
-		return member{}, "it has a malformed property"
+	}
+	if m.value, problem = parseValue(raw[at+len("="):]); problem != "" {
+		return member{}, problem
 	}
 	return m, ""
+}
+
+// parseValue takes apart what stands behind the first "=" of a member.
+func parseValue(text string) (value, problem string) {
+	for text != "" && isOWS(text[0]) {
+		text = text[1:]
+	}
+	n := encodedValue(text)
+	value, text = text[:n], trimOWS(text[n:])
+	switch {
+	case text == "":
+		return value, ""
+	case text[0] != ';':
+		return "", "its value has a character that is not allowed, or a \"%\" without two hex digits"
+	case !areProperties(text[len(";"):]):
+		return "", "it has a malformed property"
+	}
+	return value, ""
 }
 
 // hasKey says whether the key of a trimmed member is key, in a member that may be
 // malformed otherwise.
 func hasKey(raw, key string) bool {
-	if !strings.HasPrefix(raw, key) {
-		return false
-	}
+	return strings.HasPrefix(raw, key) && behindKey(raw, key) != ""
+}
+
+// behindKey is what stands behind the key in a member that begins with it, from the
+// "=" on; "" where another key begins so.
+func behindKey(raw, key string) string {
 	for i := len(key); i < len(raw); i++ {
-		if c := raw[i]; c != ' ' && c != '\t' {
-			return c == '='
+		if raw[i] == '=' {
+			return raw[i:]
+		}
+		if !isOWS(raw[i]) {
+			break
 		}
 	}
-	return false
+	return ""
 }
 
 // withoutMember returns line without the members that have the key. Blank members
@@ -210,33 +254,33 @@ func areProperties(text string) bool {
 
 // isEncodedValue says whether text is *baggage-octet with nothing but whole
 // percent escapes.
-func isEncodedValue(text string) bool {
+func isEncodedValue(text string) bool { return encodedValue(text) == len(text) }
+
+// encodedValue is how many bytes of text are such a value.
+func encodedValue(text string) int {
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		if !isBaggageOctet(c) {
-			return false
+			return i
 		}
 		if c == '%' {
 			if i+2 >= len(text) || unhex(text[i+1]) < 0 || unhex(text[i+2]) < 0 {
-				return false
+				return i
 			}
 			i += 2
 		}
 	}
-	return true
+	return len(text)
 }
 
 // isBaggageOctet is baggage-octet of W3C Baggage: visible ASCII except DQUOTE,
 // comma, semicolon and backslash.
-func isBaggageOctet(c byte) bool {
-	return 0x21 <= c && c <= 0x7e && c != '"' && c != ',' && c != ';' && c != '\\'
-}
+func isBaggageOctet(c byte) bool { return octets[c]&inBaggage != 0 }
 
 // isToken says whether text is a token of RFC 9110, section 5.6.2.
 func isToken(text string) bool {
 	for i := range len(text) {
-		c := text[i]
-		if !isAlnum(lower(c)) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+		if octets[text[i]]&inToken == 0 {
 			return false
 		}
 	}
@@ -301,11 +345,13 @@ func appendEscaped(b []byte, text string, plain func(byte) bool) []byte {
 
 // trimOWS cuts optional white space (RFC 9110, section 5.6.3) from both ends.
 func trimOWS(text string) string {
-	for text != "" && (text[0] == ' ' || text[0] == '\t') {
+	for text != "" && isOWS(text[0]) {
 		text = text[1:]
 	}
-	for text != "" && (text[len(text)-1] == ' ' || text[len(text)-1] == '\t') {
+	for text != "" && isOWS(text[len(text)-1]) {
 		text = text[:len(text)-1]
 	}
 	return text
 }
+
+func isOWS(c byte) bool { return c == ' ' || c == '\t' }

@@ -13,7 +13,7 @@ const maxCandidates = 20_000
 // first, for the message about an unknown one. Of one with a star it is the host that
 // begins as host does: what is behind the star is itself no host of the service.
 func (t *Table) Similar(host string, n int) []string {
-	var buf [maxHost]byte
+	var buf hostBuffer
 	want := string(normalHost(&buf, host))
 	if want == "" {
 		return nil

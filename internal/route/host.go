@@ -10,37 +10,42 @@ import (
 // final dot).
 const maxHost = 253
 
+// hostBuffer has room for a host with its final dot.
+type hostBuffer [maxHost + 1]byte
+
 // normalHost writes the host that an authority names into buf: lower case,
 // without port and without one trailing dot. An IPv6 address keeps its brackets.
 // What cannot be the host of a service comes back as nil: an empty or very long
 // host, one with user information or any other byte that host names do not have,
 // and a port that is no number. It does not allocate.
-func normalHost(buf *[maxHost]byte, authority string) []byte {
+func normalHost(buf *hostBuffer, authority string) []byte {
 	if strings.HasPrefix(authority, "[") {
 		return normalIPv6(buf, authority)
 	}
-	host := authority
-	if at := strings.IndexByte(host, ':'); at >= 0 {
-		if !isDigits(host[at+1:]) {
-			return nil
+	n := 0
+	for n < len(authority) && n < len(buf) {
+		c := authority[n]
+		if octets[c]&inName == 0 {
+			if c = lower(c); octets[c]&inName == 0 {
+				break
+			}
 		}
-		host = host[:at]
+		buf[n] = c
+		n++
 	}
-	host = strings.TrimSuffix(host, ".")
-	if len(host) > maxHost {
+	if port := authority[n:]; port != "" && (port[0] != ':' || !isDigits(port[len(":"):])) {
 		return nil
 	}
-	for i := range len(host) {
-		c := lower(host[i])
-		if !isNameByte(c) {
-			return nil
-		}
-		buf[i] = c
+	if n > 0 && buf[n-1] == '.' {
+		n--
 	}
-	return buf[:len(host)]
+	if n > maxHost {
+		return nil
+	}
+	return buf[:n]
 }
 
-func normalIPv6(buf *[maxHost]byte, authority string) []byte {
+func normalIPv6(buf *hostBuffer, authority string) []byte {
 	end := strings.IndexByte(authority, ']')
 	if end < 0 || end >= maxHost {
 		return nil

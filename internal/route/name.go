@@ -176,9 +176,30 @@ func isAlnum(c byte) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
 }
 
-func isNameByte(c byte) bool {
-	return isAlnum(c) || c == '.' || c == '_' || c == '-'
-}
+func isNameByte(c byte) bool { return octets[c]&inName != 0 }
+
+// octets says what each octet may be part of.
+var octets = func() (of [256]uint8) {
+	for i := range of {
+		c := byte(i)
+		if isAlnum(c) || strings.IndexByte("._-", c) >= 0 {
+			of[c] |= inName
+		}
+		if isAlnum(lower(c)) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0 {
+			of[c] |= inToken
+		}
+		if 0x21 <= c && c <= 0x7e && strings.IndexByte("\",;\\", c) < 0 {
+			of[c] |= inBaggage
+		}
+	}
+	return of
+}()
+
+const (
+	inName    = 1 << iota // a name of a version, or a host
+	inToken               // RFC 9110, section 5.6.2
+	inBaggage             // baggage-octet of W3C Baggage
+)
 
 func lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {

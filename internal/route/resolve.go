@@ -16,7 +16,7 @@ func (t *Table) Resolve(r *Request) Decision {
 // resolve is Resolve, and tells x, which may be nil, how it came to the decision.
 func (t *Table) resolve(r *Request, x *recorder) Decision {
 	var d Decision
-	var buf [maxHost]byte
+	var buf hostBuffer
 	host := normalHost(&buf, r.Host)
 	label := t.selectService(&d, host)
 	if x != nil {

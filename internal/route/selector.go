@@ -117,11 +117,18 @@ func (s *selectorScan) next() bool {
 	if !s.more {
 		return false
 	}
-	s.n, s.at, s.long, s.more = 0, -1, false, false
 	rest := s.rest
-	i := 0
+	i, n, at := 0, 0, -1
+	s.long, s.more = false, false
 	for i < len(rest) {
-		c, size := rest[i], 1
+		c := rest[i]
+		if octets[c]&inName != 0 && n < len(s.buf) { // most are
+			s.buf[n] = c
+			n++
+			i++
+			continue
+		}
+		size := 1
 		if c == '%' {
 			c, size = decodeByte(rest[i:])
 		}
@@ -130,17 +137,17 @@ func (s *selectorScan) next() bool {
 			s.more = true
 			break
 		}
-		if s.n == len(s.buf) {
+		if n == len(s.buf) {
 			s.long = true
 			continue
 		}
-		if c == '@' && s.at < 0 {
-			s.at = s.n
+		if c == '@' && at < 0 {
+			at = n
 		}
-		s.buf[s.n] = c
-		s.n++
+		s.buf[n] = c
+		n++
 	}
-	s.rest = rest[i:]
+	s.rest, s.n, s.at = rest[i:], n, at
 	return true
 }
 

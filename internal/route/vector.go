@@ -6,15 +6,16 @@ import (
 )
 
 // vector is a list that never changes: what changes it makes another one, which
-// shares all but a few small pages with it. The first page is at hand, as most
-// lists have no other; the rest are found in two steps.
+// shares all but a few small pages with it. The first items are in the vector
+// itself, as most lists have no others; the rest are found in three steps.
 type vector[T any] struct {
-	size  int     // items in all
-	first []T     // the first pageSize items
+	size  int // items in all
+	first [inVector]T
 	rest  [][][]T // pages of the others, pageSize of them together
 }
 
 const (
+	inVector = 8
 	pageBits = 5
 	pageSize = 1 << pageBits
 	pageMask = pageSize - 1
@@ -22,9 +23,9 @@ const (
 
 // newVector makes a vector of items, which it does not keep.
 func newVector[T any](items []T) vector[T] {
-	l := vector[T]{size: len(items), first: exactly(items[:min(len(items), pageSize)])}
+	l := vector[T]{size: len(items)}
 	var pages [][]T
-	for page := range slices.Chunk(items[len(l.first):], pageSize) {
+	for page := range slices.Chunk(items[copy(l.first[:], items):], pageSize) {
 		pages = append(pages, exactly(page))
 	}
 	for some := range slices.Chunk(pages, pageSize) {
@@ -35,10 +36,10 @@ func newVector[T any](items []T) vector[T] {
 
 // at returns the item with the number i, which must be below the size.
 func (l *vector[T]) at(i int) T {
-	if i < pageSize {
+	if i < inVector {
 		return l.first[i]
 	}
-	return l.far(i - pageSize)
+	return l.far(i - inVector)
 }
 
 func (l *vector[T]) far(i int) T { return l.rest[i>>(2*pageBits)][i>>pageBits&pageMask][i&pageMask] }
@@ -57,11 +58,11 @@ func (l *vector[T]) all() iter.Seq2[int, T] {
 // with returns l with v as the item number i; the one behind the last is new.
 func (l vector[T]) with(i int, v T) vector[T] {
 	l.size = max(l.size, i+1)
-	if i < pageSize {
-		l.first = put(l.first, i, v)
+	if i < inVector {
+		l.first[i] = v
 		return l
 	}
-	i -= pageSize
+	i -= inVector
 	some := itemAt(l.rest, i>>(2*pageBits))
 	page := itemAt(some, i>>pageBits&pageMask)
 	page = put(page, i&pageMask, v)
@@ -73,11 +74,12 @@ func (l vector[T]) with(i int, v T) vector[T] {
 // withoutLast returns l, which must not be empty, without its last item.
 func (l vector[T]) withoutLast() vector[T] {
 	l.size--
-	if l.size < pageSize {
-		l.first = exactly(l.first[:l.size])
+	if l.size < inVector {
+		var none T
+		l.first[l.size] = none
 		return l
 	}
-	i := l.size - pageSize
+	i := l.size - inVector
 	some := l.rest[i>>(2*pageBits)]
 	page := exactly(some[i>>pageBits&pageMask][:i&pageMask])
 	if len(page) > 0 {

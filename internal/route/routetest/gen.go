@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/layover-dev/layover/internal/route"
 )
@@ -78,8 +80,12 @@ func Change(t *route.Table, services, versionsPerService, n int) route.Change {
 type Requests struct {
 	spec   *route.Spec
 	random *rand.Rand
-	inUse  [][2]int // service and version, by their places in spec
+	inUse  []asked
+	text   []byte // of the requests that were filled in last
 }
+
+// asked is what a request asks for.
+type asked struct{ host, version string }
 
 // NewRequests makes requests that ask for so many versions, chosen from all that
 // there are, each as likely as any other; 0 asks for all there are. Spec must be
@@ -87,35 +93,46 @@ type Requests struct {
 func NewRequests(spec *route.Spec, inUse int, seed uint64) *Requests {
 	g := &Requests{spec: spec, random: rand.New(rand.NewPCG(seed, 0))} //nolint:gosec // for load, not for secrets
 	for range inUse {
-		service, version := g.any()
-		g.inUse = append(g.inUse, [2]int{service, version})
+		one := g.any() // with a copy of its own: the spec is not to be read while a table is measured
+		g.inUse = append(g.inUse, asked{strings.Clone(one.host), strings.Clone(one.version)})
 	}
 	return g
 }
 
-// Fill replaces batch by new requests.
+// Fill replaces batch by new requests. Their text is where that of the last requests
+// was, which must not be used any more: as a connection's buffer it stays in the
+// processor's caches, and takes no room from the table there.
 func (g *Requests) Fill(batch []route.Request) {
+	g.text = g.text[:0]
 	for i := range batch {
-		service, version := g.next()
-		s := &g.spec.Services[service]
+		one := g.next()
 		batch[i] = route.Request{
-			Host:    s.Hosts[0] + ":8080",
-			Baggage: []string{"tenant=t-1;ttl=60," + g.spec.BaggageKey + "=" + s.Versions[version].Name + ",user=u-1"},
+			Host:    g.write(one.host, ":8080"),
+			Baggage: append(batch[i].Baggage[:0], g.write("tenant=t-1;ttl=60,", g.spec.BaggageKey, "=", one.version, ",user=u-1")),
 		}
 	}
 }
 
-func (g *Requests) next() (service, version int) {
+// write joins parts to one string, which is good until the next Fill.
+func (g *Requests) write(parts ...string) string {
+	start := len(g.text)
+	for _, part := range parts {
+		g.text = append(g.text, part...)
+	}
+	// Where append makes a larger array, what points into the older one stays good.
+	return unsafe.String(&g.text[start], len(g.text)-start) //nolint:gosec // nobody has it any more when it is written over
+}
+
+func (g *Requests) next() asked {
 	if len(g.inUse) == 0 {
 		return g.any()
 	}
-	one := g.inUse[g.random.IntN(len(g.inUse))]
-	return one[0], one[1]
+	return g.inUse[g.random.IntN(len(g.inUse))]
 }
 
-func (g *Requests) any() (service, version int) {
-	service = g.random.IntN(len(g.spec.Services))
-	return service, g.random.IntN(len(g.spec.Services[service].Versions))
+func (g *Requests) any() asked {
+	s := &g.spec.Services[g.random.IntN(len(g.spec.Services))]
+	return asked{s.Hosts[0], s.Versions[g.random.IntN(len(s.Versions))].Name}
 }
 
 // Cost is what one Resolve takes: the median over batches of n requests in all,
