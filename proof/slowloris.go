@@ -17,7 +17,7 @@ const (
 
 	// slowMemoryLimit is what a person with 64 MiB gives to a Go program: some room is left for what the
 	// limit does not count.
-	slowMemoryLimit = "GOMEMLIMIT=48MiB"
+	slowMemoryLimit = "GOMEMLIMIT=44MiB"
 )
 
 // proveSlowloris keeps slow connections at the proxy, and sends normal requests beside them.

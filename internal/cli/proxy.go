@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -130,6 +131,7 @@ func runProxy(ctx context.Context, app *App, opts *proxyCmdOptions) error {
 		level = slog.LevelDebug
 	}
 	s := &standAlone{app: app, opts: opts, log: slog.New(slog.NewTextHandler(app.Err, &slog.HandlerOptions{Level: level}))}
+	limitMemory(s.log, memlimit.FromCgroup)
 	s.hangup = make(chan os.Signal, 1) // one that comes before the start is complete waits
 	signal.Notify(s.hangup, syscall.SIGHUP)
 	defer signal.Stop(s.hangup)

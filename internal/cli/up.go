@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
@@ -86,6 +87,7 @@ func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(app.Err, &slog.HandlerOptions{Level: level}))
+	limitMemory(log, memlimit.FromCgroup)
 	env, err := open(ctx, file, data, log)
 	if err != nil {
 		return err

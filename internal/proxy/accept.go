@@ -85,14 +85,18 @@ func (d *door) greet(conn net.Conn) {
 	client, encrypted, err := d.open(conn)
 	switch {
 	case err != nil:
-		d.proxy.options.Logger.Debug("connection refused", "peer", conn.RemoteAddr().String(), "err", err)
-		_ = conn.Close()
+		d.turnAway(conn, err)
 	case client == nil: // it is served elsewhere, or refused
 	case d.proxy.options.NoFastPath:
 		d.hand(newStrictConn(d.proxy, client, encrypted))
 	default:
-		newFastConn(d, client, encrypted).serve()
+		newFastConn(d, client, encrypted).drive()
 	}
+}
+
+func (d *door) turnAway(conn net.Conn, err error) {
+	d.proxy.options.Logger.Debug("connection refused", "peer", conn.RemoteAddr().String(), "err", err)
+	_ = conn.Close()
 }
 
 // open reads what comes before HTTP: the header of the PROXY protocol, and the handshake of TLS.

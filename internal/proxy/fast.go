@@ -39,41 +39,41 @@ const (
 
 // fastConn is one client's connection on the fast path, with the request that is on it.
 type fastConn struct {
-	*exchange // of the present request, borrowed; nil between two
+	*exchange       // of the present request, borrowed; nil between two
+	body      *body // the same
 	source
 
 	proxy *Proxy
+	door  *door
 	from  sender // who is at the other end
 
-	door      *door
-	head      http1.Head
-	used      input   // the buffer of the present request's head, where the input has moved on
-	kept      bool    // it has
-	headMoved bool    // to a place of its own
-	out       *[]byte // what is written next, borrowed for the time of a request
-	up        atomic.Pointer[upstream]
-	state     atomic.Int32
-	cut       atomic.Bool // the proxy ends the request, as its time to drain is over
-	halted    atomic.Bool // a read that another goroutine is in is to end; see halt
-	watcher   watcher
-	body      body
+	head     http1.Head
+	used     input   // the buffer of the present request's head, where the input has moved on
+	out      *[]byte // what is written next, borrowed for the time of a request
+	up       atomic.Pointer[upstream]
+	watcher  watcher
+	parkedAs uint64 // guarded by the mutex of the parking
 
 	now          time.Time // when the present request was read, else when the last one ended
 	deadline     time.Time // for reading; zero where there is none
-	bodyDeadline time.Time // for more of a body that has to keep a pace; zero where there is none
-	served       bool      // a request was answered
-	trusted      bool      // what the client's address says of other clients is believed
 	until        time.Time // when the client has taken too long with the head, or was idle for too long
 	headSince    time.Time // when the first byte of the present head came; zero before
-	inHead       bool      // the head of a request is being read
-	settled      bool      // it keeps its goroutine
-	wasParked    bool
-	parkedAs     uint64 // guarded by the mutex of the parking
-
 	writeLimited time.Time // when the limit for writing was set
-	failed       bool      // writing to the client failed
-	last         bool      // nothing can be served on the connection after this request
-	upgraded     bool      // it was a tunnel
+
+	state  atomic.Int32
+	cut    atomic.Bool // the proxy ends the request, as its time to drain is over
+	halted atomic.Bool // a read that another goroutine is in is to end; see halt
+
+	trusted   bool // what the client's address says of other clients is believed
+	inHead    bool // the head of a request is being read
+	kept      bool // used is set
+	headMoved bool // the head has moved to a place of its own
+	served    bool // a request was answered
+	settled   bool // it keeps its goroutine
+	wasParked bool
+	failed    bool // writing to the client failed
+	last      bool // nothing can be served on the connection after this request
+	upgraded  bool // it was a tunnel
 }
 
 // The states of a connection, so that a proxy that stops knows which it may close.
@@ -95,21 +95,16 @@ const (
 
 func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
 	c := &fastConn{door: d, proxy: d.proxy, now: time.Now()}
-	c.onWait = c.beforeWait
+	c.onWait, c.little = c.beforeWait, true
 	c.open(conn)
 	c.from = senderOf(conn.RemoteAddr().String(), encrypted, d.Trusted)
 	c.trusted = d.proxy.trusted.contains(c.from.peer)
 	c.watcher.c = c
+	c.proxy.clients.add(c)
 	return c
 }
 
-// serve serves the connection to its end, or until it is parked.
-func (c *fastConn) serve() {
-	c.proxy.clients.add(c)
-	c.drive()
-}
-
-// drive serves what the client sends, until it says nothing for long.
+// drive serves what the client sends: to the end of the connection, or until it is parked.
 func (c *fastConn) drive() {
 	defer c.survive()
 	for {
@@ -186,7 +181,6 @@ func (c *fastConn) next() outcome {
 		c.unreserve()
 		return c.handOver(false)
 	}
-	c.body.begin(&c.head)
 	c.skip(n)
 	if problem != nil {
 		c.answer(problem)
@@ -215,6 +209,8 @@ func (c *fastConn) forget() {
 func (c *fastConn) beginExchange() {
 	c.exchange = c.proxy.exchanges.Get().(*exchange)
 	c.exchange.proxy, c.client = c.proxy, c
+	c.body = bodies.Get().(*body)
+	c.body.begin(&c.head)
 	c.rq.sender = c.from
 	c.rq.take(&c.head)
 	c.begin(c.now)
@@ -223,11 +219,12 @@ func (c *fastConn) beginExchange() {
 // leave ends a request, and says what becomes of the connection.
 func (c *fastConn) leave() outcome {
 	c.served = true
+	open := !c.body.done
 	c.giveBack()
 	switch {
 	case c.failed || c.upgraded || c.cut.Load():
 		return hangUp
-	case c.last || !c.body.done:
+	case c.last || open:
 		c.linger()
 		return hangUp
 	}
@@ -255,6 +252,9 @@ func (c *fastConn) giveBack() {
 		c.client = nil
 		c.proxy.exchanges.Put(c.exchange)
 		c.exchange = nil
+		*c.body = body{}
+		bodies.Put(c.body)
+		c.body = nil
 	}
 }
 
@@ -366,10 +366,9 @@ func (c *fastConn) noHead(err error) outcome {
 	c.proxy.active.enter()
 	defer c.proxy.active.leave()
 	c.now, c.last = time.Now(), true
-	c.body = body{done: true}
 	c.head.Reset()
 	c.head.Minor = 1
-	c.beginExchange()
+	c.beginExchange() // of a request without a body
 	c.answer(malformed(refused))
 	c.end()
 	c.giveBack()
@@ -419,7 +418,7 @@ func (c *fastConn) keepHead() {
 func (c *fastConn) beforeWait() {
 	o := &c.proxy.options
 	if !c.inHead {
-		c.setDeadline(c.bodyDeadline)
+		c.setDeadline(c.body.deadline)
 		return
 	}
 	switch {

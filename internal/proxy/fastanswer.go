@@ -51,6 +51,8 @@ func (c *fastConn) relayLength(u *upstream, left int64) bool {
 	}
 	for left > 0 {
 		if left >= spliceFrom && c.raw != nil && u.raw != nil {
+			c.giveBackOut()
+			u.shrink()
 			c.limitWrite()
 			n, err := io.CopyN(c.tcp, u.tcp, min(left, spliceAnswer))
 			left -= n

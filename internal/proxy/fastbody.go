@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/layover-dev/layover/internal/proxy/http1"
@@ -19,6 +20,7 @@ type body struct {
 
 	pumping   chan struct{} // closed when the pump has ended; nil where there is none
 	patience  bodyPatience  // with a client that has to keep a pace
+	deadline  time.Time     // of that patience; zero where there is none
 	paced     bool          // it has to
 	unspliced bool          // the kernel does not copy the rest: the pace has to be looked at
 
@@ -27,6 +29,9 @@ type body struct {
 	slow    bool  // the client did not keep the pace
 	refused bool  // the body is malformed
 }
+
+// bodies lends them for the time of a request.
+var bodies = sync.Pool{New: func() any { return new(body) }}
 
 func (b *body) begin(h *http1.Head) {
 	*b = body{kind: h.Body, left: h.Length}
@@ -90,7 +95,7 @@ func (c *fastConn) startPump(u *upstream) {
 func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 	defer close(ended)
 	defer c.survive()
-	for {
+	for plenty := c.isFull(); ; plenty = c.isFull() {
 		rest := c.unread()
 		n, asIs, tail, err := c.body.take(rest)
 		if err != nil {
@@ -109,7 +114,7 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 			}
 		}
 		sent, err := int64(0), error(nil)
-		if !c.body.done {
+		if !c.body.done && plenty {
 			sent, err = c.splice(u)
 		}
 		if c.body.done {
@@ -137,10 +142,10 @@ func (c *fastConn) fillBody() error {
 		return c.fill()
 	}
 	start, before := time.Now(), len(c.unread())
-	c.bodyDeadline = c.body.patience.deadline(start)
+	c.body.deadline = c.body.patience.deadline(start)
 	err := c.fill()
 	c.body.patience.got(len(c.unread())-before, time.Since(start))
-	c.bodyDeadline = time.Time{}
+	c.body.deadline = time.Time{}
 	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded) && !c.halted.Load()
 	return err
 }
@@ -165,10 +170,11 @@ func (c *fastConn) splice(u *upstream) (sent int64, err error) {
 		return 0, nil
 	}
 	if c.body.paced {
-		c.bodyDeadline = c.body.patience.deadline(time.Now())
+		c.body.deadline = c.body.patience.deadline(time.Now())
 	}
 	c.beforeWait()
-	c.bodyDeadline = time.Time{}
+	c.body.deadline = time.Time{}
+	c.shrink()
 	sent, err = io.CopyN(u.tcp, c.tcp, min(c.body.left, spliceSize))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.body.unspliced, err = true, nil // who was slow, the client or the instance?

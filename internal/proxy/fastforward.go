@@ -21,19 +21,34 @@ const sendTimeout = time.Minute
 
 // forward sends the request to the instance, and its answer to the client.
 func (c *fastConn) forward() {
+	start, tail, ok := c.takeBody()
+	if !ok {
+		return
+	}
+	u, err := c.send(start, tail)
+	if u == nil || err != nil {
+		c.giveUp(u, err)
+		return
+	}
+	c.passAnswer(u)
+}
+
+// takeBody takes what is there of the body: start is to be sent as it is, and tail behind it.
+func (c *fastConn) takeBody() (start, tail []byte, ok bool) {
 	rest := c.unread()
 	n, asIs, tail, err := c.body.take(rest)
 	if err != nil {
 		c.last = true
 		c.answer(badBody())
-		return
+		return nil, nil, false
 	}
 	c.skip(n)
-	u, err := c.send(rest[:asIs], tail)
-	if u == nil || err != nil {
-		c.giveUp(u, err)
-		return
-	}
+	return rest[:asIs], tail, true
+}
+
+// passAnswer passes on the answer of which the head was read, and keeps the connection that it
+// came over, or ends it.
+func (c *fastConn) passAnswer(u *upstream) {
 	c.answered(u.head.Status)
 	c.endsWithProxy()
 	complete := c.relay(u)
@@ -86,6 +101,9 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 			c.startPump(u)
 		}
 		answerErr := c.readAnswer(u)
+		if c.proxy.options.AnswerTimeout > 0 {
+			_ = u.conn.SetReadDeadline(time.Time{})
+		}
 		if answerErr == nil {
 			return u, nil
 		}
@@ -252,7 +270,6 @@ func (c *fastConn) readAnswer(u *upstream) error {
 	limit := c.proxy.options.AnswerTimeout
 	if limit > 0 {
 		_ = u.conn.SetReadDeadline(time.Now().Add(limit))
-		defer func() { _ = u.conn.SetReadDeadline(time.Time{}) }()
 	}
 	for {
 		sending := c.isPumping()
@@ -266,23 +283,34 @@ func (c *fastConn) readAnswer(u *upstream) error {
 		}
 		if u.head.Status >= 200 || u.head.Status == http.StatusSwitchingProtocols {
 			err := u.head.FrameAnswer(c.head.Method)
-			if u.head.Status == http.StatusSwitchingProtocols && (!c.head.Upgrade || !strings.EqualFold(upgradeOf(&c.head), upgradeOf(&u.head)) || upgradeOf(&u.head) == "") {
+			if u.head.Status == http.StatusSwitchingProtocols && !c.wantsUpgrade(u) {
 				err = errUnaskedUpgrade
 			}
 			u.skip(n)
 			return err
 		}
 		if c.head.Minor > 0 {
-			b := appendStatusLine(nil, 1, u.head.Status, view(u.head.Reason))
-			for i := range u.head.Fields {
-				if f := &u.head.Fields[i]; f.Name != http1.ContentLength && !u.head.IsHopByHop(f) {
-					b = append(b, f.Line...)
-				}
-			}
-			c.write(append(b, crlf...))
+			c.passInterim(u)
 		}
 		u.skip(n)
 	}
+}
+
+// wantsUpgrade says whether the client asked for the protocol that the instance switches to.
+func (c *fastConn) wantsUpgrade(u *upstream) bool {
+	to := upgradeOf(&u.head)
+	return to != "" && c.head.Upgrade && strings.EqualFold(upgradeOf(&c.head), to)
+}
+
+// passInterim passes an answer on behind which the real one comes.
+func (c *fastConn) passInterim(u *upstream) {
+	b := appendStatusLine(nil, 1, u.head.Status, view(u.head.Reason))
+	for i := range u.head.Fields {
+		if f := &u.head.Fields[i]; f.Name != http1.ContentLength && !u.head.IsHopByHop(f) {
+			b = append(b, f.Line...)
+		}
+	}
+	c.write(append(b, crlf...))
 }
 
 // readHead reads the head of an answer, and returns its length.

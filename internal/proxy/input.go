@@ -8,11 +8,18 @@ import (
 	"syscall"
 )
 
-// inputSize is how much is read at a time. It holds the heads of nearly all messages.
-const inputSize = 16 << 10
+// How much is read at a time: from a client little at first, as most requests are no more than
+// a head, and very many of them may be under way.
+const (
+	inputSize = 16 << 10
+	firstSize = 4 << 10
+)
 
-// inputs lends the buffers that connections are read into.
-var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
+// inputs and firsts lend the buffers that connections are read into.
+var (
+	inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
+	firsts = sync.Pool{New: func() any { return new([firstSize]byte) }}
+)
 
 // input is what was read from a connection and is not used yet. While a
 // connection has nothing to say, its input has no buffer; while it has said only the
@@ -20,33 +27,45 @@ var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
 type input struct {
 	buf  []byte // unread is buf[r:w]
 	r, w int
-	lent *[inputSize]byte // what buf is, where it is borrowed
+	lent any // what buf is, where it is borrowed
 }
 
 func (in *input) unread() []byte { return in.buf[in.r:in.w] }
 
 func (in *input) skip(n int) { in.r += n }
 
-// expand makes room for more behind what is unread.
-func (in *input) expand() {
+// isFull says whether the last read filled the buffer, so that more may be waiting.
+func (in *input) isFull() bool { return in.buf != nil && in.w == len(in.buf) }
+
+// expand makes room for more behind what is unread: with little, a little at first.
+func (in *input) expand(little bool) {
 	size := in.w - in.r
 	switch {
-	case in.w < len(in.buf) && len(in.buf) >= inputSize:
+	case in.w < len(in.buf) && len(in.buf) >= firstSize:
 		return
 	case in.r > 0 && len(in.buf) >= inputSize:
 		copy(in.buf, in.unread())
 	default:
 		old := *in
-		if size < inputSize {
-			in.lent = inputs.Get().(*[inputSize]byte)
-			in.buf = in.lent[:]
-		} else {
-			in.lent, in.buf = nil, make([]byte, 2*size)
-		}
+		in.borrow(size, little && len(in.buf) < firstSize)
 		copy(in.buf, old.unread())
 		old.release()
 	}
 	in.r, in.w = 0, size
+}
+
+// borrow sets a buffer that holds more than size.
+func (in *input) borrow(size int, little bool) {
+	switch {
+	case size >= inputSize:
+		in.lent, in.buf = nil, make([]byte, 2*size)
+	case little && size < firstSize:
+		lent := firsts.Get().(*[firstSize]byte)
+		in.lent, in.buf = lent, lent[:]
+	default:
+		lent := inputs.Get().(*[inputSize]byte)
+		in.lent, in.buf = lent, lent[:]
+	}
 }
 
 // shrink gives the buffer back before a wait, but for what is unread.
@@ -67,8 +86,11 @@ func (in *input) shrink() {
 
 // release gives the buffer back. Nothing may refer to it any more.
 func (in *input) release() {
-	if in.lent != nil {
-		inputs.Put(in.lent)
+	switch lent := in.lent.(type) {
+	case *[inputSize]byte:
+		inputs.Put(lent)
+	case *[firstSize]byte:
+		firsts.Put(lent)
 	}
 	*in = input{}
 }
@@ -104,6 +126,7 @@ type source struct {
 	raw     syscall.RawConn       // of tcp
 	attempt func(fd uintptr) bool // s.readNow, made once
 	onWait  func()                // called before it waits; may set deadlines; may be nil
+	little  bool                  // it reads a little at first
 	hurried bool                  // fill returns errWouldWait instead of waiting
 	n       int                   // of the last attempt
 	err     error                 // of the last attempt
@@ -135,7 +158,7 @@ var errWouldWait = errors.New("there is nothing to read yet")
 // fill reads more behind what is unread. It returns io.EOF at the end.
 func (s *source) fill() error {
 	if s.raw == nil {
-		s.expand()
+		s.expand(s.little)
 		if s.onWait != nil {
 			s.onWait()
 		}
@@ -163,7 +186,7 @@ func (s *source) fill() error {
 // readNow reads what is there. Where nothing is, it gives the buffer back and
 // says that it wants to be called again when something is.
 func (s *source) readNow(fd uintptr) bool {
-	s.expand()
+	s.expand(s.little)
 	for {
 		s.n, s.err = readSocket(fd, s.buf[s.w:])
 		if !errors.Is(s.err, syscall.EINTR) {

@@ -15,7 +15,7 @@ const (
 )
 
 // DefaultRing is how many records a [Ring] has place for where nothing is said.
-const DefaultRing = 4096
+const DefaultRing = 2048
 
 // Ring hands records from requests to one reader. It has a fixed size, and keeps of each
 // record what fits its place: where the reader is too slow, records are dropped and
