@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/layover-dev/layover/internal/route"
 )
 
 // Limits of the servers. There is none on the time that a request or answer may take:
@@ -140,7 +142,7 @@ const sweepEvery = time.Second
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	swept := p.Table()
+	var swept *route.Table
 	for {
 		select {
 		case now := <-tick.C:

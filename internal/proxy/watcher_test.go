@@ -43,7 +43,7 @@ func TestWatcher_StopsWhileItBegins(t *testing.T) {
 	require.NoError(t, err)
 	late := &lateConn{Conn: conn, begun: make(chan struct{}), other: make(chan struct{})}
 	c := newFastConn(&door{proxy: New(Options{})}, late, false)
-	c.served, c.deadline = true, time.Now().Add(time.Hour) // as between two requests
+	c.served, c.body, c.deadline = true, new(body), time.Now().Add(time.Hour) // as between two requests
 	c.watcher.start()
 	<-late.begun
 	stopped := make(chan struct{})
