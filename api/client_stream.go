@@ -43,12 +43,13 @@ func (c *Client) FollowEvents(ctx context.Context, f EventFilter) iter.Seq2[Even
 	}
 }
 
-// FollowTable gives what leads from the table of revision after to the one in force, and
+// FollowTable gives what leads from the table at a position to the one in force, and
 // then each change as it happens, until ctx ends or the caller stops: changes that follow
-// one another without a gap, and a whole table at first and wherever they do not. A table
+// one another without a gap, and a whole table at first and wherever they do not. The zero
+// position begins with a whole table, and so does one without an epoch. A table
 // replaces what came before, whatever its revision. A connection that breaks is taken up
 // again where it broke. The last pair has the error, if there is one; the end of ctx is one.
-func (c *Client) FollowTable(ctx context.Context, after uint64) iter.Seq2[TableUpdate, error] {
+func (c *Client) FollowTable(ctx context.Context, after TablePosition) iter.Seq2[TableUpdate, error] {
 	return tableUpdates(func(use func(message) (bool, error)) error {
 		return c.follow(ctx, tableCall(after), maxTable, use)
 	})
@@ -58,7 +59,7 @@ func (c *Client) FollowTable(ctx context.Context, after uint64) iter.Seq2[TableU
 // themselves when to connect anew, and where: that it could not be made, or broke, is the
 // error of the last pair, always an [*UnreachableError] where a later try may go better or a
 // [*Problem] where the server refuses.
-func (c *Client) FollowTableOnce(ctx context.Context, after uint64) iter.Seq2[TableUpdate, error] {
+func (c *Client) FollowTableOnce(ctx context.Context, after TablePosition) iter.Seq2[TableUpdate, error] {
 	return tableUpdates(func(use func(message) (bool, error)) error {
 		var lastID string
 		_, more, err := c.followOnce(ctx, tableCall(after), maxTable, &lastID, use)
@@ -69,10 +70,10 @@ func (c *Client) FollowTableOnce(ctx context.Context, after uint64) iter.Seq2[Ta
 	})
 }
 
-func tableCall(after uint64) call {
+func tableCall(after TablePosition) call {
 	return call{
 		method: http.MethodGet, path: []string{"table", "watch"},
-		query: url.Values{"after": {strconv.FormatUint(after, 10)}},
+		query: url.Values{"after": {after.String()}},
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/server/servertest"
 )
 
 func changed(message string) api.Event {
@@ -155,13 +156,15 @@ func TestFollowTableAcrossBreaks(t *testing.T) {
 		func() {}, // the second of the two
 		func() {
 			e.http.CloseClientConnections()
-			e.SetTable(route.Spec{Revision: 9}) // as a server that was started again
+			e.SetTable(route.Spec{Epoch: "e2", Revision: 3}) // as a server that was started on an older store
+			e.ChangeTable(change(3, 5))
+			e.ChangeTable(change(5, 9))
 		},
 		func() { e.ChangeTable(change(9, 10)) },
 	}
 	var got []string
 	var table *route.Table
-	for u, err := range e.FollowTable(ctx, 0) {
+	for u, err := range e.FollowTable(ctx, api.TablePosition{}) {
 		require.NoError(t, err)
 		if u.Table != nil {
 			require.Nil(t, u.Change)
@@ -186,11 +189,13 @@ func TestFollowTableFrom(t *testing.T) {
 	e := newEnv(t)
 	e.ChangeTable(change(1, 2))
 	e.ChangeTable(change(2, 3))
-	for after, want := range map[uint64]string{
-		0:  "table 3", // the first connection
-		1:  "change 2",
-		2:  "change 3",
-		17: "table 3", // of a store that is gone
+	for after, want := range map[api.TablePosition]string{
+		{}:                                      "table 3", // the first connection
+		{Epoch: servertest.Epoch, Revision: 1}:  "change 2",
+		{Epoch: servertest.Epoch, Revision: 2}:  "change 3",
+		{Epoch: servertest.Epoch, Revision: 17}: "table 3", // it never was
+		{Epoch: "e0", Revision: 1}:              "table 3", // of a store that is gone
+		{Revision: 1}:                           "table 3",
 	} {
 		for u, err := range e.FollowTable(t.Context(), after) {
 			require.NoError(t, err)
@@ -209,7 +214,7 @@ func TestFollowTableOnce(t *testing.T) {
 	var unreachable *api.UnreachableError
 	updates := 0
 	var last error
-	for u, err := range e.FollowTableOnce(t.Context(), 0) {
+	for u, err := range e.FollowTableOnce(t.Context(), api.TablePosition{}) {
 		if last = err; err != nil {
 			continue
 		}
@@ -221,13 +226,13 @@ func TestFollowTableOnce(t *testing.T) {
 	require.Equal(t, 1, updates)
 
 	require.NoError(t, e.http.Listener.Close())
-	for _, err := range e.FollowTableOnce(t.Context(), 0) {
+	for _, err := range e.FollowTableOnce(t.Context(), api.TablePosition{}) {
 		require.ErrorAs(t, err, &unreachable, "and so is one that cannot be made")
 	}
 	stop := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stop)
-	for _, err := range e.FollowTableOnce(ctx, 0) {
+	for _, err := range e.FollowTableOnce(ctx, api.TablePosition{}) {
 		require.ErrorIs(t, err, stop)
 	}
 }
@@ -236,7 +241,7 @@ func TestProxies(t *testing.T) {
 	e := newEnv(t)
 	report := api.ProxyReport{
 		ID: "edge-1", Addresses: []string{"127.0.0.1:8080"}, StartedAt: time.Date(2026, 1, 31, 12, 0, 0, 1, time.UTC),
-		Revision: 1, Draining: []string{"cart--main--1"}, Requests: map[string]uint64{"cart@main": 7},
+		Epoch: servertest.Epoch, Revision: 1, Draining: []string{"cart--main--1"}, Requests: map[string]uint64{"cart@main": 7},
 	}
 	require.NoError(t, e.Client.ReportProxy(t.Context(), report))
 	e.ChangeTable(change(1, 2))

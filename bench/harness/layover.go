@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -88,6 +89,7 @@ type feed struct {
 	server *http.Server
 
 	mu       sync.Mutex
+	epoch    string
 	first    []byte // the whole table, as JSON
 	from     uint64 // its revision
 	changes  [][]byte
@@ -96,6 +98,7 @@ type feed struct {
 }
 
 func startFeed(spec route.Spec) (*feed, error) {
+	spec.Epoch = rand.Text()
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
@@ -105,7 +108,7 @@ func startFeed(spec route.Spec) (*feed, error) {
 		return nil, err
 	}
 	f := &feed{
-		url: "http://" + l.Addr().String(), first: text, from: spec.Revision, revision: spec.Revision, news: make(chan struct{}),
+		url: "http://" + l.Addr().String(), epoch: spec.Epoch, first: text, from: spec.Revision, revision: spec.Revision, news: make(chan struct{}),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/environment", func(w http.ResponseWriter, _ *http.Request) {
@@ -125,12 +128,12 @@ func (f *feed) stop() { _ = f.server.Close() }
 func (f *feed) change(version route.VersionChange) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	text, err := json.Marshal(route.Change{Base: f.revision, Revision: f.revision + 1, Versions: []route.VersionChange{version}})
+	text, err := json.Marshal(route.Change{Epoch: f.epoch, Base: f.revision, Revision: f.revision + 1, Versions: []route.VersionChange{version}})
 	if err != nil {
 		return err
 	}
 	f.revision++
-	f.changes = append(f.changes, fmt.Appendf(nil, "event: change\nid: %d\ndata: %s\n\n", f.revision, text))
+	f.changes = append(f.changes, fmt.Appendf(nil, "event: change\nid: %s.%d\ndata: %s\n\n", f.epoch, f.revision, text))
 	close(f.news)
 	f.news = make(chan struct{})
 	return nil
@@ -144,15 +147,16 @@ func (f *feed) after(revision uint64) ([][]byte, uint64, <-chan struct{}) {
 }
 
 func (f *feed) watch(w http.ResponseWriter, r *http.Request) {
-	at, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	after, err := route.ParsePosition(r.FormValue("after"))
 	if err != nil {
 		http.Error(w, "after: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	at := after.Revision
 	w.Header().Set("Content-Type", "text/event-stream")
-	if at < f.from {
+	if after.Epoch != f.epoch {
 		at = f.from
-		if _, err := fmt.Fprintf(w, "event: table\nid: %d\ndata: %s\n\n", at, f.first); err != nil {
+		if _, err := fmt.Fprintf(w, "event: table\nid: %s.%d\ndata: %s\n\n", f.epoch, at, f.first); err != nil {
 			return
 		}
 	}

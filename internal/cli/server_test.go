@@ -71,7 +71,7 @@ func (s *runningServer) table(t *testing.T, ok func(*route.Table) bool) *route.T
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	table := route.EmptyTable()
-	for u, err := range s.FollowTable(ctx, 0) {
+	for u, err := range s.FollowTable(ctx, api.TablePosition{}) {
 		require.NoError(t, err)
 		if u.Table != nil {
 			table, err = route.Compile(*u.Table)

@@ -91,6 +91,7 @@ type Control struct {
 
 	publishing sync.Mutex                  // is taken before mu
 	published  uint64                      // value of dirty that the newest table covers
+	epoch      string                      // of the tables made now; guarded by publishing
 	inTable    tabled                      // guarded by publishing
 	table      atomic.Pointer[route.Table] // stored by publish only
 	history    history                     // how it came to be
@@ -114,6 +115,7 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 		keepers:  map[Key]*keeper{},
 		watchers: map[string]*watcher{},
 		behind:   make(chan struct{}, 1),
+		epoch:    newEpoch(),
 	}
 	c.table.Store(route.EmptyTable())
 	c.opts.ProxyGrace = cmp.Or(opts.ProxyGrace, DefaultProxyGrace)

@@ -467,17 +467,20 @@ func TestApplyTwiceChangesNothing(t *testing.T) {
 
 func TestWaitTableAndWaitEvents(t *testing.T) {
 	b := newBench(t)
-	before := b.Table().Revision()
+	before := b.Table().Position()
 	last, err := b.LastEvent(t.Context())
 	require.NoError(t, err)
 	b.deploy("feature-1", nil)
 	table, err := b.WaitTable(t.Context(), before)
 	require.NoError(t, err)
-	require.Greater(t, table.Revision(), before)
+	require.Greater(t, table.Revision(), before.Revision)
+	table, err = b.WaitTable(t.Context(), route.Position{Epoch: "another", Revision: 1 << 60})
+	require.NoError(t, err)
+	require.Same(t, b.Table(), table, "where the epoch is another, revisions do not compare")
 	require.NoError(t, b.WaitEvents(t.Context(), last))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err = b.WaitTable(ctx, 1<<60)
+	_, err = b.WaitTable(ctx, route.Position{Epoch: before.Epoch, Revision: 1 << 60})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, b.WaitEvents(ctx, 1<<60), context.DeadlineExceeded)
 }

@@ -160,7 +160,7 @@ func (d *deployment) routed(ctx context.Context) {
 	c := d.k.c
 	limited, cancel := context.WithTimeout(ctx, takeUpTimeout)
 	defer cancel()
-	late := c.fleet.waitTaken(limited, c.Table().Revision())
+	late := c.fleet.waitTaken(limited, c.Table().Position())
 	if len(late) == 0 || ctx.Err() != nil {
 		d.done(ctx, api.StepRouted)
 		return

@@ -40,7 +40,7 @@ type fleet struct {
 
 	mu      sync.Mutex
 	table   *route.Table
-	stamps  []stamp // of the newest tables, oldest first
+	stamps  []stamp // of the newest tables of its epoch, oldest first
 	members map[process]*member
 	counts  int // entries of all members' requests
 }
@@ -77,6 +77,9 @@ func (f *fleet) SetTable(t *route.Table) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if t.Position().Epoch != f.table.Position().Epoch {
+		f.stamps = nil
+	}
 	f.table = t
 	if len(f.stamps) == keptStamps {
 		f.stamps = slices.Delete(f.stamps, 0, keptStamps/2)
@@ -89,25 +92,34 @@ func (f *fleet) SetTable(t *route.Table) {
 // proxy counts as long as it reports.
 func (f *fleet) WaitIdle(ctx context.Context, instanceID string) error {
 	f.mu.Lock()
-	without := f.table.Revision()
+	without := f.table.Position()
 	f.mu.Unlock()
 	if f.embedded != nil {
 		if err := f.embedded.WaitIdle(ctx, instanceID); err != nil {
 			return err
 		}
 	}
-	_, err := f.wait(ctx, func(m *member) bool { return m.report.Revision >= without && !m.draining[instanceID] })
+	_, err := f.wait(ctx, func(m *member) bool { return f.hasTakenLocked(m, without) && !m.draining[instanceID] })
 	return err
 }
 
-// waitTaken waits until every proxy decides on a table of that revision or a later one,
+// waitTaken waits until every proxy decides on the table at that position or a later one,
 // and returns the names of those that do not when ctx ends.
-func (f *fleet) waitTaken(ctx context.Context, revision uint64) []string {
-	late, _ := f.wait(ctx, func(m *member) bool { return m.replaced || m.report.Revision >= revision })
+func (f *fleet) waitTaken(ctx context.Context, p route.Position) []string {
+	late, _ := f.wait(ctx, func(m *member) bool { return m.replaced || f.hasTakenLocked(m, p) })
 	return late
 }
 
-// wait returns when ok is true of every process that counts, or those of which it is
+// hasTakenLocked says whether a process decides on the table at p, which was published, or on
+// one that was published later.
+func (f *fleet) hasTakenLocked(m *member, p route.Position) bool {
+	if m.report.Epoch == p.Epoch {
+		return m.report.Revision >= p.Revision
+	}
+	return m.report.Epoch == f.table.Position().Epoch // that of p is over
+}
+
+// wait returns when ok, which is called with mu held, is true of every process that counts, or those of which it is
 // not, with ctx's error.
 func (f *fleet) wait(ctx context.Context, ok func(*member) bool) ([]string, error) {
 	for {
@@ -287,9 +299,9 @@ func (f *fleet) list() []api.Proxy {
 		one := api.Proxy{ProxyReport: m.report, SeenAt: m.seen.UTC()}
 		one.Draining = slices.Sorted(maps.Keys(m.draining))
 		one.Requests = maps.Clone(m.requests)
-		if revision := f.table.Revision(); m.report.Revision < revision {
-			one.Behind = revision - m.report.Revision
-			one.Lag = api.Duration(max(now.Sub(f.outdatedLocked(m.report.Revision)), 0))
+		if !f.hasTakenLocked(m, f.table.Position()) {
+			one.Behind = f.behindLocked(m)
+			one.Lag = api.Duration(max(now.Sub(f.outdatedLocked(m)), 0))
 		}
 		out = append(out, one)
 	}
@@ -297,12 +309,24 @@ func (f *fleet) list() []api.Proxy {
 	return out
 }
 
-// outdatedLocked returns when the first table behind a revision was published, as far
+// behindLocked counts the revisions that a process lacks. Those of another epoch do not compare
+// where they are not lower: it lacks at least the newest.
+func (f *fleet) behindLocked(m *member) uint64 {
+	if newest := f.table.Revision(); m.report.Revision < newest {
+		return newest - m.report.Revision
+	}
+	return 1
+}
+
+// outdatedLocked returns when the first table was published that a process lacks, as far
 // back as that is known.
-func (f *fleet) outdatedLocked(revision uint64) time.Time {
-	i, _ := slices.BinarySearchFunc(f.stamps, revision+1, func(s stamp, revision uint64) int {
-		return cmp.Compare(s.revision, revision)
-	})
+func (f *fleet) outdatedLocked(m *member) time.Time {
+	i := 0
+	if m.report.Epoch == f.table.Position().Epoch {
+		i, _ = slices.BinarySearchFunc(f.stamps, m.report.Revision+1, func(s stamp, revision uint64) int {
+			return cmp.Compare(s.revision, revision)
+		})
+	}
 	if i == len(f.stamps) {
 		return time.Now()
 	}
@@ -320,7 +344,7 @@ func checkReport(r api.ProxyReport) error {
 		return invalidf("", "proxy %s reports %d addresses and %d draining instances; at most %d and %d are taken",
 			r.ID, len(r.Addresses), len(r.Draining), maxAddresses, maxDraining)
 	}
-	for _, text := range slices.Concat(r.Addresses, r.Draining, []string{r.Build}) {
+	for _, text := range slices.Concat(r.Addresses, r.Draining, []string{r.Build, r.Epoch}) {
 		if len(text) > maxReportText {
 			return invalidf("", "proxy %s reports a text of %d bytes; at most %d are taken", r.ID, len(text), maxReportText)
 		}

@@ -17,7 +17,12 @@ import (
 // tableAt is a table with cart@main and cart@gone in it.
 func tableAt(t *testing.T, revision uint64) *route.Table {
 	t.Helper()
-	table, err := route.Compile(route.Spec{Revision: revision, Services: []route.Service{{
+	return tableOf(t, "", revision)
+}
+
+func tableOf(t *testing.T, epoch string, revision uint64) *route.Table {
+	t.Helper()
+	table, err := route.Compile(route.Spec{Epoch: epoch, Revision: revision, Services: []route.Service{{
 		Name: "cart", Versions: []route.Version{{Name: "main", State: route.Starting}},
 	}}})
 	require.NoError(t, err)
@@ -123,7 +128,44 @@ func TestHandOverOfAProxy(t *testing.T) {
 		f.SetTable(tableAt(t, 6))
 		next.Revision = 6
 		require.NoError(t, f.report(next))
-		require.Empty(t, f.waitTaken(t.Context(), 6))
+		require.Empty(t, f.waitTaken(t.Context(), route.Position{Revision: 6}))
+	})
+}
+
+// What a proxy has of another epoch is not the table, whatever its revision.
+func TestTablesOfAnotherEpochDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(nil)
+		f.SetTable(tableOf(t, "a", 5))
+		has := func(epoch string, revision uint64) {
+			require.NoError(t, f.report(api.ProxyReport{ID: "p", Epoch: epoch, Revision: revision}))
+		}
+		has("z", 9)
+		returned, result := waiting(t.Context(), f, "i")
+		require.False(t, returned())
+		<-time.After(time.Second)
+		one := f.list()[0]
+		require.Equal(t, uint64(1), one.Behind, "it lacks the newest")
+		require.Equal(t, api.Duration(time.Second), one.Lag)
+		has("a", 5)
+		require.True(t, returned())
+		require.NoError(t, result())
+		require.Zero(t, f.list()[0].Behind)
+
+		has("a", 4)
+		returned, result = waiting(t.Context(), f, "i")
+		require.False(t, returned())
+		f.SetTable(tableOf(t, "b", 3)) // the store was put back to an older state
+		has("a", 4)
+		require.False(t, returned())
+		has("b", 3)
+		require.True(t, returned(), "it is later than any table of the epoch before")
+		require.NoError(t, result())
+		has("a", 1)
+		<-time.After(time.Second)
+		one = f.list()[0]
+		require.Equal(t, uint64(2), one.Behind)
+		require.Equal(t, api.Duration(time.Second), one.Lag, "since the first table of the epoch")
 	})
 }
 
@@ -162,6 +204,7 @@ func TestReportsAreBounded(t *testing.T) {
 		"many addresses":    {ID: "a", Addresses: make([]string, maxAddresses+1)},
 		"much draining":     {ID: "a", Draining: make([]string, maxDraining+1)},
 		"a long build":      {ID: "a", Build: long},
+		"a long epoch":      {ID: "a", Epoch: long},
 		"a long instance":   {ID: "a", Draining: []string{long}},
 		"a long version ID": {ID: "a", Requests: map[string]uint64{long: 1}},
 	} {
@@ -182,14 +225,14 @@ func TestReportsAreBounded(t *testing.T) {
 
 func TestHistory(t *testing.T) {
 	var h history
-	h.reset(3)
-	_, ok := h.since(2)
+	h.reset(route.Position{Revision: 3})
+	_, ok := h.since(route.Position{Revision: 2})
 	require.False(t, ok)
 	for revision := uint64(5); revision < 15; revision += 2 { // 5, 7, 9, 11, 13; numbers may be left out
 		h.add(route.Change{Base: max(revision-2, 3), Revision: revision})
 	}
 	for after, want := range map[uint64]int{3: 5, 5: 4, 11: 1, 13: 0} {
-		changes, ok := h.since(after)
+		changes, ok := h.since(route.Position{Revision: after})
 		require.True(t, ok, after)
 		require.Len(t, changes, want, after)
 		if want > 0 {
@@ -199,9 +242,26 @@ func TestHistory(t *testing.T) {
 		}
 	}
 	for _, after := range []uint64{0, 2, 4, 6, 12, 14, 100} {
-		_, ok := h.since(after)
+		_, ok := h.since(route.Position{Revision: after})
 		require.False(t, ok, after)
 	}
+}
+
+func TestHistoryIsOfOneEpoch(t *testing.T) {
+	var h history
+	h.reset(route.Position{Epoch: "a", Revision: 3})
+	h.add(route.Change{Epoch: "a", Base: 3, Revision: 4})
+	for _, revision := range []uint64{3, 4} {
+		_, ok := h.since(route.Position{Epoch: "a", Revision: revision})
+		require.True(t, ok)
+		for _, epoch := range []string{"", "b"} {
+			_, ok = h.since(route.Position{Epoch: epoch, Revision: revision})
+			require.False(t, ok)
+		}
+	}
+	h.add(route.Change{Epoch: "b", Base: 1, Revision: 2, Versions: make([]route.VersionChange, maxChange+1)})
+	_, ok := h.since(route.Position{Epoch: "b", Revision: 2})
+	require.True(t, ok, "also where the table is the shorter way")
 }
 
 func TestHistoryIsBounded(t *testing.T) {
@@ -209,10 +269,10 @@ func TestHistoryIsBounded(t *testing.T) {
 	for revision := uint64(1); revision <= 2*keptChanges; revision++ {
 		h.add(route.Change{Base: revision - 1, Revision: revision})
 	}
-	changes, ok := h.since(keptChanges)
+	changes, ok := h.since(route.Position{Revision: keptChanges})
 	require.True(t, ok)
 	require.Len(t, changes, keptChanges)
-	_, ok = h.since(keptChanges - 1)
+	_, ok = h.since(route.Position{Revision: keptChanges - 1})
 	require.False(t, ok)
 
 	reason := strings.Repeat("x", keptChangeBytes/4)
@@ -222,14 +282,14 @@ func TestHistoryIsBounded(t *testing.T) {
 		revision++
 	}
 	require.LessOrEqual(t, h.size, keptChangeBytes)
-	changes, ok = h.since(revision - 3)
+	changes, ok = h.since(route.Position{Revision: revision - 3})
 	require.True(t, ok)
 	require.Len(t, changes, 3)
 
 	h.add(route.Change{Base: revision, Revision: revision + 1, Versions: make([]route.VersionChange, maxChange+1)})
-	_, ok = h.since(revision)
+	_, ok = h.since(route.Position{Revision: revision})
 	require.False(t, ok, "the table is the shorter way")
-	changes, ok = h.since(revision + 1)
+	changes, ok = h.since(route.Position{Revision: revision + 1})
 	require.True(t, ok)
 	require.Empty(t, changes)
 }

@@ -23,30 +23,32 @@ const (
 	maxChange       = 4096 // services, versions and routes of one change; beyond that the table is the shorter way
 )
 
-// history keeps the newest changes of the table, which follow one another without a gap.
+// history keeps the newest changes of the table, which follow one another without a gap. They
+// are all of one epoch.
 type history struct {
 	mu      sync.Mutex
+	epoch   string
 	base    uint64        // the revision that the first of changes applies to
 	changes []TableChange // oldest first
 	size    int           // bytes of all
 }
 
-// reset forgets all changes: the table of revision does not follow the one before by any.
-func (h *history) reset(revision uint64) {
+// reset forgets all changes: the table at p does not follow the one before by any.
+func (h *history) reset(p route.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.base, h.changes, h.size = revision, nil, 0
+	h.epoch, h.base, h.changes, h.size = p.Epoch, p.Revision, nil, 0
 }
 
 // add keeps the change that makes the newest table, and drops the oldest ones beyond the bounds.
 func (h *history) add(change route.Change) {
 	if len(change.Services)+len(change.Versions)+len(change.Routes) > maxChange {
-		h.reset(change.Revision)
+		h.reset(madeBy(change))
 		return
 	}
 	data, err := encodeChange(change)
 	if err != nil || len(data) > keptChangeBytes {
-		h.reset(change.Revision) // the whole table is the way there
+		h.reset(madeBy(change)) // the whole table is the way there
 		return
 	}
 	h.mu.Lock()
@@ -60,13 +62,22 @@ func (h *history) add(change route.Change) {
 	}
 }
 
-// since returns the changes behind the revision after, and false where they are not all there.
-func (h *history) since(after uint64) ([]TableChange, bool) {
+// madeBy is the position of the table that a change makes.
+func madeBy(change route.Change) route.Position {
+	return route.Position{Epoch: change.Epoch, Revision: change.Revision}
+}
+
+// since returns the changes behind a position, and false where they are not all there: those of
+// another epoch lead on from another table, whatever its revision.
+func (h *history) since(after route.Position) ([]TableChange, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if after.Epoch != h.epoch {
+		return nil, false
+	}
 	from := 0
-	if after != h.base {
-		i, ok := slices.BinarySearchFunc(h.changes, after, func(c TableChange, revision uint64) int {
+	if after.Revision != h.base {
+		i, ok := slices.BinarySearchFunc(h.changes, after.Revision, func(c TableChange, revision uint64) int {
 			return cmp.Compare(c.Revision, revision)
 		})
 		if !ok {

@@ -231,6 +231,14 @@ type refusing struct {
 	mu      sync.Mutex
 	refuses map[string]bool // names of methods
 	slow    api.EventType   // an event that takes long to store
+	back    uint64          // how far it was put back
+}
+
+// goBack puts the count of revisions back by n.
+func (s *refusing) goBack(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.back = n
 }
 
 var errDiskFull = errors.New("disk full")
@@ -257,7 +265,10 @@ func (s *refusing) NextRevision(ctx context.Context) (uint64, error) {
 	if err := s.ask("NextRevision"); err != nil {
 		return 0, err
 	}
-	return s.Store.NextRevision(ctx)
+	revision, err := s.Store.NextRevision(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return revision - s.back, err
 }
 
 func (s *refusing) UpdateVersion(ctx context.Context, key control.Key, edit func(*control.VersionRecord) (*control.VersionRecord, error)) error {

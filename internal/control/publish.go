@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,16 +18,16 @@ import (
 // Table returns the routing table in force.
 func (c *Control) Table() *route.Table { return c.table.Load() }
 
-// WaitTable returns the table in force once its revision is above after, and what an
-// earlier server left has been looked at: until then the last table that other
-// proxies have is better than this one.
-func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
+// WaitTable returns the table in force once it is of another epoch than after, or its revision
+// is above, and what an earlier server left has been looked at: until then the last table that
+// other proxies have is better than this one.
+func (c *Control) WaitTable(ctx context.Context, after route.Position) (*route.Table, error) {
 	if err := c.adopted.wait(ctx); err != nil {
 		return nil, err
 	}
 	for {
 		next := c.tables.next()
-		if t := c.Table(); t.Revision() > after {
+		if t := c.Table(); t.Position().Epoch != after.Epoch || t.Revision() > after.Revision {
 			return t, nil
 		}
 		select {
@@ -37,10 +38,12 @@ func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, er
 	}
 }
 
-// TableChanges returns the changes that lead from revision after to the newest table,
+// TableChanges returns the changes that lead from the table at a position to the newest one,
 // oldest first, and false where they are not all kept any more, or never were: then
 // the whole table is the way there.
-func (c *Control) TableChanges(after uint64) ([]TableChange, bool) { return c.history.since(after) }
+func (c *Control) TableChanges(after route.Position) ([]TableChange, bool) {
+	return c.history.since(after)
+}
 
 // touched names what may differ from the newest table. Its zero value is ready.
 type touched struct {
@@ -135,10 +138,14 @@ func (c *Control) publishChange(ctx context.Context, table *route.Table, change 
 	if err != nil {
 		return fmt.Errorf("number the routing table: %w", err)
 	}
-	if table.Revision() == 0 { // the first
+	if revision <= table.Revision() { // what leads on from the revisions between would be taken for what was sent before
+		c.log.Warn("the store counts revisions a second time, as one that was put back to an older state", "revision", revision, "before", table.Revision())
+		c.epoch = newEpoch()
+	}
+	if c.epoch != table.Position().Epoch { // the first of it
 		return c.publishWhole(revision)
 	}
-	change.Base, change.Revision = table.Revision(), revision
+	change.Epoch, change.Base, change.Revision = c.epoch, table.Revision(), revision
 	next, err := table.Apply(change)
 	if err != nil {
 		c.log.Error("change of the routing table does not apply, making it anew", "revision", revision, "err", err)
@@ -155,16 +162,20 @@ func (c *Control) publishWhole(revision uint64) error {
 	c.mu.Lock()
 	spec := c.specLocked()
 	c.mu.Unlock()
-	spec.Revision = revision
+	spec.Epoch, spec.Revision = c.epoch, revision
 	table, err := route.Compile(spec)
 	if err != nil {
 		return fmt.Errorf("compile the routing table: %w", err)
 	}
 	c.inTable.replace(spec)
-	c.history.reset(revision)
+	c.history.reset(table.Position())
 	c.putTable(table)
 	return nil
 }
+
+// newEpoch draws the epoch in which the revisions of tables count from now on; see
+// [route.Position].
+func newEpoch() string { return rand.Text() }
 
 func (c *Control) putTable(table *route.Table) {
 	c.fleet.SetTable(table)
@@ -382,7 +393,7 @@ func (c *Control) check(services []api.Service, routes []api.NamedRoute) error {
 		change.Routes = slices.DeleteFunc(change.Routes, func(o route.RouteChange) bool { return o.Name == r.Name })
 		change.Routes = append(change.Routes, route.RouteChange{Name: r.Name, Route: &r})
 	}
-	change.Base, change.Revision = table.Revision(), table.Revision()+1
+	change.Epoch, change.Base, change.Revision = table.Position().Epoch, table.Revision(), table.Revision()+1
 	if _, err := table.Apply(change); err != nil {
 		if _, ok := errors.AsType[*route.CompileError](err); ok {
 			return &Error{Code: api.CodeInvalid, Message: err.Error(), Err: err}

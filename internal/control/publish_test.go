@@ -7,6 +7,8 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -37,7 +39,7 @@ type edge struct {
 func (e *edge) follow(ctx context.Context) error {
 	for {
 		e.mu.Lock()
-		after := e.table.Revision()
+		after := e.table.Position()
 		e.mu.Unlock()
 		if _, err := e.c.WaitTable(ctx, after); err != nil {
 			return nil //nolint:nilerr // the end of ctx
@@ -51,7 +53,7 @@ func (e *edge) follow(ctx context.Context) error {
 	}
 }
 
-func (e *edge) take(after uint64) error {
+func (e *edge) take(after route.Position) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	changes, ok := e.c.TableChanges(after)
@@ -76,7 +78,12 @@ func (e *edge) take(after uint64) error {
 func (e *edge) report(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.c.ReportProxy(ctx, api.ProxyReport{ID: e.id, Revision: e.table.Revision(), Draining: e.draining})
+	return e.c.ReportProxy(ctx, e.says())
+}
+
+func (e *edge) says() api.ProxyReport {
+	at := e.table.Position()
+	return api.ProxyReport{ID: e.id, Epoch: at.Epoch, Revision: at.Revision, Draining: e.draining}
 }
 
 // newEdge returns a proxy that follows b until the test, or b, ends.
@@ -91,6 +98,18 @@ func (b *bench) newEdge(id string) *edge {
 		require.NoError(b.t, <-done)
 	})
 	return e
+}
+
+// caughtUp waits until a proxy has the table in force, and returns that, as it is here and there.
+func (b *bench) caughtUp(e *edge) (here, there *route.Table) {
+	b.t.Helper()
+	b.until(func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		here, there = b.Table(), e.table
+		return here.Position() == there.Position()
+	}, func() string { return "the proxy does not follow" })
+	return here, there
 }
 
 // inOrder is what a table holds, in one order.
@@ -131,19 +150,17 @@ func TestChangesLeadToTheTable(t *testing.T) {
 	}
 	group.Wait()
 	require.NoError(t, b.PutRoute(t.Context(), api.NamedRoute{Name: "last", Picks: map[string]string{"cart": "v1"}}, ""))
-	b.until(func() bool {
-		edge.mu.Lock()
-		defer edge.mu.Unlock()
-		return edge.table.Revision() == b.Table().Revision() && b.Table().Revision() > 10
-	}, func() string { return "the proxy does not follow" })
-	require.Equal(t, 1, edge.wholes, "the first is a whole table, and no other")
-	require.Equal(t, inOrder(b.Table()), inOrder(edge.table))
+	table, followed := b.caughtUp(edge)
+	require.Greater(t, table.Revision(), uint64(10))
+	require.Equal(t, inOrder(table), inOrder(followed))
 
 	b.end()
+	_, followed = b.caughtUp(edge)
+	require.Equal(t, 1, edge.wholes, "the first is a whole table, and no other")
 	b.open()
-	want, got := inOrder(edge.table), inOrder(b.Table())
+	want, got := inOrder(followed), inOrder(b.Table())
 	for _, spec := range []*route.Spec{&want, &got} { // the next server has not looked for instances yet
-		spec.Revision = 0
+		spec.Epoch, spec.Revision = "", 0
 		for i := range spec.Services {
 			for j := range spec.Services[i].Versions {
 				v := &spec.Services[i].Versions[j]
@@ -152,6 +169,61 @@ func TestChangesLeadToTheTable(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, got)
+}
+
+// addRoutes adds named routes, each in a revision of its own.
+func (b *bench) addRoutes(names ...string) {
+	b.t.Helper()
+	for _, name := range names {
+		require.NoError(b.t, b.PutRoute(b.t.Context(), api.NamedRoute{Name: name, Picks: map[string]string{"cart": name}}, ""))
+	}
+}
+
+// A store that was put back to an older state, and has gone past the revision that a proxy has:
+// what leads on from there leads on from another table.
+func TestChangesOfAnEarlierServerLeadNowhere(t *testing.T) {
+	b := newBench(t)
+	b.end()
+	path := filepath.Join(b.dir, "layover.db")
+	backup, err := os.ReadFile(path)
+	require.NoError(t, err)
+	b.open()
+	b.addRoutes("a", "b", "c")
+	had := b.Table().Position()
+	b.end()
+
+	require.NoError(t, os.WriteFile(path, backup, 0o600))
+	b.open()
+	b.addRoutes("d", "e", "f", "g")
+	now := b.Table().Position()
+	require.Greater(t, now.Revision, had.Revision)
+	_, ok := b.TableChanges(route.Position{Epoch: now.Epoch, Revision: had.Revision})
+	require.True(t, ok, "there are changes from that revision on")
+	_, ok = b.TableChanges(had)
+	require.False(t, ok, "but not from that table")
+}
+
+// A store may also be put back while the server runs, as a database that fails over to a
+// replica that lags.
+func TestStoreThatGoesBackUnderTheServer(t *testing.T) {
+	b := newBench(t)
+	edge := b.newEdge("edge")
+	b.addRoutes("a", "b", "c")
+	b.caughtUp(edge)
+	had := b.Table().Position()
+	b.store.goBack(3)
+	b.addRoutes("d")
+	back := b.Table().Position()
+	require.Equal(t, had.Revision-2, back.Revision)
+	require.NotEqual(t, had.Epoch, back.Epoch)
+	b.caughtUp(edge)
+	b.addRoutes("e", "f", "g") // past what the proxy had
+	require.Equal(t, back.Epoch, b.Table().Position().Epoch, "once is enough")
+	table, followed := b.caughtUp(edge)
+	require.Equal(t, inOrder(table), inOrder(followed))
+	b.end()
+	b.caughtUp(edge)
+	require.Equal(t, 2, edge.wholes)
 }
 
 // change makes a random change of the environment; some are refused.
@@ -213,10 +285,10 @@ func TestOtherProxiesGetATableOnceWhatRunsIsFound(t *testing.T) {
 	require.Equal(t, route.Starting, b.routed("feature-1").State, "as far as this server knows")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := b.WaitTable(ctx, 0)
+	_, err := b.WaitTable(ctx, route.Position{})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	b.runtime.breakList(nil)
-	table, err := b.WaitTable(t.Context(), 0)
+	table, err := b.WaitTable(t.Context(), route.Position{})
 	require.NoError(t, err)
 	require.Equal(t, route.Ready, table.Service("cart").Version("feature-1").State)
 }
@@ -228,7 +300,8 @@ func TestReplacedInstanceOutlivesTheServer(t *testing.T) {
 	b.grace = 300 * time.Millisecond
 	b.up("feature-1", nil)
 	old := "cart--feature-1--1"
-	require.NoError(t, b.ReportProxy(t.Context(), api.ProxyReport{ID: "edge", Revision: b.Table().Revision()}))
+	edge := &edge{id: "edge", table: b.Table()}
+	require.NoError(t, b.ReportProxy(t.Context(), edge.says()))
 	idle := b.plane.makeBusy(old)
 	b.deploy("feature-1", nil)
 	b.wait("feature-1", "to be replaced", func(v api.Version) bool { return v.Serving == 2 && v.State == api.StateRunning })
@@ -238,8 +311,7 @@ func TestReplacedInstanceOutlivesTheServer(t *testing.T) {
 
 	began := time.Now()
 	b.open()
-	lasting := api.ProxyReport{ID: "edge", Revision: b.Table().Revision() - 1}
-	require.NoError(t, b.ReportProxy(t.Context(), lasting))
+	require.NoError(t, b.ReportProxy(t.Context(), edge.says()))
 	b.until(func() bool {
 		b.plane.mu.Lock()
 		defer b.plane.mu.Unlock()
@@ -247,11 +319,11 @@ func TestReplacedInstanceOutlivesTheServer(t *testing.T) {
 	}, func() string { return "nobody lets go of the old instance" })
 	require.GreaterOrEqual(t, time.Since(began), b.grace, "proxies have that long to come back")
 	require.True(t, b.runs(old), "the proxy has the old table")
-	lasting.Revision, lasting.Draining = b.Table().Revision(), []string{old}
-	require.NoError(t, b.ReportProxy(t.Context(), lasting))
+	edge.table, edge.draining = b.Table(), []string{old}
+	require.NoError(t, b.ReportProxy(t.Context(), edge.says()))
 	require.True(t, b.runs(old), "a request is in flight")
-	lasting.Draining = nil
-	require.NoError(t, b.ReportProxy(t.Context(), lasting))
+	edge.draining = nil
+	require.NoError(t, b.ReportProxy(t.Context(), edge.says()))
 	b.until(func() bool { return !b.runs(old) }, func() string { return "the old instance is still there" })
 }
 
@@ -406,7 +478,7 @@ func BenchmarkChangeToWatcher(b *testing.B) {
 			defer s.CloseStreams()
 			client, err := api.NewClient(srv.URL)
 			require.NoError(b, err)
-			next, stop := iter.Pull2(client.FollowTableOnce(b.Context(), 0))
+			next, stop := iter.Pull2(client.FollowTableOnce(b.Context(), api.TablePosition{}))
 			defer stop()
 			first, err, _ := next()
 			require.NoError(b, err)

@@ -1,14 +1,15 @@
 package edge
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,7 @@ type fake struct {
 	table   *route.Table
 	kept    []route.Change // the changes that lead to table
 	skip    bool           // leave out the next change
+	blind   bool           // to the epochs of others
 	deaf    bool           // reports get no answer
 	changed chan struct{}
 	whole   int // tables sent
@@ -46,12 +48,13 @@ type fake struct {
 	server  *http.Server
 }
 
-// newFake returns a server that does not run yet.
+// newFake returns a server that does not run yet. Each has an epoch of its own, as servers do.
 func newFake(t *testing.T, spec route.Spec) *fake {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
+	spec.Epoch = cmp.Or(spec.Epoch, rand.Text())
 	s := &fake{t: t, address: l.Addr().String(), table: compiled(t, spec), changed: make(chan struct{})}
 	t.Cleanup(s.stop)
 	return s
@@ -91,7 +94,11 @@ func (s *fake) environment(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *fake) watch(w http.ResponseWriter, r *http.Request) {
-	after, _ := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+	after, err := route.ParsePosition(r.URL.Query().Get("after"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	for {
 		_ = http.NewResponseController(w).Flush()
@@ -103,7 +110,7 @@ func (s *fake) watch(w http.ResponseWriter, r *http.Request) {
 		}
 		lead := s.leadLocked(after)
 		switch {
-		case after == s.table.Revision():
+		case after == s.table.Position():
 		case lead == nil:
 			s.whole++
 			send("table", s.table.Spec())
@@ -116,7 +123,7 @@ func (s *fake) watch(w http.ResponseWriter, r *http.Request) {
 				send("change", change)
 			}
 		}
-		after = s.table.Revision()
+		after = s.table.Position()
 		s.mu.Unlock()
 		_ = http.NewResponseController(w).Flush()
 		select {
@@ -127,9 +134,9 @@ func (s *fake) watch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *fake) leadLocked(after uint64) []route.Change {
+func (s *fake) leadLocked(after route.Position) []route.Change {
 	for i, change := range s.kept {
-		if change.Base == after {
+		if change.Base == after.Revision && (change.Epoch == after.Epoch || s.blind && after.Epoch != "") {
 			return s.kept[i:]
 		}
 	}
@@ -158,7 +165,7 @@ func (s *fake) deploy(versions ...route.Version) {
 	defer s.mu.Unlock()
 	for _, version := range versions {
 		change := route.Change{
-			Base: s.table.Revision(), Revision: s.table.Revision() + 1,
+			Epoch: s.table.Position().Epoch, Base: s.table.Revision(), Revision: s.table.Revision() + 1,
 			Versions: []route.VersionChange{{Service: "cart", Name: version.Name, Version: &version}},
 		}
 		next, err := s.table.Apply(change)

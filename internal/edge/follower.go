@@ -30,9 +30,10 @@ type Server interface {
 	URL() string
 	// Environment says which environment the server owns.
 	Environment(ctx context.Context) (api.Environment, error)
-	// FollowTableOnce gives what is newer than the revision after, until ctx ends or the
-	// connection breaks. With 0 the first update is the whole table.
-	FollowTableOnce(ctx context.Context, after uint64) iter.Seq2[api.TableUpdate, error]
+	// FollowTableOnce gives what is newer than the table at after, until ctx ends or the
+	// connection breaks. Where that has no epoch, or one that the server does not know, the first
+	// update is the whole table.
+	FollowTableOnce(ctx context.Context, after api.TablePosition) iter.Seq2[api.TableUpdate, error]
 	// ReportProxy tells the server about this proxy.
 	ReportProxy(ctx context.Context, report api.ProxyReport) error
 }
@@ -199,7 +200,7 @@ func (f *Follower) LoadCache() error {
 		return nil
 	}
 	f.cache.has(table.Revision())
-	if f.revision() < table.Revision() || f.current() == nil {
+	if have := f.current(); have == nil || have.Revision() < table.Revision() {
 		f.take(table, spec.Environment, SourceCache, nil)
 	}
 	return nil
@@ -262,20 +263,17 @@ func (f *Follower) followOne(ctx context.Context, server Server) error {
 		return err
 	}
 	connected := func() { f.connected(ctx, server, drop) }
-	after := f.revision()
 	if f.wasRefused(server) {
-		// That it greets means nothing; that it goes on, or stays silent, does. Its changes
-		// may be of another table with our revision: it is asked for all of it.
-		after = 0
+		// That it greets means nothing; that it goes on, or stays silent, does.
 		timer := time.AfterFunc(agreedAfter, connected)
 		defer timer.Stop()
 	} else {
 		connected()
 	}
-	err := f.updates(ctx, server, after, connected)
+	err := f.updates(ctx, server, f.position(), connected)
 	if _, ok := errors.AsType[*gapError](err); ok {
 		f.log.Warn("the table has a gap, and is asked for whole", "server", server.URL(), "err", err)
-		err = f.updates(ctx, server, 0, connected)
+		err = f.updates(ctx, server, api.TablePosition{Revision: f.position().Revision}, connected)
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -317,7 +315,7 @@ func (e *gapError) Error() string { return e.err.Error() }
 func (e *gapError) Unwrap() error { return e.err }
 
 // updates takes up what a server sends, and calls agreed each time.
-func (f *Follower) updates(ctx context.Context, server Server, after uint64, agreed func()) error {
+func (f *Follower) updates(ctx context.Context, server Server, after api.TablePosition, agreed func()) error {
 	for update, err := range server.FollowTableOnce(ctx, after) {
 		if err == nil {
 			err = f.update(update)
@@ -364,6 +362,7 @@ func (f *Follower) snapshot(have *route.Table, spec *api.Table) error {
 // take makes table the one in force. The instances that left are watched until they are idle.
 func (f *Follower) take(table *route.Table, environment, source string, left []string) {
 	f.opts.DataPlane.SetTable(table)
+	f.watch(left) // before a report can say that the table is in force
 	f.mu.Lock()
 	first := f.table == nil
 	f.table = table
@@ -377,7 +376,6 @@ func (f *Follower) take(table *route.Table, environment, source string, left []s
 	if source == SourceServer {
 		f.cache.put(table)
 	}
-	f.watch(left)
 	f.news()
 }
 
@@ -443,11 +441,12 @@ func (f *Follower) current() *route.Table {
 	return f.table
 }
 
-func (f *Follower) revision() uint64 {
+// position is that of the table in force; the zero one where there is none.
+func (f *Follower) position() api.TablePosition {
 	if table := f.current(); table != nil {
-		return table.Revision()
+		return table.Position()
 	}
-	return 0
+	return api.TablePosition{}
 }
 
 func (f *Follower) wasRefused(server Server) bool {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -191,6 +192,58 @@ func TestServerThatWasOlderIsAskedForAllOfIt(t *testing.T) {
 	f.until(func(s Status) bool { return !s.Stale() })
 }
 
+// A store that was put back to an older state, and has gone past the revision that the proxy
+// has, before the proxy saw any of it: what leads on from there is for another table.
+func TestChangesOfAnotherEpochAreNotTakenUp(t *testing.T) {
+	for name, blind := range map[string]bool{"asked": false, "sent all the same": true} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "table")
+			before := newFake(t, shopSpec(7, "lost")).start()
+			f := follow(t, func(o *Options) { o.CacheFile = path }, before)
+			f.untilRevision(7)
+			before.stop()
+			f.stop()
+
+			after := newFake(t, shopSpec(6))
+			after.blind = blind
+			after.deploy(ready("pr-1", "a"), ready("pr-2", "b"))
+			f = follow(t, func(o *Options) { o.CacheFile = path }, after.start())
+			f.untilRevision(8)
+			for version, want := range map[string]bool{"lost": false, "pr-1": true, "pr-2": true} {
+				require.Equal(t, want, f.proxy.Table().Service("cart").Version(version) != nil, version)
+			}
+			require.Equal(t, 1, after.wholes())
+			require.Eventually(t, func() bool {
+				r, _ := after.reported()
+				return r.Epoch == after.table.Position().Epoch && r.Revision == 8
+			}, patience, 1e6)
+			f.stop()
+			spec, err := ReadCache(path)
+			require.NoError(t, err)
+			require.Equal(t, after.table.Position().Epoch, spec.Epoch, "what is on disk leads on from there")
+		})
+	}
+}
+
+// No report says that a table is in force without what still drains because of it.
+func TestReportsNeverForgetWhatDrains(t *testing.T) {
+	server := newFake(t, shopSpec(7)).start()
+	plane := &plane{idle: make(chan struct{})}
+	f := follow(t, func(o *Options) { o.DataPlane = plane }, server)
+	f.untilRevision(7)
+	asked := make(chan api.ProxyReport, 2)
+	plane.asked = func() {
+		select {
+		case asked <- f.compose():
+		default:
+		}
+	}
+	server.deploy(ready("main", "cart-main-2"))
+	f.untilRevision(8)
+	require.EqualValues(t, 7, (<-asked).Revision, "it is not yet known whether the instance is idle")
+	require.Equal(t, []string{"cart-main-1"}, f.compose().Draining)
+}
+
 func TestReportsWhatDrains(t *testing.T) {
 	server := newFake(t, shopSpec(7)).start()
 	plane := &plane{idle: make(chan struct{}), counts: map[string]uint64{"cart@main": 3}}
@@ -284,7 +337,8 @@ func TestAdmin(t *testing.T) {
 
 // plane is a data plane with one request in flight to every instance until idle is closed.
 type plane struct {
-	idle chan struct{} // nil: nothing is in flight
+	idle  chan struct{} // nil: nothing is in flight
+	asked func()        // called when it is asked; nil for nothing
 
 	mu     sync.Mutex
 	counts map[string]uint64
@@ -295,6 +349,9 @@ func (p *plane) SetTable(*route.Table) {}
 func (p *plane) WaitIdle(ctx context.Context, _ string) error {
 	if p.idle == nil {
 		return nil
+	}
+	if p.asked != nil {
+		p.asked()
 	}
 	select {
 	case <-p.idle:

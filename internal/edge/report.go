@@ -117,15 +117,15 @@ func (f *Follower) link() (Server, uint64, context.CancelCauseFunc) {
 }
 
 func (f *Follower) compose() api.ProxyReport {
-	draining := f.Draining()
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	at := f.position()
+	draining := f.Draining() // read later: no instance is left out that at lacks
 	return api.ProxyReport{
 		ID:        f.opts.ID,
 		Addresses: f.opts.Addresses,
 		Build:     f.opts.Build,
 		StartedAt: f.started,
-		Revision:  f.status.Revision,
+		Epoch:     at.Epoch,
+		Revision:  at.Revision,
 		Draining:  draining[:min(len(draining), maxDraining)],
 	}
 }

@@ -12,8 +12,9 @@ import (
 // Services are changed first, then versions, then named routes; a thing is named
 // once at most.
 type Change struct {
-	Base     uint64          `json:"base"`     // the revision that it applies to
-	Revision uint64          `json:"revision"` // the revision that it makes; above Base
+	Epoch    string          `json:"epoch,omitempty"` // of both revisions; see [Position]
+	Base     uint64          `json:"base"`            // the revision that it applies to
+	Revision uint64          `json:"revision"`        // the revision that it makes; above Base
 	Services []ServiceChange `json:"services,omitempty"`
 	Versions []VersionChange `json:"versions,omitempty"`
 	Routes   []RouteChange   `json:"routes,omitempty"`
@@ -40,7 +41,7 @@ type RouteChange struct {
 }
 
 // Apply makes the table that a change leads to; t stays as it is, and may go on being
-// used. A change that does not start at the revision of t, names a thing twice, or
+// used. A change that does not start at the position of t, names a thing twice, or
 // names a service that is not there as that of a version, is an error. As with
 // [Compile], the error of an environment that is not valid is a *CompileError with
 // every problem there is. Removing what is not there is no error.
@@ -51,6 +52,9 @@ type RouteChange struct {
 //
 // The table keeps the slices and maps of c, which must not be changed afterwards.
 func (t *Table) Apply(c Change) (*Table, error) {
+	if c.Epoch != t.spec.Epoch {
+		return nil, fmt.Errorf("apply a change from revision %d to %d: it is of another epoch than the table", c.Base, c.Revision)
+	}
 	if c.Base != t.Revision() || c.Revision <= c.Base {
 		return nil, fmt.Errorf("apply a change from revision %d to %d: the table is at revision %d", c.Base, c.Revision, t.Revision())
 	}

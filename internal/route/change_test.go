@@ -72,7 +72,7 @@ func edited[T any](list []T, i int, item *T) []T {
 // drawChange draws a change of spec that is well-formed; what it leads to may not be
 // valid.
 func drawChange(t *rapid.T, spec route.Spec) route.Change {
-	c := route.Change{Base: spec.Revision, Revision: spec.Revision + 1 + rapid.Uint64Range(0, 2).Draw(t, "revisions")}
+	c := route.Change{Epoch: spec.Epoch, Base: spec.Revision, Revision: spec.Revision + 1 + rapid.Uint64Range(0, 2).Draw(t, "revisions")}
 	there := make(map[string]bool)
 	for _, s := range spec.Services {
 		there[s.Name] = true
@@ -255,6 +255,7 @@ func TestApply_Refuses(t *testing.T) {
 		change route.Change
 		want   []string
 	}{
+		"another epoch":   {route.Change{Epoch: "later", Base: 3, Revision: 4}, []string{"from revision 3 to 4: it is of another epoch than the table"}},
 		"another base":    {route.Change{Base: 2, Revision: 4}, []string{"from revision 2 to 4: the table is at revision 3"}},
 		"no new revision": {route.Change{Base: 3, Revision: 3}, []string{"from revision 3 to 3: the table is at revision 3"}},
 		"things named twice": {

@@ -294,7 +294,7 @@ var (
 )
 
 func drawSpec(t *rapid.T) route.Spec {
-	spec := route.Spec{Revision: 7, Domain: rapid.SampledFrom(someDomains).Draw(t, "domain")}
+	spec := route.Spec{Epoch: "e", Revision: 7, Domain: rapid.SampledFrom(someDomains).Draw(t, "domain")}
 	if rapid.Bool().Draw(t, "has route header") {
 		spec.RouteHeader = "X-Route"
 	}

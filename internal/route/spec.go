@@ -22,6 +22,7 @@ const (
 // Spec is everything the data plane needs to decide, as plain data. It is what
 // servers send and proxies read; [Compile] turns it into a [Table].
 type Spec struct {
+	Epoch       string        `json:"epoch,omitempty"` // in which Revision counts; see [Position]
 	Revision    uint64        `json:"revision"`
 	Environment string        `json:"environment"`
 	Domain      string        `json:"domain"`                 // preview hosts end in it; empty means DefaultDomain

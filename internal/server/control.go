@@ -51,13 +51,14 @@ type Routes interface {
 	RemoveRoute(ctx context.Context, name, actor string) error
 }
 
-// Tables gives the routing table. WaitTable returns the table in force once its
-// revision is above after, and other proxies may have it. TableChanges returns the changes
-// that lead there from revision after, oldest first, and false where they are not all kept.
+// Tables gives the routing table. WaitTable returns the table in force once it is of another
+// epoch than after, or its revision is above, and other proxies may have it. TableChanges
+// returns the changes that lead there from the table at after, oldest first, and false where
+// they are not all kept, or are of another epoch.
 type Tables interface {
 	Table() *route.Table
-	WaitTable(ctx context.Context, after uint64) (*route.Table, error)
-	TableChanges(after uint64) ([]control.TableChange, bool)
+	WaitTable(ctx context.Context, after route.Position) (*route.Table, error)
+	TableChanges(after route.Position) ([]control.TableChange, bool)
 }
 
 // Proxies knows the stand-alone proxies by what they report.

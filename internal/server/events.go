@@ -128,7 +128,7 @@ func (s *Server) addEvents(ctx context.Context, w *streamWriter, after int64, fi
 }
 
 // lastEventID reads the header of a stream that is taken up again over after.
-func lastEventID[T int64 | uint64](header string, after *T) error {
+func lastEventID(header string, after *int64) error {
 	if header == "" {
 		return nil
 	}
@@ -136,7 +136,7 @@ func lastEventID[T int64 | uint64](header string, after *T) error {
 	if err != nil || id > math.MaxInt64 {
 		return invalidf("send back the last id of the stream, or leave the header out", "Last-Event-ID: %s is not an ID of this stream", quote(header))
 	}
-	*after = T(id)
+	*after = int64(id)
 	return nil
 }
 

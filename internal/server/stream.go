@@ -171,6 +171,4 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-func formatID[T int64 | uint64](id T) string {
-	return strconv.FormatUint(uint64(id), 10)
-}
+func formatID(id int64) string { return strconv.FormatInt(id, 10) }

@@ -119,7 +119,7 @@ func TestEventStreamFrom(t *testing.T) {
 }
 
 func TestStreamsStayAlive(t *testing.T) {
-	for _, path := range []string{"/api/v1/events/stream?after=-1", "/api/v1/table/watch?after=1"} {
+	for _, path := range []string{"/api/v1/events/stream?after=-1", "/api/v1/table/watch?after=e1.1"} {
 		t.Run(path, func(t *testing.T) {
 			e := newEnv(t, func(o *server.Options) { o.KeepAlive = 5 * time.Millisecond })
 			s := e.open(t, path)
@@ -185,25 +185,27 @@ func TestTable(t *testing.T) {
 	e.SetTable(route.Spec{Revision: 17, Environment: "shop"})
 	got := e.ask(t, "GET", "/api/v1/table", "")
 	require.Equal(t, 200, got.StatusCode)
-	require.Equal(t, `"17"`, got.Header.Get("ETag"))
+	require.Equal(t, `"e1.17"`, got.Header.Get("ETag"))
 	var spec route.Spec
 	unmarshal(t, got.body, &spec)
 	require.Equal(t, "shop", spec.Environment)
 
 	for header, status := range map[string]int{
-		`"17"`:          304,
-		`W/"17"`:        304,
-		`"16", "17"`:    304,
-		`*`:             304,
-		`"16"`:          200,
-		`17`:            200,
-		`"17`:           200,
-		`"1","7","170"`: 200,
+		`"e1.17"`:          304,
+		`W/"e1.17"`:        304,
+		`"e1.16", "e1.17"`: 304,
+		`*`:                304,
+		`"e1.16"`:          200,
+		`"e2.17"`:          200,
+		`"17"`:             200,
+		`e1.17`:            200,
+		`"e1.17`:           200,
+		`"e1.1","e1.170"`:  200,
 	} {
 		got := e.ask(t, "GET", "/api/v1/table", "", "If-None-Match: "+header)
 		require.Equal(t, status, got.StatusCode, header)
 		require.Equal(t, status == 304, got.body == "", header)
-		require.Equal(t, `"17"`, got.Header.Get("ETag"))
+		require.Equal(t, `"e1.17"`, got.Header.Get("ETag"))
 	}
 }
 
@@ -216,36 +218,69 @@ func change(base, revision uint64) route.Change {
 func TestWatchTable(t *testing.T) {
 	e := newEnv(t)
 	s := e.open(t, "/api/v1/table/watch")
-	require.Regexp(t, `^id: 1\|event: table\|data: \{"revision":1,`, s.message(t))
+	require.Regexp(t, `^id: e1.1\|event: table\|data: \{"epoch":"e1","revision":1,`, s.message(t))
 	e.ChangeTable(change(1, 2))
-	require.Regexp(t, `^id: 2\|event: change\|data: \{"base":1,"revision":2,"services":\[\{"name":"cart",`, s.message(t))
+	require.Regexp(t, `^id: e1.2\|event: change\|data: \{"epoch":"e1","base":1,"revision":2,"services":\[\{"name":"cart",`, s.message(t))
 	s.close()
 
 	e.ChangeTable(change(2, 5))
 	e.ChangeTable(change(5, 6))
-	s = e.open(t, "/api/v1/table/watch", "Last-Event-ID: 2")
-	require.Contains(t, s.message(t), "id: 5|event: change|")
-	require.Contains(t, s.message(t), "id: 6|event: change|")
+	s = e.open(t, "/api/v1/table/watch", "Last-Event-ID: e1.2")
+	require.Contains(t, s.message(t), "id: e1.5|event: change|")
+	require.Contains(t, s.message(t), "id: e1.6|event: change|")
 	e.SetTable(route.Spec{Revision: 9})
-	require.Contains(t, s.message(t), "id: 9|event: table|", "no change leads there")
+	require.Contains(t, s.message(t), "id: e1.9|event: table|", "no change leads there")
 	s.close()
 
-	s = e.open(t, "/api/v1/table/watch?after=1")
-	require.Contains(t, s.message(t), "id: 9|event: table|", "what is between is not known any more")
-	s = e.open(t, "/api/v1/table/watch?after=100")
-	require.Contains(t, s.message(t), "id: 9|event: table|", "such a revision never was")
+	s = e.open(t, "/api/v1/table/watch?after=e1.1")
+	require.Contains(t, s.message(t), "id: e1.9|event: table|", "what is between is not known any more")
+	s = e.open(t, "/api/v1/table/watch?after=e1.100")
+	require.Contains(t, s.message(t), "id: e1.9|event: table|", "such a revision never was")
+}
+
+// A revision of another epoch is another table, also where there are changes from that revision on.
+func TestWatchTableOfAnotherEpoch(t *testing.T) {
+	e := newEnv(t)
+	for revision := uint64(1); revision < 5; revision++ {
+		e.ChangeTable(change(revision, revision+1))
+	}
+	require.Contains(t, e.open(t, "/api/v1/table/watch?after=e1.3").message(t), "id: e1.4|event: change|")
+	for _, after := range []string{"e0.3", "3", "0", "e0.9"} {
+		require.Contains(t, e.open(t, "/api/v1/table/watch?after="+after).message(t), "id: e1.5|event: table|", after)
+	}
+	s := e.open(t, "/api/v1/table/watch?after=e1.5")
+	e.SetTable(route.Spec{Epoch: "e2", Revision: 2}) // the store was put back to an older state
+	require.Contains(t, s.message(t), "id: e2.2|event: table|")
+	e.ChangeTable(change(2, 3))
+	require.Contains(t, s.message(t), "id: e2.3|event: change|")
+	for _, after := range []string{"x", "e1.", "e1.-1", strings.Repeat("x", 99) + ".1"} {
+		require.Equal(t, 422, e.ask(t, "GET", "/api/v1/table/watch?after="+after, "").StatusCode, after)
+		require.Equal(t, 422, e.ask(t, "GET", "/api/v1/table/watch", "", "Last-Event-ID: "+after).StatusCode, after)
+	}
+}
+
+// Proxies take no table of a lower revision than they have: none is given to them that is only
+// kept for others, where there is a newer one.
+func TestKeptTableIsNotOlderThanTheWatchers(t *testing.T) {
+	e := newEnv(t)
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: e1.1|event: table|")
+	for revision := uint64(1); revision < 5; revision++ {
+		e.ChangeTable(change(revision, revision+1))
+	}
+	require.Contains(t, e.open(t, "/api/v1/table/watch?after=e0.9").message(t), "id: e1.1|event: table|", "there is none that it would take")
+	require.Contains(t, e.open(t, "/api/v1/table/watch?after=e0.3").message(t), "id: e1.5|event: table|")
 }
 
 // The whole table is encoded anew only where the changes since are not known.
 func TestWatchersShareASnapshot(t *testing.T) {
 	e := newEnv(t)
-	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: 1|event: table|")
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: e1.1|event: table|")
 	e.ChangeTable(change(1, 2))
 	s := e.open(t, "/api/v1/table/watch")
-	require.Contains(t, s.message(t), "id: 1|event: table|")
-	require.Contains(t, s.message(t), "id: 2|event: change|")
-	require.Equal(t, `"2"`, e.ask(t, "GET", "/api/v1/table", "").Header.Get("ETag"))
-	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: 2|event: table|")
+	require.Contains(t, s.message(t), "id: e1.1|event: table|")
+	require.Contains(t, s.message(t), "id: e1.2|event: change|")
+	require.Equal(t, `"e1.2"`, e.ask(t, "GET", "/api/v1/table", "").Header.Get("ETag"))
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: e1.2|event: table|")
 }
 
 // A watcher that does not read is not queued for: it is cut off, and comes back to a snapshot.
@@ -255,13 +290,13 @@ func TestSlowWatcherSkipsToASnapshot(t *testing.T) {
 	s := e.open(t, "/api/v1/table/watch")
 	line, err := s.r.ReadString('\n')
 	require.NoError(t, err)
-	require.Equal(t, "id: 2\n", line)
+	require.Equal(t, "id: e1.2\n", line)
 	for revision := uint64(2); revision < 1000; revision++ { // while the table is being sent
 		e.ChangeTable(change(revision, revision+1))
 	}
 	e.SetTable(route.Spec{Revision: 2000})
 	require.Len(t, s.message(t), len("event: table|data: ")+len(marshal(t, wide(2, 16<<20))))
-	require.Contains(t, s.message(t), "id: 2000|event: table|", "what came in between is left out")
+	require.Contains(t, s.message(t), "id: e1.2000|event: table|", "what came in between is left out")
 }
 
 // A watcher that takes a little of a long table again and again holds it only so long.
@@ -285,6 +320,7 @@ func TestWatcherThatTrickles(t *testing.T) {
 
 func marshal(t *testing.T, spec route.Spec) []byte {
 	t.Helper()
+	spec.Epoch = servertest.Epoch
 	table, err := route.Compile(spec) // with its defaults
 	require.NoError(t, err)
 	data, err := json.Marshal(table.Spec())

@@ -16,11 +16,11 @@ func (s *Server) registerTable() {
 	register(s, operation{
 		id: "get-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table",
 		summary: "Get the routing table",
-		description: "Returns everything the data plane decides from. The ETag is the revision: with If-None-Match, a table that is still " +
+		description: "Returns everything the data plane decides from. The ETag is the position, that is the epoch and the revision: with If-None-Match, a table that is still " +
 			"in force is answered with 304 and no body.",
 		response: &huma.Response{
 			Description: "The table in force",
-			Headers:     map[string]*huma.Param{"ETag": {Description: "The revision, in quotes", Schema: &huma.Schema{Type: huma.TypeString}, Example: `"17"`}},
+			Headers:     map[string]*huma.Param{"ETag": {Description: "The position, in quotes", Schema: &huma.Schema{Type: huma.TypeString}, Example: `"` + examplePosition + `"`}},
 			Content:     streamed[api.Table](s, "", "application/json").Content,
 		},
 	}, s.getTable)
@@ -28,21 +28,27 @@ func (s *Server) registerTable() {
 	register(s, operation{
 		id: "watch-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table/watch",
 		summary: "Watch the routing table",
-		description: "Sends what leads from revision `after`, or from Last-Event-ID, to the table in force, and goes on with each later revision. " +
+		description: "Sends what leads from the table at the position `after`, or at Last-Event-ID, to the table in force, and goes on with each later revision. " +
 			"The server-sent event `change` is the difference from one revision to the next, and follows what was sent before without a gap. " +
-			"The event `table` is the whole table: the first one where the server does not know the changes since `after`, as after its own start, " +
-			"and where a client was too slow for them. The id of both is the revision. A table replaces whatever the client has, also a higher revision. " +
+			"The event `table` is the whole table: the first one where the server does not know the changes since `after`, " +
+			"and where a client was too slow for them. The id of both is the position: the `epoch` and the `revision` of the data, with a dot between. " +
+			"Each start of the server is an epoch of its own, and so is what follows where its store is put back to an older state: " +
+			"the changes of one epoch do not apply to a table of another, whatever its revision. " +
+			"A table replaces whatever the client has, also a higher revision. " +
 			"A server that was just started sends nothing before it has found again what runs.",
 		response: streamedOneOf(s, "Tables and changes, as the data of server-sent events", typeSSE,
 			reflect.TypeFor[api.Table](), reflect.TypeFor[api.TableChange]()),
 	}, s.watchTable)
 }
 
+// examplePosition is the position of a table in the API's documents.
+const examplePosition = "KJ3MXNZ5RAHB7TQ2WYDCEVGF4P.17"
+
 // tableCache keeps one table as JSON, for all that ask for it.
 type tableCache struct {
-	mu       sync.Mutex
-	revision uint64
-	data     []byte // nil where none was asked for yet
+	mu   sync.Mutex
+	at   route.Position
+	data []byte // nil where none was asked for yet
 }
 
 // encode returns t as JSON.
@@ -53,36 +59,37 @@ func (c *tableCache) encode(t *route.Table) ([]byte, error) {
 }
 
 func (c *tableCache) encodeLocked(t *route.Table) ([]byte, error) {
-	if c.data != nil && c.revision == t.Revision() {
+	if c.data != nil && c.at == t.Position() {
 		return c.data, nil
 	}
 	data, err := encode(t.Spec())
 	if err != nil {
 		return nil, err
 	}
-	if c.data == nil || t.Revision() > c.revision {
-		c.revision, c.data = t.Revision(), data
+	if c.data == nil || t.Position().Epoch != c.at.Epoch || t.Revision() > c.at.Revision {
+		c.at, c.data = t.Position(), data
 	}
 	return data, nil
 }
 
-// snapshot returns a whole table that tables knows all changes since, with its revision.
-// Where many ask at a time while the table changes, it is encoded once.
-func (c *tableCache) snapshot(tables Tables) (uint64, []byte, error) {
+// snapshot returns a whole table that tables knows all changes since, with its position, and
+// none of a revision below least where there is one: proxies take none. Where many ask at a
+// time while the table changes, it is encoded once.
+func (c *tableCache) snapshot(tables Tables, least uint64) (route.Position, []byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.data != nil {
-		if _, ok := tables.TableChanges(c.revision); ok {
-			return c.revision, c.data, nil
+	t := tables.Table()
+	if c.data != nil && (c.at.Revision >= least || t.Revision() < least) {
+		if _, ok := tables.TableChanges(c.at); ok {
+			return c.at, c.data, nil
 		}
 	}
-	t := tables.Table()
 	data, err := c.encodeLocked(t)
-	return t.Revision(), data, err
+	return t.Position(), data, err
 }
 
 type getTableInput struct {
-	IfNoneMatch []string `header:"If-None-Match" doc:"Revisions the client has, in quotes" example:"[\"\\\"17\\\"\"]"`
+	IfNoneMatch []string `header:"If-None-Match" doc:"Positions of tables that the client has, in quotes" example:"[\"\\\"KJ3MXNZ5RAHB7TQ2WYDCEVGF4P.17\\\"\"]"`
 }
 
 func (s *Server) getTable(_ context.Context, in *getTableInput) (*huma.StreamResponse, error) {
@@ -92,7 +99,7 @@ func (s *Server) getTable(_ context.Context, in *getTableInput) (*huma.StreamRes
 		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
-		etag := `"` + formatID(table.Revision()) + `"`
+		etag := `"` + table.Position().String() + `"`
 		ctx.SetHeader("ETag", etag)
 		ctx.SetHeader("Cache-Control", "no-cache") // keep it, but ask
 		if matches(in.IfNoneMatch, etag) {
@@ -106,17 +113,33 @@ func (s *Server) getTable(_ context.Context, in *getTableInput) (*huma.StreamRes
 }
 
 type watchTableInput struct {
-	After       uint64 `query:"after" doc:"The revision the client has" example:"17"`
-	LastEventID string `header:"Last-Event-ID" maxLength:"20" doc:"Stands for after when a stream is taken up again" example:"17"`
+	After       string `query:"after" maxLength:"100" doc:"The position of the table that the client has. Without one, or with a revision alone, the stream begins with the whole table" example:"KJ3MXNZ5RAHB7TQ2WYDCEVGF4P.17"`
+	LastEventID string `header:"Last-Event-ID" maxLength:"100" doc:"Stands for after when a stream is taken up again" example:"KJ3MXNZ5RAHB7TQ2WYDCEVGF4P.17"`
+}
+
+// position is where the stream begins.
+func (in *watchTableInput) position() (route.Position, error) {
+	name, text := "Last-Event-ID", in.LastEventID
+	if text == "" {
+		name, text = "query.after", in.After
+	}
+	if text == "" {
+		return route.Position{}, nil
+	}
+	at, err := route.ParsePosition(text)
+	if err != nil {
+		return at, invalidf("send back an id of the stream, or leave it out", "%s: %s", name, err)
+	}
+	return at, nil
 }
 
 func (s *Server) watchTable(_ context.Context, in *watchTableInput) (*huma.StreamResponse, error) {
-	after := in.After
-	if err := lastEventID(in.LastEventID, &after); err != nil {
+	after, err := in.position()
+	if err != nil {
 		return nil, err
 	}
-	if after > s.control.Table().Revision() {
-		after = 0 // of a store that is gone: nothing leads on from there
+	if now := s.control.Table().Position(); after.Epoch == now.Epoch && after.Revision > now.Revision {
+		after.Epoch = "" // it never was: nothing leads on from there
 	}
 	return s.stream("watch-table", typeSSE, func(ctx context.Context, w *streamWriter) error {
 		for {
@@ -128,7 +151,7 @@ func (s *Server) watchTable(_ context.Context, in *watchTableInput) (*huma.Strea
 			case err != nil:
 				return err
 			case idle:
-				w.position(formatID(after))
+				w.position(after.String())
 				err = w.flush()
 			default:
 				after, err = s.sendTable(w, after)
@@ -144,20 +167,20 @@ func (s *Server) watchTable(_ context.Context, in *watchTableInput) (*huma.Strea
 // they are still the way to the newest table: nothing is queued for a client that is slow.
 const changesAtOnce = 256 << 10
 
-// sendTable sends what leads from revision after to the table in force, or a part of it,
+// sendTable sends what leads from the table at after to the one in force, or a part of it,
 // and returns how far that goes.
-func (s *Server) sendTable(w *streamWriter, after uint64) (uint64, error) {
+func (s *Server) sendTable(w *streamWriter, after route.Position) (route.Position, error) {
 	changes, ok := s.control.TableChanges(after)
 	if !ok {
-		revision, data, err := s.tables.snapshot(s.control)
+		at, data, err := s.tables.snapshot(s.control, after.Revision)
 		if err != nil {
 			return after, err
 		}
-		return revision, w.long(formatID(revision), "table", data)
+		return at, w.long(at.String(), "table", data)
 	}
 	for _, c := range changes {
-		after = c.Revision
-		w.event(formatID(after), "change", c.JSON)
+		after.Revision = c.Revision
+		w.event(after.String(), "change", c.JSON)
 		if w.buf.Len() > changesAtOnce {
 			break
 		}

@@ -73,7 +73,7 @@ func Change(t *route.Table, services, versionsPerService, n int) route.Change {
 		of, c.Name = (n-1)%services, "new-"+strconv.Itoa(n-1)
 	}
 	c.Service = "service-" + strconv.Itoa(of)
-	return route.Change{Base: t.Revision(), Revision: t.Revision() + 1, Versions: []route.VersionChange{c}}
+	return route.Change{Epoch: t.Position().Epoch, Base: t.Revision(), Revision: t.Revision() + 1, Versions: []route.VersionChange{c}}
 }
 
 // Requests makes requests that ask for versions of an environment.

@@ -4,6 +4,7 @@
 package servertest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,7 +29,7 @@ type Control struct {
 	events    []api.Event
 	table     *route.Table
 	changes   []control.TableChange // that led to table, from the last SetTable on
-	base      uint64                // the revision that the first of changes applies to
+	base      route.Position        // of the table that the first of changes applies to
 	proxies   map[string]api.ProxyReport
 	changed   chan struct{} // closed and replaced at each change
 	err       error
@@ -40,6 +41,9 @@ type Control struct {
 	panicking bool
 }
 
+// Epoch is that of the table, unless a test gives it another one.
+const Epoch = "e1"
+
 // New returns an empty environment at revision 1.
 func New() *Control {
 	c := &Control{
@@ -50,7 +54,7 @@ func New() *Control {
 		proxies:  map[string]api.ProxyReport{},
 		changed:  make(chan struct{}),
 	}
-	c.table, c.base = compile(route.Spec{Revision: 1}), 1
+	c.setTableLocked(route.Spec{Revision: 1})
 	return c
 }
 
@@ -89,13 +93,19 @@ func (c *Control) Deployment(key control.Key) api.Deployment {
 	return c.deployed[key]
 }
 
-// SetTable puts a table into force that no change leads to. Its revision must grow.
-func (c *Control) SetTable(spec route.Spec) {
-	c.set(func() { c.table, c.changes, c.base = compile(spec), nil, spec.Revision })
+// SetTable puts a table into force that no change leads to. Its revision must grow, unless it
+// is of another epoch; without one it is of [Epoch].
+func (c *Control) SetTable(spec route.Spec) { c.set(func() { c.setTableLocked(spec) }) }
+
+func (c *Control) setTableLocked(spec route.Spec) {
+	spec.Epoch = cmp.Or(spec.Epoch, Epoch)
+	c.table = compile(spec)
+	c.changes, c.base = nil, c.table.Position()
 }
 
-// ChangeTable puts the table into force that change leads to.
+// ChangeTable puts the table into force that change leads to. It is of the epoch of the table.
 func (c *Control) ChangeTable(change route.Change) {
+	change.Epoch = c.Table().Position().Epoch
 	data, err := json.Marshal(change)
 	if err != nil {
 		panic(err)
@@ -283,20 +293,24 @@ func (c *Control) Table() *route.Table {
 	return c.table
 }
 
-// WaitTable returns the table in force once its revision is above after.
-func (c *Control) WaitTable(ctx context.Context, after uint64) (*route.Table, error) {
-	err := c.wait(ctx, func() bool { return c.table.Revision() > after })
+// WaitTable returns the table in force once it is of another epoch than after, or above its revision.
+func (c *Control) WaitTable(ctx context.Context, after route.Position) (*route.Table, error) {
+	err := c.wait(ctx, func() bool {
+		return c.table.Position().Epoch != after.Epoch || c.table.Revision() > after.Revision
+	})
 	return c.Table(), err
 }
 
-// TableChanges returns the changes since SetTable that lead on from revision after.
-func (c *Control) TableChanges(after uint64) ([]control.TableChange, bool) {
+// TableChanges returns the changes since SetTable that lead on from the table at after.
+func (c *Control) TableChanges(after route.Position) ([]control.TableChange, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if after == c.base {
 		return slices.Clone(c.changes), true
 	}
-	i := slices.IndexFunc(c.changes, func(t control.TableChange) bool { return t.Revision == after })
+	i := slices.IndexFunc(c.changes, func(t control.TableChange) bool {
+		return after == route.Position{Epoch: c.base.Epoch, Revision: t.Revision}
+	})
 	return slices.Clone(c.changes[i+1:]), i >= 0
 }
 
