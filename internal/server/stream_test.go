@@ -209,6 +209,21 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// A table of another epoch is another one, whatever was asked for and kept before.
+func TestTableOfAnotherEpoch(t *testing.T) {
+	e := newEnv(t)
+	e.SetTable(route.Spec{Revision: 17, Environment: "shop"})
+	require.Contains(t, e.ask(t, "GET", "/api/v1/table", "").body, `"environment":"shop"`)
+	for _, revision := range []uint64{17, 3} {
+		e.SetTable(route.Spec{Epoch: fmt.Sprint("e", revision), Revision: revision, Environment: fmt.Sprint("shop-", revision)})
+		got := e.ask(t, "GET", "/api/v1/table", "", `If-None-Match: "e1.17"`)
+		require.Equal(t, 200, got.StatusCode)
+		require.Contains(t, got.body, fmt.Sprintf(`"environment":"shop-%d"`, revision))
+	}
+	e.ChangeTable(change(3, 4))
+	require.Contains(t, e.open(t, "/api/v1/table/watch").message(t), "id: e3.3|event: table|", "and is kept")
+}
+
 func change(base, revision uint64) route.Change {
 	return route.Change{Base: base, Revision: revision, Services: []route.ServiceChange{
 		{Name: "cart", Service: &route.Service{Name: "cart"}},
