@@ -34,7 +34,10 @@ func newDemoCmd(app *App) *cobra.Command {
 		Long: `Run a small shop of five services that call each other through the proxy, one of them in
 two versions, and print what to try. Everything lives in a temporary folder that is removed
 at the end, be it by Ctrl-C or a closed terminal. With --once, run the tour instead: make each
-request, check every answer, and end.`,
+request, check every answer, and end.
+
+The shop is an environment of its own: of the variables that set keys of layover.yaml only
+LAYOVER_PROXY_LISTEN, LAYOVER_SERVER_LISTEN and LAYOVER_BAGGAGE_KEY count here.`,
 		Example: "  layover demo\n  layover demo --once",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -111,6 +114,12 @@ func runDemo(ctx context.Context, app *App, opts *demoOptions) (err error) {
 	})
 }
 
+// demoVariables are the settings that the demo takes from the environment. The others are
+// meant for the environment of a person's own services, and the shop would not work with them.
+func demoVariables() []string {
+	return []string{"LAYOVER_PROXY_LISTEN", "LAYOVER_SERVER_LISTEN", "LAYOVER_BAGGAGE_KEY"}
+}
+
 // demoConfig is the embedded file with this program in it. The tour takes any free ports.
 func demoConfig(app *App, anyPort bool) (*config.File, error) {
 	self, err := os.Executable()
@@ -125,7 +134,11 @@ func demoConfig(app *App, anyPort bool) (*config.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := file.ApplyEnv(app.Environ); err != nil {
+	var environ []string
+	for _, name := range demoVariables() {
+		environ = append(environ, name+"="+app.env(name))
+	}
+	if err := file.ApplyEnv(environ); err != nil {
 		return nil, err
 	}
 	if anyPort {
@@ -160,7 +173,7 @@ func allUp(ctx context.Context, app *App, client *api.Client) error {
 }
 
 func printDemo(app *App, env *environment) {
-	_, proxyPort, _ := strings.Cut(strings.TrimPrefix(env.proxyURL(), "http://"), ":")
+	proxyPort := port(env.proxyAddress())
 	front := "http://storefront.localhost:" + proxyPort
 	app.printf(`
 The shop is up. In a browser:
@@ -182,16 +195,16 @@ Add a version of your own, look at it, and stop it again (in another terminal):
   %[3]s stop pricing@try-1
 
 Ctrl-C ends it and removes everything.
-`, front, proxyPort, selfCommand(app, env), baggageLine(env.describe(), "feature-1"))
+`, front, proxyPort, selfCommand(app, env.serverURL()), baggageLine(env.describe(), "feature-1"))
 }
 
-// selfCommand is how a person calls this program, and this server, from another terminal.
-func selfCommand(app *App, env *environment) string {
+// selfCommand is how a person calls this program, and the server at url, from another terminal.
+func selfCommand(app *App, url string) string {
 	command := "layover"
 	if strings.Contains(os.Args[0], "go-build") {
 		command = "go run ./cmd/layover"
 	}
-	if url := env.serverURL(); url != defaultServer && app.Server != url {
+	if app.Server != url {
 		command = "LAYOVER_SERVER=" + url + " " + command
 	}
 	return command

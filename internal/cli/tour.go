@@ -58,7 +58,7 @@ func (t *tour) run(ctx context.Context) error {
 		},
 		{
 			what: "the member is found among others", pricing: "feature-1",
-			header: map[string]string{"baggage": "userId=alice;vip, " + t.member("feature-1") + ";p=1, x=y"}, servedBy: "by=baggage",
+			header: map[string]string{"baggage": "userId=alice;vip, x=y, " + t.member("feature-1") + ";p=1"}, servedBy: "by=baggage",
 		},
 		{
 			what: "a pick for one service only", pricing: "feature-1",
