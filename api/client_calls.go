@@ -63,25 +63,29 @@ func (c *Client) Deploy(ctx context.Context, service, version string, d Deployme
 
 // Start starts a version that was stopped, or that failed, as it was last
 // deployed. It is a deployment of its own, with a new generation.
-func (c *Client) Start(ctx context.Context, service, version string) (Version, error) {
-	return c.act(ctx, service, version, "start")
+//
+// Here and below, branch is the Git branch whose version is meant: the server refuses to touch
+// that of another branch that comes out as the same name. Empty, it means the version of that
+// name, whoever's it is.
+func (c *Client) Start(ctx context.Context, service, version, branch string) (Version, error) {
+	return c.act(ctx, service, version, branch, "start")
 }
 
 // Stop takes the version's route away, drains its instances and ends them. It
 // returns as soon as the server has recorded that.
-func (c *Client) Stop(ctx context.Context, service, version string) (Version, error) {
-	return c.act(ctx, service, version, "stop")
+func (c *Client) Stop(ctx context.Context, service, version, branch string) (Version, error) {
+	return c.act(ctx, service, version, branch, "stop")
 }
 
 // Restart deploys a version again as it was last deployed.
-func (c *Client) Restart(ctx context.Context, service, version string) (Version, error) {
-	return c.act(ctx, service, version, "restart")
+func (c *Client) Restart(ctx context.Context, service, version, branch string) (Version, error) {
+	return c.act(ctx, service, version, branch, "restart")
 }
 
 // Remove stops a version and forgets it.
-func (c *Client) Remove(ctx context.Context, service, version string) (Version, error) {
+func (c *Client) Remove(ctx context.Context, service, version, branch string) (Version, error) {
 	var out Version
-	err := c.do(ctx, call{method: http.MethodDelete, path: versionPath(service, version)}, &out)
+	err := c.do(ctx, call{method: http.MethodDelete, path: versionPath(service, version), query: branchQuery(branch)}, &out)
 	return out, err
 }
 
@@ -189,10 +193,16 @@ func (c *Client) ServerBuild(ctx context.Context) (Build, error) {
 	return out, err
 }
 
-func (c *Client) act(ctx context.Context, service, version, action string) (Version, error) {
+func (c *Client) act(ctx context.Context, service, version, branch, action string) (Version, error) {
 	var out Version
-	err := c.do(ctx, call{method: http.MethodPost, path: append(versionPath(service, version), action)}, &out)
+	err := c.do(ctx, call{method: http.MethodPost, path: append(versionPath(service, version), action), query: branchQuery(branch)}, &out)
 	return out, err
+}
+
+func branchQuery(branch string) url.Values {
+	q := url.Values{}
+	setIf(q, "branch", branch)
+	return q
 }
 
 func versionPath(service, version string) []string {

@@ -358,7 +358,7 @@ func TestWaitDeploy(t *testing.T) {
 		},
 		"removed": {
 			during: func(t *testing.T, e *env, key control.Key) {
-				_, err := e.Control.Remove(t.Context(), key, "ada")
+				_, err := e.Control.Remove(t.Context(), key, control.By{Actor: "ada"})
 				require.NoError(t, err)
 			},
 			want: []api.EventType{api.EventDeployStarted},
@@ -421,7 +421,7 @@ func TestWaitDeploySecondLife(t *testing.T) {
 	defer cancel()
 	key := deploy(t, e)
 	e.Settle(key, 1, api.EventDeployFailed, "the first life")
-	_, err := e.Client.Remove(ctx, "cart", "x")
+	_, err := e.Client.Remove(ctx, "cart", "x", "")
 	require.NoError(t, err)
 	v, err := e.Client.Deploy(ctx, "cart", "x", api.Deployment{})
 	require.NoError(t, err)

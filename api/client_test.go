@@ -82,12 +82,18 @@ func TestClientVersions(t *testing.T) {
 	d.Owner, d.Source = "ada", "api"
 	require.Equal(t, d, e.Deployment(control.Key{Service: "cart", Version: "x"}))
 
-	for i, act := range []func(context.Context, string, string) (api.Version, error){e.Client.Start, e.Client.Restart} {
-		v, err := act(ctx, "cart", "x")
+	for i, act := range []func(context.Context, string, string, string) (api.Version, error){e.Client.Start, e.Client.Restart} {
+		v, err := act(ctx, "cart", "x", "feature/x")
 		require.NoError(t, err)
 		require.Equal(t, int64(i+2), v.Generation)
 	}
-	v, err = e.Client.Stop(ctx, "cart", "x")
+	for _, act := range []func(context.Context, string, string, string) (api.Version, error){
+		e.Client.Start, e.Client.Restart, e.Client.Stop, e.Client.Remove,
+	} {
+		_, err := act(ctx, "cart", "x", "Feature/X")
+		requireProblem(t, err, 409, api.CodeConflict)
+	}
+	v, err = e.Client.Stop(ctx, "cart", "x", "")
 	require.NoError(t, err)
 	require.Equal(t, api.StateStopped, v.State)
 	_, err = e.Client.Deploy(ctx, "cart", "y", api.Deployment{})
@@ -111,7 +117,7 @@ func TestClientVersions(t *testing.T) {
 			require.Equal(t, tt.want, ids)
 		})
 	}
-	_, err = e.Client.Remove(ctx, "cart", "x")
+	_, err = e.Client.Remove(ctx, "cart", "x", "")
 	require.NoError(t, err)
 	_, err = e.Client.Version(ctx, "cart", "x")
 	requireProblem(t, err, 404, api.CodeNotFound)

@@ -27,7 +27,7 @@ func newStartCmd(app *App) *cobra.Command {
 		short: "Start a stopped version again, as it was",
 		long:  "Start a stopped or failed version again, as it was deployed last. A version that runs is left alone.",
 		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
-			return c.Start(ctx, t.Service, t.Version)
+			return c.Start(ctx, t.Service, t.Version, t.Branch)
 		},
 		deploys: true,
 		done:    "is up",
@@ -41,7 +41,7 @@ func newRestartCmd(app *App) *cobra.Command {
 		long: `Start a new instance of what the version runs, and let go of the one before once the
 new one is healthy. No request is lost.`,
 		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
-			return c.Restart(ctx, t.Service, t.Version)
+			return c.Restart(ctx, t.Service, t.Version, t.Branch)
 		},
 		deploys: true,
 		done:    "is restarted",
@@ -56,7 +56,7 @@ func newStopCmd(app *App) *cobra.Command {
 Requests whose route names it get the default version from then on, and are told so. Its
 definition is kept: layover start brings it back.`,
 		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
-			return c.Stop(ctx, t.Service, t.Version)
+			return c.Stop(ctx, t.Service, t.Version, t.Branch)
 		},
 		settled: func(v api.Version, err error) (bool, error) {
 			return v.State == api.StateStopped || isNotFound(err), ignoreNotFound(err)
@@ -71,7 +71,7 @@ func newRemoveCmd(app *App) *cobra.Command {
 		short: "Stop a version and forget it",
 		long:  "Stop a version as layover stop does, and delete its definition, history and logs.",
 		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
-			return c.Remove(ctx, t.Service, t.Version)
+			return c.Remove(ctx, t.Service, t.Version, t.Branch)
 		},
 		settled: func(_ api.Version, err error) (bool, error) { return isNotFound(err), ignoreNotFound(err) },
 		done:    "is removed",
@@ -80,13 +80,18 @@ func newRemoveCmd(app *App) *cobra.Command {
 	return cmd
 }
 
+const branchHelp = `
+
+VERSION may be a Git branch: feature/ABC_12 is feature-abc_12, and is refused where that
+version belongs to another branch which comes out as the same name.`
+
 func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
 	noWait := false
 	cmd := &cobra.Command{
 		Use:     l.use + " SERVICE@VERSION…",
 		GroupID: groupVersions,
 		Short:   l.short,
-		Long:    l.long,
+		Long:    l.long + branchHelp,
 		Example: fmt.Sprintf("  layover %s cart@feature-2981\n  layover %[1]s @feature-2981    # every service that has it", l.use),
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -102,7 +107,8 @@ func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
 	return cmd
 }
 
-// runLifecycle asks for all targets first, and then waits for each: they go on side by side.
+// runLifecycle asks for all targets first, and then waits for each: they go on side by side. One
+// that the server refuses keeps none of the others from it.
 func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, noWait bool) error {
 	client, err := app.Client()
 	if err != nil {
@@ -111,20 +117,25 @@ func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, 
 	if targets, err = expand(ctx, client, targets); err != nil {
 		return err
 	}
-	asked := make([]api.Version, len(targets))
-	for i, t := range targets {
-		if asked[i], err = l.ask(client, ctx, t); err != nil {
-			return err
-		}
-	}
-	if noWait {
-		for _, t := range targets {
-			app.printf("%s: recorded\n", app.bold(t.String()))
-		}
-		return nil
-	}
+	var asked []api.Version
+	var taken []target // those that were asked for
 	var failed error
-	for i, t := range targets {
+	for _, t := range targets {
+		v, err := l.ask(client, ctx, t)
+		if _, refused := errors.AsType[*api.Problem](err); err != nil && !refused {
+			return errors.Join(failed, err)
+		}
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		asked, taken = append(asked, v), append(taken, t)
+	}
+	for i, t := range taken {
+		if noWait {
+			app.printf("%s: recorded\n", app.bold(t.String()))
+			continue
+		}
 		if l.deploys && len(targets) > 1 {
 			app.say("%s\n", t)
 		}

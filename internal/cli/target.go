@@ -68,7 +68,7 @@ func expand(ctx context.Context, client *api.Client, targets []target) ([]target
 			return nil, usagef("see: layover ls", "no service has a version %q", t.Version)
 		}
 		for _, v := range versions {
-			out = append(out, target{Service: v.Service, Version: v.Name})
+			out = append(out, target{Service: v.Service, Version: v.Name, Branch: t.Branch})
 		}
 	}
 	return out, nil

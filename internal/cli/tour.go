@@ -127,7 +127,7 @@ func (t *tour) third(ctx context.Context) error {
 	}
 
 	t.app.printf("\n$ layover stop pricing@try-1\n")
-	if _, err := t.client.Stop(ctx, shop.Pricing, "try-1"); err != nil {
+	if _, err := t.client.Stop(ctx, shop.Pricing, "try-1", ""); err != nil {
 		return err
 	}
 	err = poll(ctx, func() (bool, error) {

@@ -171,13 +171,13 @@ func TestLaterDeployOfTheSameVersionWins(t *testing.T) {
 func TestStopAndStart(t *testing.T) {
 	b := newBench(t)
 	b.up("feature-1", map[string]string{"COLOUR": "red"})
-	_, err := b.Stop(t.Context(), key("feature-1"), "ben")
+	_, err := b.Stop(t.Context(), key("feature-1"), control.By{Actor: "ben"})
 	require.NoError(t, err)
 	require.Nil(t, b.routed("feature-1"), "it leaves the table at once")
 	b.wait("feature-1", "to stop", func(v api.Version) bool { return v.State == api.StateStopped })
 	b.until(func() bool { return b.hasEvent("feature-1", api.EventVersionStopped) }, func() string { return "nobody told of it" })
 
-	_, err = b.Start(t.Context(), key("feature-1"), "ben")
+	_, err = b.Start(t.Context(), key("feature-1"), control.By{Actor: "ben"})
 	require.NoError(t, err)
 	b.wait("feature-1", "to serve again", func(v api.Version) bool { return v.State == api.StateRunning })
 	require.Equal(t, "red", b.answer("feature-1").Env["COLOUR"], "as it was deployed")
@@ -187,7 +187,7 @@ func TestStopInTheMiddleOfADeploy(t *testing.T) {
 	b := newBench(t)
 	b.deploy("feature-1", map[string]string{"APP_LISTEN": "no"})
 	b.wait("feature-1", "to have an instance", func(v api.Version) bool { return len(v.Instances) == 1 })
-	_, err := b.Stop(t.Context(), key("feature-1"), "ben")
+	_, err := b.Stop(t.Context(), key("feature-1"), control.By{Actor: "ben"})
 	require.NoError(t, err)
 	b.wait("feature-1", "to stop", func(v api.Version) bool { return v.State == api.StateStopped })
 	require.True(t, b.hasEvent("feature-1", api.EventDeploySuperseded))
@@ -197,7 +197,7 @@ func TestRestartMakesANewInstance(t *testing.T) {
 	b := newBench(t)
 	b.up("feature-1", map[string]string{"COLOUR": "red"})
 	pid := b.answer("feature-1").PID
-	v, err := b.Restart(t.Context(), key("feature-1"), "ben")
+	v, err := b.Restart(t.Context(), key("feature-1"), control.By{Actor: "ben"})
 	require.NoError(t, err)
 	b.wait("feature-1", "to serve anew", func(now api.Version) bool { return now.Serving == v.Generation })
 	answer := b.answer("feature-1")
@@ -208,7 +208,7 @@ func TestRestartMakesANewInstance(t *testing.T) {
 func TestRemoveForgets(t *testing.T) {
 	b := newBench(t)
 	b.up("feature-1", nil)
-	_, err := b.Remove(t.Context(), key("feature-1"), "ben")
+	_, err := b.Remove(t.Context(), key("feature-1"), control.By{Actor: "ben"})
 	require.NoError(t, err)
 	b.until(func() bool {
 		_, err := b.Version(t.Context(), key("feature-1"))
@@ -355,6 +355,68 @@ func TestBranches(t *testing.T) {
 	}
 }
 
+// TestActingOnABranch holds that who names a branch never acts on the version of another.
+func TestActingOnABranch(t *testing.T) {
+	for name, tt := range map[string]struct {
+		version string
+		was     string // branch of its deployment
+		meant   string
+		says    string // why it is refused; "" where it is not
+	}{
+		"the branch":                      {"foo-1", "foo/1", "foo/1", ""},
+		"the name of a branch":            {"foo-1", "foo/1", "", ""},
+		"another branch":                  {"foo-1", "foo/1", "Foo/1", `belongs to branch "foo/1", and branch "Foo/1" comes out as the same name`},
+		"the name, said as its branch":    {"foo-1", "foo/1", "foo-1", `belongs to branch "foo/1", which comes out as the same name`},
+		"a branch, and it was the name":   {"foo-1", "", "foo/1", "was deployed under that very name"},
+		"a name of its own":               {"pr-88", "foo/1", "foo/1", ""},
+		"a name of its own, no branch":    {"pr-88", "", "foo/1", ""},
+		"a name of its own, other branch": {"pr-88", "foo/1", "foo/2", `belongs to branch "foo/1"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			_, err := b.Deploy(t.Context(), key(tt.version), api.Deployment{Branch: tt.was})
+			require.NoError(t, err)
+			b.wait(tt.version, "to run", func(v api.Version) bool { return v.State == api.StateRunning })
+			b.until(func() bool { return b.hasEvent(tt.version, api.EventDeployDone) }, func() string { return "its deployment does not end" })
+			act := func(do func(context.Context, control.Key, control.By) (api.Version, error), what string) {
+				before, err := b.Version(t.Context(), key(tt.version))
+				require.NoError(t, err)
+				events := len(b.eventsOf(tt.version))
+				_, err = do(t.Context(), key(tt.version), control.By{Actor: "ben", Branch: tt.meant})
+				if tt.says == "" {
+					require.NoError(t, err, what)
+					return
+				}
+				require.ErrorContains(t, err, tt.says, what)
+				require.Equal(t, api.CodeConflict, control.CodeOf(err), what)
+				require.Contains(t, hint(err), "write its name: cart@"+tt.version)
+				after, err := b.Version(t.Context(), key(tt.version))
+				require.NoError(t, err)
+				require.Equal(t, before.Generation, after.Generation, what)
+				require.Equal(t, before.State, after.State, what)
+				require.Len(t, b.eventsOf(tt.version), events, what)
+			}
+			act(b.Start, "start of one that runs")
+			act(b.Restart, "restart")
+			act(b.Stop, "stop")
+			_, err = b.Stop(t.Context(), key(tt.version), control.By{Actor: "ada"})
+			require.NoError(t, err)
+			b.wait(tt.version, "to stop", func(v api.Version) bool { return v.State == api.StateStopped })
+			b.until(func() bool { return b.hasEvent(tt.version, api.EventVersionStopped) }, func() string { return "nothing tells of it" })
+			act(b.Start, "start")
+			act(b.Remove, "remove")
+		})
+	}
+}
+
+func hint(err error) string {
+	e, ok := errors.AsType[*control.Error](err)
+	if !ok {
+		return ""
+	}
+	return e.Hint
+}
+
 func TestUnknownNamesHaveHints(t *testing.T) {
 	b := newBench(t)
 	hintOf := func(k control.Key) string {
@@ -421,10 +483,10 @@ func TestBadInput(t *testing.T) {
 			require.Contains(t, tt.err.Error(), tt.says)
 		})
 	}
-	for name, act := range map[string]func(context.Context, control.Key, string) (api.Version, error){
+	for name, act := range map[string]func(context.Context, control.Key, control.By) (api.Version, error){
 		"start": b.Start, "stop": b.Stop, "restart": b.Restart, "remove": b.Remove,
 	} {
-		_, err := act(t.Context(), key("nope"), "ben")
+		_, err := act(t.Context(), key("nope"), control.By{Actor: "ben"})
 		require.Equal(t, api.CodeNotFound, control.CodeOf(err), name)
 	}
 	_, err = b.Version(t.Context(), key("a"))

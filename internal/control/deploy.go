@@ -38,32 +38,45 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 	})
 }
 
+// By says who acts on a version, and on whose.
+type By struct {
+	Actor string // for events
+	// Branch is the Git branch whose version is meant: that of another branch is refused. ""
+	// means the version of the name, whoever's it is.
+	Branch string
+}
+
 // Start deploys a stopped or failed version once more, as it was. A version that runs is left alone.
-func (c *Control) Start(ctx context.Context, key Key, actor string) (api.Version, error) {
+func (c *Control) Start(ctx context.Context, key Key, by By) (api.Version, error) {
+	if rec := c.record(key); rec != nil {
+		if err := rec.meant(by.Branch); err != nil {
+			return api.Version{}, err
+		}
+	}
 	v, err := c.Version(ctx, key)
 	if err != nil || v.State == api.StateRunning || v.State == api.StateStarting {
 		return v, err
 	}
-	return c.again(ctx, key, actor)
+	return c.again(ctx, key, by)
 }
 
 // Restart starts a new instance of what the version runs, and lets go of the
 // one before once it is healthy.
-func (c *Control) Restart(ctx context.Context, key Key, actor string) (api.Version, error) {
+func (c *Control) Restart(ctx context.Context, key Key, by By) (api.Version, error) {
 	if _, err := c.Version(ctx, key); err != nil {
 		return api.Version{}, err
 	}
-	return c.again(ctx, key, actor)
+	return c.again(ctx, key, by)
 }
 
 // Stop takes the version out of the table, drains it and ends its instances. Its record stays.
-func (c *Control) Stop(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.end(ctx, key, actor, DesiredStopped)
+func (c *Control) Stop(ctx context.Context, key Key, by By) (api.Version, error) {
+	return c.end(ctx, key, by, DesiredStopped)
 }
 
 // Remove stops the version and deletes its record.
-func (c *Control) Remove(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.end(ctx, key, actor, DesiredRemoved)
+func (c *Control) Remove(ctx context.Context, key Key, by By) (api.Version, error) {
+	return c.end(ctx, key, by, DesiredRemoved)
 }
 
 // deployable returns the service that key names, or an error that says what is wrong with d.
@@ -84,8 +97,11 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 }
 
 // again makes a new generation of what the version ran last.
-func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.begin(ctx, key, actor, "again: ", func(r *VersionRecord) (Generation, error) {
+func (c *Control) again(ctx context.Context, key Key, by By) (api.Version, error) {
+	return c.begin(ctx, key, by.Actor, "again: ", func(r *VersionRecord) (Generation, error) {
+		if err := r.meant(by.Branch); err != nil {
+			return Generation{}, err
+		}
 		last := r.startable()
 		if last == nil {
 			return Generation{}, c.unknownVersion(key)
@@ -153,17 +169,20 @@ func (c *Control) versionOrGone(ctx context.Context, key Key) api.Version {
 }
 
 // end records that the version is to stop or to go, and sets its keeper to work.
-func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) (api.Version, error) {
-	c.mu.Lock()
-	if k := c.keepers[key]; k != nil {
-		k.halting = &halt{actor} // before the keeper can see the wish
-	}
-	c.mu.Unlock()
+func (c *Control) end(ctx context.Context, key Key, by By, want Desired) (api.Version, error) {
 	var superseded int64
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if r == nil {
 			return nil, c.unknownVersion(key)
 		}
+		if err := r.meant(by.Branch); err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		if k := c.keepers[key]; k != nil {
+			k.halting = &halt{by.Actor} // before the keeper can see the wish
+		}
+		c.mu.Unlock()
 		if last := r.newest(); last != nil && last.State == GenerationPending {
 			superseded = last.Number
 		}
@@ -176,7 +195,7 @@ func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) 
 	if err != nil {
 		return api.Version{}, err
 	}
-	c.noteSuperseded(ctx, key, superseded, actor)
+	c.noteSuperseded(ctx, key, superseded, by.Actor)
 	c.changed(ctx) // no new requests from here on
 	v := c.versionOrGone(ctx, key)
 	c.setToWork(key, 0)

@@ -39,12 +39,12 @@ func TestHammer(t *testing.T) {
 			require.Equal(t, fmt.Sprint(round), b.answer("feature-1").Env["ROUND"])
 		case 1:
 			wish(b, 0) // there may be none to stop
-			_, err := b.Stop(t.Context(), key("feature-1"), "")
+			_, err := b.Stop(t.Context(), key("feature-1"), control.By{})
 			require.NoError(t, err)
 			b.wait("feature-1", "to stop", func(v api.Version) bool { return v.State == api.StateStopped })
 		case 2:
 			wish(b, 0)
-			_, err := b.Remove(t.Context(), key("feature-1"), "")
+			_, err := b.Remove(t.Context(), key("feature-1"), control.By{})
 			require.NoError(t, err)
 			b.until(func() bool {
 				_, err := b.Version(t.Context(), key("feature-1"))
@@ -78,11 +78,11 @@ func wish(b *bench, what int) {
 	case 2:
 		_, err = b.Deploy(ctx, key("feature-1"), api.Deployment{Overrides: api.Overrides{Env: map[string]string{"APP_LISTEN": "no"}}})
 	case 3:
-		_, err = b.Stop(ctx, key("feature-1"), "")
+		_, err = b.Stop(ctx, key("feature-1"), control.By{})
 	case 4:
-		_, err = b.Restart(ctx, key("feature-1"), "")
+		_, err = b.Restart(ctx, key("feature-1"), control.By{})
 	case 5:
-		_, err = b.Remove(ctx, key("feature-1"), "")
+		_, err = b.Remove(ctx, key("feature-1"), control.By{})
 	}
 	if control.CodeOf(err) != api.CodeNotFound && err != nil {
 		b.t.Error(err)

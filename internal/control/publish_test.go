@@ -236,7 +236,7 @@ func (b *bench) change(random *rand.Rand) {
 	case 0, 1:
 		_, _ = b.Deploy(ctx, version, api.Deployment{Overrides: api.Overrides{URL: "http://127.0.0.1:1"}, Timeout: api.Duration(time.Millisecond)})
 	case 2:
-		_, _ = b.Remove(ctx, version, "")
+		_, _ = b.Remove(ctx, version, control.By{})
 	case 3:
 		_ = b.PutService(ctx, api.Service{Name: service, Default: version.Version})
 	case 4:
@@ -426,7 +426,7 @@ func wave(tb testing.TB, c *control.Control, i int) {
 	tb.Helper()
 	key := control.Key{Service: "cart", Version: fmt.Sprintf("feature-%d", i%1000)}
 	before := c.Table().Revision()
-	_, err := c.Stop(tb.Context(), key, "")
+	_, err := c.Stop(tb.Context(), key, control.By{})
 	require.NoError(tb, err)
 	_, err = c.Deploy(tb.Context(), key, api.Deployment{Overrides: api.Overrides{URL: "http://127.0.0.1:1"}})
 	require.NoError(tb, err)
@@ -486,7 +486,7 @@ func BenchmarkChangeToWatcher(b *testing.B) {
 			require.NoError(b, err)
 			for i := 0; b.Loop(); i++ {
 				key := control.Key{Service: "cart", Version: fmt.Sprintf("feature-%d", i%n)}
-				_, err := c.Stop(b.Context(), key, "")
+				_, err := c.Stop(b.Context(), key, control.By{})
 				require.NoError(b, err)
 				u, err, _ := next()
 				require.NoError(b, err)

@@ -50,25 +50,50 @@ func (r *VersionRecord) startable() *Generation {
 // A name that no branch of either side comes out as was chosen freely. Its version may get a
 // branch later, and may be deployed without naming it.
 func (r *VersionRecord) takeBranch(branch string) error {
+	if r.newest() == nil || r.Desired == DesiredRemoved { // a new life
+		r.Branch = branch
+		return nil
+	}
+	if problem := r.otherBranch(branch); problem != "" {
+		hint := "choose another name for one of the two, or remove this version first"
+		if cmp.Or(branch, r.Version) == r.Version {
+			hint = fmt.Sprintf("for that branch: layover deploy %s@%s (in layover.yaml: branch); for another, choose another name, or remove this version first", r.Service, r.Branch)
+		}
+		return conflictf(hint, "%s", problem)
+	}
+	if was, is := cmp.Or(r.Branch, r.Version), cmp.Or(branch, r.Version); was != is && was == r.Version {
+		r.Branch = branch
+	}
+	return nil
+}
+
+// meant returns an error where the version of a branch is meant, and r is another's. "" means
+// the version of that name, whoever's it is.
+func (r *VersionRecord) meant(branch string) error {
+	if branch == "" {
+		return nil
+	}
+	if problem := r.otherBranch(branch); problem != "" {
+		return conflictf("where that version is meant all the same, write its name: "+r.String(), "%s", problem)
+	}
+	return nil
+}
+
+// otherBranch says why r is not the version of a branch, "" where it is or may become that; see
+// [VersionRecord.takeBranch].
+func (r *VersionRecord) otherBranch(branch string) string {
 	name := r.Version
 	was, is := cmp.Or(r.Branch, name), cmp.Or(branch, name)
 	switch {
-	case r.newest() == nil || r.Desired == DesiredRemoved: // a new life
-		r.Branch = branch
-	case was == is, is == name && route.NameOf(was) != name:
-	case was == name && route.NameOf(is) != name:
-		r.Branch = branch
+	case was == is, is == name && route.NameOf(was) != name, was == name && route.NameOf(is) != name:
+		return ""
 	case is == name:
-		return conflictf(fmt.Sprintf("for that branch: layover deploy %s@%s (in layover.yaml: branch); for another, choose another name, or remove this version first", r.Service, was),
-			"%s belongs to branch %q, which comes out as the same name", r.Key, was)
+		return fmt.Sprintf("%s belongs to branch %q, which comes out as the same name", r.Key, was)
 	case was == name:
-		return conflictf("choose another name for one of the two, or remove this version first",
-			"%s was deployed under that very name, and branch %q comes out as the same name", r.Key, is)
+		return fmt.Sprintf("%s was deployed under that very name, and branch %q comes out as the same name", r.Key, is)
 	default:
-		return conflictf("choose another name for one of the two, or remove this version first",
-			"%s belongs to branch %q, and branch %q comes out as the same name", r.Key, was, is)
+		return fmt.Sprintf("%s belongs to branch %q, and branch %q comes out as the same name", r.Key, was, is)
 	}
-	return nil
 }
 
 // sameWish says whether r, which may be nil, and o want the same to run.

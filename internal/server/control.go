@@ -37,10 +37,10 @@ type Versions interface {
 	Versions(ctx context.Context) ([]api.Version, error)
 	Version(ctx context.Context, key control.Key) (api.Version, error)
 	Deploy(ctx context.Context, key control.Key, d api.Deployment) (api.Version, error)
-	Start(ctx context.Context, key control.Key, actor string) (api.Version, error)
-	Stop(ctx context.Context, key control.Key, actor string) (api.Version, error)
-	Restart(ctx context.Context, key control.Key, actor string) (api.Version, error)
-	Remove(ctx context.Context, key control.Key, actor string) (api.Version, error)
+	Start(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Stop(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Restart(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Remove(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
 }
 

@@ -66,7 +66,7 @@ func (s *Server) registerVersions() {
 		summary:     "Remove a version",
 		description: "Takes the version's route away, drains and ends its instances, and forgets it.",
 		status:      http.StatusAccepted,
-		errors:      []int{http.StatusNotFound},
+		errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, s.acting(s.control.Remove))
 
 	for _, a := range []struct {
@@ -88,16 +88,17 @@ func (s *Server) registerVersions() {
 
 const versionPath = "/api/v1/services/{service}/versions/{version}"
 
-type action = func(ctx context.Context, key control.Key, actor string) (api.Version, error)
+type action = func(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 
 type actInput struct {
 	VersionPath
 	ActorHeader
+	Branch string `query:"branch" maxLength:"255" doc:"The Git branch whose version is meant. Where the version is another branch's that comes out as the same name, the answer is 409" example:"feature/2981"`
 }
 
 func (s *Server) acting(act action) func(context.Context, *actInput) (*answer[api.Version], error) {
 	return func(ctx context.Context, in *actInput) (*answer[api.Version], error) {
-		v, err := act(ctx, in.key(), in.actor())
+		v, err := act(ctx, in.key(), control.By{Actor: in.actor(), Branch: in.Branch})
 		return reply(v), err
 	}
 }

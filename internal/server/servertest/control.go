@@ -208,37 +208,41 @@ func (c *Control) Deploy(_ context.Context, key control.Key, d api.Deployment) (
 		}
 		c.deployed[key] = d
 		v = c.beginLocked(key, d.Owner)
+		v.Branch = d.Branch
+		c.versions[key] = v
 		return nil
 	})
 	return v, err
 }
 
 // Start records a new generation of a version.
-func (c *Control) Start(_ context.Context, key control.Key, actor string) (api.Version, error) {
-	return c.change(key, func() { c.beginLocked(key, actor) })
+func (c *Control) Start(_ context.Context, key control.Key, by control.By) (api.Version, error) {
+	return c.change(key, by, func() { c.beginLocked(key, by.Actor) })
 }
 
 // Restart does as Start does.
-func (c *Control) Restart(ctx context.Context, key control.Key, actor string) (api.Version, error) {
-	return c.Start(ctx, key, actor)
+func (c *Control) Restart(ctx context.Context, key control.Key, by control.By) (api.Version, error) {
+	return c.Start(ctx, key, by)
 }
 
 // Stop marks the version as stopped.
-func (c *Control) Stop(_ context.Context, key control.Key, actor string) (api.Version, error) {
-	return c.change(key, func() {
+func (c *Control) Stop(_ context.Context, key control.Key, by control.By) (api.Version, error) {
+	return c.change(key, by, func() {
 		v := c.versions[key]
 		v.State = api.StateStopped
 		c.versions[key] = v
-		c.emitLocked(api.Event{Type: api.EventVersionStopped, Service: key.Service, Version: key.Version, Actor: actor, Message: "stopped"})
+		c.emitLocked(api.Event{Type: api.EventVersionStopped, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: "stopped"})
 	})
 }
 
 // Remove forgets the version.
-func (c *Control) Remove(_ context.Context, key control.Key, actor string) (api.Version, error) {
-	v, err := c.change(key, func() {
-		c.emitLocked(api.Event{Type: api.EventVersionRemoved, Service: key.Service, Version: key.Version, Actor: actor, Message: "removed"})
+func (c *Control) Remove(_ context.Context, key control.Key, by control.By) (api.Version, error) {
+	v, err := c.change(key, by, func() {
+		c.emitLocked(api.Event{Type: api.EventVersionRemoved, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: "removed"})
 	})
-	c.set(func() { delete(c.versions, key) })
+	if err == nil {
+		c.set(func() { delete(c.versions, key) })
+	}
 	return v, err
 }
 
@@ -381,11 +385,15 @@ func (c *Control) beginLocked(key control.Key, actor string) api.Version {
 	return v
 }
 
-func (c *Control) change(key control.Key, edit func()) (api.Version, error) {
+func (c *Control) change(key control.Key, by control.By, edit func()) (api.Version, error) {
 	var v api.Version
 	err := c.do(func() error {
-		if _, ok := c.versions[key]; !ok {
+		was, ok := c.versions[key]
+		if !ok {
 			return unknown("version", key.String())
+		}
+		if by.Branch != "" && by.Branch != was.Branch {
+			return &control.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s is of branch %q, not %q", key, was.Branch, by.Branch), Hint: "write its name"}
 		}
 		edit()
 		v = c.versions[key]
