@@ -2,6 +2,9 @@ package edge
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,13 +42,48 @@ func compiled(t testing.TB, spec route.Spec) *route.Table {
 	return table
 }
 
+// writeFile writes the table of spec to path as a whole, and returns the file.
+func writeFile(t testing.TB, path string, spec route.Spec) *cacheFile {
+	t.Helper()
+	file := &cacheFile{path: path}
+	require.NoError(t, file.write(compiled(t, spec), nil))
+	return file
+}
+
+// readFile returns what a file has, all of it.
+func readFile(t testing.TB, path string) *route.Table {
+	t.Helper()
+	file := &cacheFile{path: path}
+	table, lost, err := file.read()
+	require.NoError(t, err)
+	require.NoError(t, lost)
+	return table
+}
+
 func written(t testing.TB, spec route.Spec) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "table")
-	require.NoError(t, WriteCache(path, &spec))
+	writeFile(t, path, spec)
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	return data
+}
+
+// changes are so many of the table of spec, one after another, and the tables that they make.
+func changes(t testing.TB, table *route.Table, n int) (list []route.Change, tables []*route.Table) {
+	t.Helper()
+	for range n {
+		revision := table.Revision()
+		version := ready(fmt.Sprint("new-", revision), fmt.Sprint("i-", revision))
+		change := route.Change{
+			Epoch: table.Position().Epoch, Base: revision, Revision: revision + 1,
+			Versions: []route.VersionChange{{Service: "cart", Name: version.Name, Version: &version}},
+		}
+		next, err := table.Apply(change)
+		require.NoError(t, err)
+		table, list, tables = next, append(list, change), append(tables, next)
+	}
+	return list, tables
 }
 
 // memory is a file without a disk.
@@ -62,36 +100,62 @@ func (m *memory) Write(p []byte) (int, error) {
 
 func (m *memory) Seek(int64, int) (int64, error) { m.at = 0; return 0, nil }
 
-func inMemory(t testing.TB, spec route.Spec) []byte {
+func inMemory(t testing.TB, table *route.Table) []byte {
 	t.Helper()
 	var m memory
-	require.NoError(t, writeCache(&m, &spec))
+	size, err := writeTable(&m, table, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, len(m.data), size)
 	return m.data
 }
 
 func TestCacheKeepsEverything(t *testing.T) {
-	spec := *compiled(t, shopSpec(42, "pr-1", "pr-2")).Spec()
+	spec := shopSpec(42, "pr-1", "pr-2")
+	spec.Epoch = "e"
 	path := filepath.Join(t.TempDir(), "table")
-	require.NoError(t, WriteCache(path, &spec))
-	got, err := ReadCache(path)
-	require.NoError(t, err)
-	require.Equal(t, spec, *compiled(t, *got).Spec())
+	file := writeFile(t, path, spec)
+	require.Equal(t, compiled(t, spec).Spec(), readFile(t, path).Spec())
+
+	list, tables := changes(t, compiled(t, spec), 5)
+	list[2].Services = []route.ServiceChange{{Name: "empty"}}
+	list[2].Routes = []route.RouteChange{{Name: "team-b", Route: &route.NamedRoute{Name: "team-b", Picks: map[string]string{"cart": "new-43"}}}}
+	require.NoError(t, file.add(list[:2], nil))
+	require.Equal(t, tables[1].Spec(), readFile(t, path).Spec())
+	require.NoError(t, file.add(list[2:], nil))
+	want := tables[1]
+	for _, change := range list[2:] {
+		var err error
+		want, err = want.Apply(change)
+		require.NoError(t, err)
+	}
+	require.Equal(t, want.Spec(), readFile(t, path).Spec())
 
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
 
+// Who reads a file goes on with it as who wrote it.
+func TestCacheIsAddedToAfterItWasRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	writeFile(t, path, shopSpec(7))
+	list, tables := changes(t, compiled(t, shopSpec(7)), 3)
+	for i := range list {
+		file := &cacheFile{path: path}
+		_, _, err := file.read()
+		require.NoError(t, err)
+		require.NoError(t, file.add(list[i:i+1], nil))
+	}
+	require.Equal(t, tables[2].Spec(), readFile(t, path).Spec())
+}
+
 func TestCacheIsReplacedWhole(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "table")
 	for revision := range uint64(3) {
-		spec := shopSpec(revision + 1)
-		require.NoError(t, WriteCache(path, &spec))
+		writeFile(t, path, shopSpec(revision+1))
 	}
-	got, err := ReadCache(path)
-	require.NoError(t, err)
-	require.EqualValues(t, 3, got.Revision)
+	require.EqualValues(t, 3, readFile(t, path).Revision())
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "nothing else is left in the folder")
@@ -99,10 +163,90 @@ func TestCacheIsReplacedWhole(t *testing.T) {
 
 func TestCacheThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "table")
-	spec := shopSpec(1)
-	err := WriteCache(path, &spec)
+	err := (&cacheFile{path: path}).write(compiled(t, shopSpec(1)), nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, path)
+}
+
+// Changes are added only to the file that they lead on from.
+func TestCacheThatCannotBeAddedTo(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, file *cacheFile, list []route.Change) []route.Change{
+		"no changes": func(*testing.T, *cacheFile, []route.Change) []route.Change { return nil },
+		"a gap":      func(_ *testing.T, _ *cacheFile, list []route.Change) []route.Change { return list[1:] },
+		"another epoch": func(_ *testing.T, file *cacheFile, list []route.Change) []route.Change {
+			file.at.Epoch = "x"
+			return list
+		},
+		"never written": func(_ *testing.T, file *cacheFile, list []route.Change) []route.Change { file.is = nil; return list },
+		"one that is new": func(t *testing.T, file *cacheFile, list []route.Change) []route.Change {
+			writeFile(t, file.path, shopSpec(7))
+			return list
+		},
+		"one that grew": func(t *testing.T, file *cacheFile, list []route.Change) []route.Change {
+			require.NoError(t, appendTo(file.path, "x"))
+			return list
+		},
+		"one that is gone": func(t *testing.T, file *cacheFile, list []route.Change) []route.Change {
+			require.NoError(t, os.Remove(file.path))
+			return list
+		},
+		"much": func(t *testing.T, _ *cacheFile, list []route.Change) []route.Change {
+			list[0].Versions[0].Version.Reason = strings.Repeat("x", addedBytes)
+			return list
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := writeFile(t, filepath.Join(t.TempDir(), "table"), shopSpec(7))
+			list, _ := changes(t, compiled(t, shopSpec(7)), 3)
+			list = spoil(t, file, list)
+			before, _ := os.ReadFile(file.path) // it may be gone
+			require.ErrorIs(t, file.add(list, nil), errWriteWhole)
+			after, _ := os.ReadFile(file.path)
+			require.Equal(t, before, after)
+		})
+	}
+}
+
+func appendTo(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// However much of the last block is there, the file has the table before it or behind it; and it
+// is not added to before it was written whole.
+func TestCacheThatWasCutShort(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	file := writeFile(t, path, shopSpec(7))
+	list, tables := changes(t, compiled(t, shopSpec(7)), 3)
+	require.NoError(t, file.add(list[:1], nil))
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, file.add(list[1:2], nil))
+	all, err := os.ReadFile(path)
+	require.NoError(t, err)
+	garbled := bytes.Clone(all)
+	garbled[len(all)-10] ^= 1
+	zeros := append(bytes.Clone(good), make([]byte, len(all)-len(good))...)
+	torn := map[string][]byte{"a bit": garbled, "zeros": zeros, "nonsense behind": append(bytes.Clone(all), "nonsense"...)}
+	for size := len(good) + 1; size < len(all); size += 7 {
+		torn[fmt.Sprint(size-len(good), " bytes")] = all[:size]
+	}
+	for name, data := range torn {
+		require.NoError(t, os.WriteFile(path, data, 0o600))
+		table, lost, err := file.read()
+		require.NoError(t, err, name)
+		require.ErrorContains(t, lost, path, name)
+		want := tables[0]
+		if name == "nonsense behind" {
+			want = tables[1]
+		}
+		require.Equal(t, want.Spec(), table.Spec(), name)
+		require.ErrorIs(t, file.add(list[table.Revision()-7:], nil), errWriteWhole, name)
+	}
 }
 
 func TestDamagedCacheIsRefused(t *testing.T) {
@@ -112,8 +256,8 @@ func TestDamagedCacheIsRefused(t *testing.T) {
 		want string
 	}{
 		"empty":           {nil, "no header"},
-		"another file":    {[]byte("services:\n  cart: {}\n"), "not the file of a table"},
-		"newer format":    {bytes.Replace(good, []byte("layover-table 1"), []byte("layover-table 2"), 1), "format that this release does not know"},
+		"another file":    {[]byte("services:\n  cart: {}\n"), "does not begin with layover-table"},
+		"newer format":    {bytes.Replace(good, []byte("layover-table 2"), []byte("layover-table 3"), 1), "format that this release does not know"},
 		"header cut":      {good[:headerBytes-5], "its header is not complete"},
 		"header garbled":  {bytes.Replace(good, []byte("bytes="), []byte("bites="), 1), "header cannot be read"},
 		"body cut":        {good[:len(good)-7], "cut short"},
@@ -121,7 +265,6 @@ func TestDamagedCacheIsRefused(t *testing.T) {
 		"body missing":    {good[:headerBytes], "cut short"},
 		"one bit":         {bytes.Replace(good, []byte("cart-main-1"), []byte("cart-main-0"), 1), "checksum"},
 		"no JSON":         {bytes.Replace(good, []byte(`{"service"`), []byte(`{{service"`), 1), "damaged"},
-		"more behind it":  {append(bytes.Clone(good), "{}\n"...), "longer than"},
 		"other revision":  {bytes.Replace(good, fmt.Appendf(nil, "revision=%020d", 42), fmt.Appendf(nil, "revision=%020d", 43), 1), "revision 43"},
 		"too large":       {bytes.Replace(good, good[strings.Index(string(good), "bytes="):][:26], []byte("bytes=00099999999999999999"), 1), "the limit is"},
 		"negative length": {bytes.Replace(good, good[strings.Index(string(good), "bytes="):][:26], []byte("bytes=-0000000000000000001"), 1), "header says -1 bytes"},
@@ -129,7 +272,7 @@ func TestDamagedCacheIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "table")
 			require.NoError(t, os.WriteFile(path, test.data, 0o600))
-			_, err := ReadCache(path)
+			_, _, err := (&cacheFile{path: path}).read()
 			require.ErrorContains(t, err, test.want)
 			require.ErrorContains(t, err, path)
 		})
@@ -138,17 +281,28 @@ func TestDamagedCacheIsRefused(t *testing.T) {
 
 // FuzzReadCache holds that a file is read as it was written, or refused.
 func FuzzReadCache(f *testing.F) {
-	f.Add(written(f, shopSpec(42, "pr-1")))
+	good := written(f, shopSpec(42, "pr-1"))
+	list, _ := changes(f, compiled(f, shopSpec(42, "pr-1")), 2)
+	block, err := changesBlock(list, addedBytes, nil)
+	require.NoError(f, err)
+	f.Add(good)
+	f.Add(append(bytes.Clone(good), block...))
+	f.Add(append(bytes.Clone(good), block[:len(block)-1]...))
 	f.Add(written(f, route.Spec{}))
-	f.Add([]byte("layover-table 1 revision=00000000000000000001 bytes=00000000000000000003 sha256=x\n{}\n"))
+	f.Add([]byte("layover-table 2 revision=00000000000000000001 bytes=00000000000000000003 sha256=x\n{}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		spec, err := readCache(bytes.NewReader(data))
-		if err != nil {
-			return
+		blocks := newBlockReader(bytes.NewReader(data))
+		table, err := blocks.table()
+		for err == nil {
+			again, againErr := newBlockReader(bytes.NewReader(inMemory(t, table))).table()
+			require.NoError(t, againErr)
+			require.Equal(t, table.Spec(), again.Spec())
+			var next *route.Table
+			if next, err = blocks.changes(table); err == nil {
+				table = next
+			}
 		}
-		again, err := readCache(bytes.NewReader(inMemory(t, *spec)))
-		require.NoError(t, err)
-		require.Equal(t, spec, again)
+		require.LessOrEqual(t, blocks.bytes, int64(len(data)))
 	})
 }
 
@@ -162,10 +316,13 @@ func FuzzReadLines(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := readCache(bytes.NewReader(inMemory(t, *spec)))
+		table, err := route.Compile(*spec)
+		if err != nil {
+			return
+		}
+		again, err := newBlockReader(bytes.NewReader(inMemory(t, table))).table()
 		require.NoError(t, err)
-		require.Equal(t, spec.Revision, again.Revision)
-		require.Len(t, again.Services, len(spec.Services))
+		require.Equal(t, table.Spec(), again.Spec())
 	})
 }
 
@@ -176,17 +333,34 @@ func BenchmarkCache(b *testing.B) {
 			Name: fmt.Sprint("pr-", i), State: route.Ready, Instances: []route.Instance{{ID: fmt.Sprint("cart-", i), Address: "127.0.0.1:4711"}},
 		})
 	}
-	path := filepath.Join(b.TempDir(), "table")
+	table := compiled(b, spec)
+	file := &cacheFile{path: filepath.Join(b.TempDir(), "table")}
 	b.Run("write", func(b *testing.B) {
 		for b.Loop() {
-			require.NoError(b, WriteCache(path, &spec))
+			require.NoError(b, file.write(table, nil))
+		}
+	})
+	b.Run("add", func(b *testing.B) {
+		list, _ := changes(b, table, 100)
+		for b.Loop() {
+			b.StopTimer()
+			require.NoError(b, file.write(table, nil))
+			b.StartTimer()
+			require.NoError(b, file.add(list, nil))
 		}
 	})
 	b.Run("read", func(b *testing.B) {
-		require.NoError(b, WriteCache(path, &spec))
+		require.NoError(b, file.write(table, nil))
 		for b.Loop() {
-			_, err := ReadCache(path)
+			_, _, err := file.read()
 			require.NoError(b, err)
 		}
 	})
+}
+
+// block is a block of lines, whatever they say.
+func block(kind string, revision uint64, lines ...string) []byte {
+	text := strings.Join(lines, "\n") + "\n"
+	sum := sha256.Sum256([]byte(text))
+	return []byte(header{kind, revision, int64(len(text)), hex.EncodeToString(sum[:])}.String() + text)
 }

@@ -180,34 +180,34 @@ func (f *Follower) LoadCache() error {
 	if f.opts.CacheFile == "" {
 		return nil
 	}
-	spec, err := ReadCache(f.opts.CacheFile)
+	table, lost, err := f.cache.load()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	var table *route.Table
-	if err == nil {
-		table, err = route.Compile(*spec)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	if err != nil {
-		aside, asideErr := SetAside(f.opts.CacheFile)
+		aside, asideErr := f.cache.setAside()
 		if asideErr != nil {
 			return errors.Join(err, asideErr)
 		}
 		f.log.Error("the table on disk cannot be used, and was set aside", "err", err, "file", aside)
 		return nil
 	}
-	f.cache.has(table.Revision())
+	if lost != nil {
+		f.log.Warn("the table on disk lacks its last changes, as after a crash", "revision", table.Revision(), "err", lost)
+	}
 	if have := f.current(); have == nil || have.Revision() < table.Revision() {
-		f.take(table, spec.Environment, SourceCache, nil)
+		f.take(taken{table: table, source: SourceCache})
 	}
 	return nil
 }
 
 // Use takes up a table that somebody else has: a fixed one.
-func (f *Follower) Use(table *route.Table) { f.take(table, table.Spec().Environment, SourceFile, nil) }
+func (f *Follower) Use(table *route.Table) {
+	f.take(taken{table: table, source: SourceFile})
+}
 
 // Run follows until ctx ends, and then writes the last table to disk.
 func (f *Follower) Run(ctx context.Context) error {
@@ -339,7 +339,8 @@ func (f *Follower) update(update api.TableUpdate) error {
 		if err != nil {
 			return &gapError{err}
 		}
-		f.take(next, f.Status().Environment, SourceServer, leftByChange(have, next, update.Change))
+		left := leftByChange(have, next, update.Change)
+		f.take(taken{table: next, change: update.Change, source: SourceServer, left: left})
 	}
 	return nil
 }
@@ -355,26 +356,34 @@ func (f *Follower) snapshot(have *route.Table, spec *api.Table) error {
 	if err != nil {
 		return fmt.Errorf("the table of revision %d: %w", spec.Revision, err)
 	}
-	f.take(next, spec.Environment, SourceServer, leftBySnapshot(have, next))
+	f.take(taken{table: next, source: SourceServer, left: leftBySnapshot(have, next)})
 	return nil
 }
 
-// take makes table the one in force. The instances that left are watched until they are idle.
-func (f *Follower) take(table *route.Table, environment, source string, left []string) {
-	f.opts.DataPlane.SetTable(table)
-	f.watch(left) // before a report can say that the table is in force
+// taken is a table that is taken up.
+type taken struct {
+	table  *route.Table
+	change *route.Change // that made it of the one in force; nil where none did
+	source string
+	left   []string // instances that it lacks, and the one in force has
+}
+
+// take makes a table the one in force. The instances that left are watched until they are idle.
+func (f *Follower) take(t taken) {
+	f.opts.DataPlane.SetTable(t.table)
+	f.watch(t.left) // before a report can say that the table is in force
 	f.mu.Lock()
 	first := f.table == nil
-	f.table = table
-	f.status.Table, f.status.Revision, f.status.Environment = true, table.Revision(), environment
-	f.status.Source, f.status.TakenAt = source, time.Now()
+	f.table = t.table
+	f.status.Table, f.status.Revision, f.status.Environment = true, t.table.Revision(), t.table.Environment().Environment
+	f.status.Source, f.status.TakenAt = t.source, time.Now()
 	f.status.Applied++
 	f.mu.Unlock()
 	if first {
 		close(f.ready)
 	}
-	if source == SourceServer {
-		f.cache.put(table)
+	if t.source == SourceServer {
+		f.cache.put(t.table, t.change)
 	}
 	f.news()
 }

@@ -118,8 +118,8 @@ func TestDamagedTableOnDiskIsSetAside(t *testing.T) {
 	path := filepath.Join(dir, "table")
 	for name, data := range map[string][]byte{
 		"cut":     written(t, shopSpec(7))[:200],
-		"newer":   bytes.Replace(written(t, shopSpec(7)), []byte("table 1"), []byte("table 9"), 1),
-		"invalid": written(t, route.Spec{Revision: 7, Services: []route.Service{{Name: "No Name"}}}),
+		"newer":   bytes.Replace(written(t, shopSpec(7)), []byte("table 2"), []byte("table 9"), 1),
+		"invalid": block(tableBlock, 7, `{"environment":{"revision":7}}`, `{"service":{"name":"No Name"}}`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, data, 0o600))
@@ -137,9 +137,7 @@ func TestDamagedTableOnDiskIsSetAside(t *testing.T) {
 			server.start()
 			f.untilRevision(9)
 			f.stop()
-			spec, err := ReadCache(path)
-			require.NoError(t, err)
-			require.EqualValues(t, 9, spec.Revision)
+			require.EqualValues(t, 9, readFile(t, path).Revision())
 		})
 	}
 }
@@ -152,7 +150,7 @@ func TestNeverGoesBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "table")
-			require.NoError(t, WriteCache(path, compiled(t, shopSpec(7)).Spec()))
+			writeFile(t, path, shopSpec(7))
 			server := newFake(t, spec).start()
 			var log lockedBuffer
 			f := follow(t, func(o *Options) {
@@ -181,7 +179,7 @@ func TestNeverGoesBack(t *testing.T) {
 // and is another one are not applied to ours.
 func TestServerThatWasOlderIsAskedForAllOfIt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "table")
-	require.NoError(t, WriteCache(path, compiled(t, shopSpec(7, "lost")).Spec()))
+	writeFile(t, path, shopSpec(7, "lost"))
 	server := newFake(t, shopSpec(6)).start()
 	f := follow(t, func(o *Options) { o.CacheFile = path }, server)
 	f.until(func(s Status) bool { return s.Problem != "" })
@@ -218,9 +216,7 @@ func TestChangesOfAnotherEpochAreNotTakenUp(t *testing.T) {
 				return r.Epoch == after.table.Position().Epoch && r.Revision == 8
 			}, patience, 1e6)
 			f.stop()
-			spec, err := ReadCache(path)
-			require.NoError(t, err)
-			require.Equal(t, after.table.Position().Epoch, spec.Epoch, "what is on disk leads on from there")
+			require.Equal(t, after.table.Position(), readFile(t, path).Position(), "what is on disk leads on from there")
 		})
 	}
 }

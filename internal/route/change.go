@@ -150,7 +150,7 @@ func (e *editor) changeServices(list []ServiceChange) {
 	e.begin(before.size + len(list))
 	old := make(map[string]bool)
 	for _, s := range before.all() {
-		spec := s.definition()
+		spec := s.Definition()
 		if change, ok := changes[s.Name]; ok {
 			old[s.Name] = true
 			if change == nil {

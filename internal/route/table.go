@@ -1,6 +1,7 @@
 package route
 
 import (
+	"iter"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -78,6 +79,28 @@ func (t *Table) Spec() *Spec {
 	return &spec
 }
 
+// Environment is what Spec has without services and named routes. With [Table.Services] and
+// [Table.NamedRoutes] it is all that the table holds, for those who take one part after another.
+func (t *Table) Environment() Spec {
+	spec := t.spec
+	spec.Routes = nil
+	return spec
+}
+
+// Services goes over the services in their order.
+func (t *Table) Services() iter.Seq[*ServiceEntry] {
+	return func(yield func(*ServiceEntry) bool) {
+		for _, s := range t.services.all() {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// NamedRoutes returns the named routes in their order. They must not be changed.
+func (t *Table) NamedRoutes() []NamedRoute { return t.spec.Routes }
+
 // Hold is how long a request waits for a version that starts (R5).
 func (t *Table) Hold() time.Duration { return t.spec.Hold }
 
@@ -116,20 +139,23 @@ func (s *ServiceEntry) Version(name string) *VersionEntry {
 	return s.versions.find([]byte(name))
 }
 
-// definition is the service as a Spec has it, without its versions.
-func (s *ServiceEntry) definition() Service {
+// Versions goes over the versions, in no order that means anything.
+func (s *ServiceEntry) Versions() iter.Seq[*VersionEntry] { return s.versions.all() }
+
+// Definition is the service as a Spec has it, without its versions.
+func (s *ServiceEntry) Definition() Service {
 	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol}
 }
 
 // spec is the service as a Spec has it.
 func (s *ServiceEntry) spec() Service {
-	spec := s.definition()
+	spec := s.Definition()
 	if s.versions.used == 0 {
 		return spec
 	}
 	spec.Versions = make([]Version, 0, s.versions.used)
 	for v := range s.versions.all() {
-		spec.Versions = append(spec.Versions, Version{Name: v.Name, State: v.State, Reason: v.Reason, Instances: v.Instances})
+		spec.Versions = append(spec.Versions, v.Spec())
 	}
 	slices.SortFunc(spec.Versions, func(a, b Version) int { return strings.Compare(a.Name, b.Name) })
 	return spec
@@ -167,6 +193,11 @@ func (v *VersionEntry) Kept() any { return v.kept.Load() }
 func (v *VersionEntry) Keep(what any) { v.kept.Store(what) }
 
 func (v *VersionEntry) key() string { return v.Name }
+
+// Spec is the version as a Spec has it.
+func (v *VersionEntry) Spec() Version {
+	return Version{Name: v.Name, State: v.State, Reason: v.Reason, Instances: v.Instances}
+}
 
 // Next returns the instance whose turn it is, nil where the version has none.
 func (v *VersionEntry) Next() *Instance {
