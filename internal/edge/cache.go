@@ -17,7 +17,9 @@ type cacheFile struct {
 	path  string
 	at    route.Position // of the table that the file has
 	whole int64          // bytes of the whole table at its beginning
-	is    os.FileInfo    // of the file as it was read or written last; nil: nothing can be added
+	size  int64          // bytes of all
+	is    os.FileInfo    // which file it is; nil where nothing can be added
+	loose bool           // what was added last may not outlive a loss of power
 }
 
 // What may be added before the file is written whole again.
@@ -50,7 +52,8 @@ func (c *cacheFile) read() (table *route.Table, lost, err error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			c.at = table.Position()
-			if info, err := f.Stat(); err == nil && info.Size() == blocks.bytes {
+			c.size = blocks.bytes
+			if info, err := f.Stat(); err == nil {
 				c.is = info
 			}
 			return table, nil, nil
@@ -89,18 +92,19 @@ func (c *cacheFile) write(table *route.Table, p *pace) (err error) {
 	if err := syncDir(filepath.Dir(c.path)); err != nil {
 		return err
 	}
-	c.at, c.whole, c.is = table.Position(), size, info
+	c.at, c.whole, c.size, c.is, c.loose = table.Position(), size, size, info, false
 	return nil
 }
 
 // add makes the file hold the table that changes lead to, so that, whatever happens, it holds
-// either that or what it held before. It is [errWriteWhole] where the changes do not lead on from
+// either that or one that it held before. It does not wait for the disk: the only processor of a small
+// machine would wait with it, again and again. It is [errWriteWhole] where the changes do not lead on from
 // what the file has, somebody else has written to it, or it would have too much of them.
 func (c *cacheFile) add(changes []route.Change, p *pace) error {
 	if c.is == nil || len(changes) == 0 || c.at != (route.Position{Epoch: changes[0].Epoch, Revision: changes[0].Base}) {
 		return errWriteWhole
 	}
-	most := max(addedBytes, c.whole/addedShare) - (c.is.Size() - c.whole)
+	most := max(addedBytes, c.whole/addedShare) - (c.size - c.whole)
 	block, err := changesBlock(changes, most, p)
 	if err != nil {
 		return err
@@ -110,21 +114,33 @@ func (c *cacheFile) add(changes []route.Change, p *pace) error {
 		return errWriteWhole // which says why it cannot be written, if it cannot
 	}
 	info, err := f.Stat()
-	if err != nil || !os.SameFile(info, c.is) || info.Size() != c.is.Size() {
+	if err != nil || !os.SameFile(info, c.is) || info.Size() != c.size {
 		_ = f.Close()
 		return errWriteWhole
 	}
-	c.is = nil // what a failure leaves behind is no place to go on from
-	_, err = f.Write(block)
-	if err = errors.Join(err, f.Sync()); err != nil {
-		return fmt.Errorf("add changes to the table in %s: %w", c.path, errors.Join(err, f.Close()))
-	}
-	info, err = f.Stat()
+	_, err = f.Write(block) // a part of it makes the file one that cannot be added to
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("add changes to the table in %s: %w", c.path, err)
 	}
 	last := changes[len(changes)-1]
-	c.at, c.is = route.Position{Epoch: last.Epoch, Revision: last.Revision}, info
+	c.at, c.loose = route.Position{Epoch: last.Epoch, Revision: last.Revision}, true
+	c.size += int64(len(block))
+	return nil
+}
+
+// sync waits until what was added outlives a loss of power.
+func (c *cacheFile) sync() error {
+	if !c.loose {
+		return nil
+	}
+	f, err := os.OpenFile(c.path, os.O_WRONLY, 0)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("sync the table in %s: %w", c.path, err)
+	}
+	c.loose = false
 	return nil
 }
 

@@ -231,7 +231,13 @@ func TestCacheThatWasCutShort(t *testing.T) {
 	garbled := bytes.Clone(all)
 	garbled[len(all)-10] ^= 1
 	zeros := append(bytes.Clone(good), make([]byte, len(all)-len(good))...)
-	torn := map[string][]byte{"a bit": garbled, "zeros": zeros, "nonsense behind": append(bytes.Clone(all), "nonsense"...)}
+	torn := map[string][]byte{
+		"a bit": garbled, "zeros": zeros, "nonsense behind": append(bytes.Clone(all), "nonsense"...),
+		"another revision": append(bytes.Clone(good), block(deltaBlock, 10, `{"change":{"base":8,"revision":9}}`)...),
+		"another base":     append(bytes.Clone(good), block(deltaBlock, 9, `{"change":{"base":7,"revision":9}}`)...),
+		"no change":        append(bytes.Clone(good), block(deltaBlock, 8, `{"route":{}}`)...),
+		"a table":          append(bytes.Clone(good), good...),
+	}
 	for size := len(good) + 1; size < len(all); size += 7 {
 		torn[fmt.Sprint(size-len(good), " bytes")] = all[:size]
 	}
@@ -246,6 +252,7 @@ func TestCacheThatWasCutShort(t *testing.T) {
 		}
 		require.Equal(t, want.Spec(), table.Spec(), name)
 		require.ErrorIs(t, file.add(list[table.Revision()-7:], nil), errWriteWhole, name)
+		require.ErrorIs(t, file.add(list[2:], nil), errWriteWhole, "%s, and what it had before", name)
 	}
 }
 

@@ -92,11 +92,16 @@ func TestStartsFromTheTableOnDisk(t *testing.T) {
 	cached := func(o *Options) { o.CacheFile = path }
 	server := newFake(t, shopSpec(7)).start()
 	first := follow(t, cached, server)
-	first.untilRevision(7)
+	first.until(func(s Status) bool { return s.CacheRevision == 7 })
+	whole, err := os.Stat(path)
+	require.NoError(t, err)
 	server.deploy(ready("pr-1", "a"))
 	first.untilRevision(8)
 	server.stop()
 	first.stop() // which writes the newest
+	added, err := os.Stat(path)
+	require.NoError(t, err)
+	require.True(t, os.SameFile(whole, added), "the change was added")
 
 	second := follow(t, cached, server)
 	<-second.Ready()

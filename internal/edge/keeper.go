@@ -131,10 +131,19 @@ func (k *keeper) retry() {
 	}
 }
 
-// save writes the newest table at once, where that is not on disk.
+// save writes the newest table at once, where that is not on disk, and waits for the disk.
 func (k *keeper) save() error {
 	defer k.hasten()()
-	return k.write(nil)
+	if err := k.write(nil); err != nil {
+		return err
+	}
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	if err := k.file.sync(); err != nil {
+		k.log.Error("the table on disk may not outlive a loss of power", "err", err)
+		return err
+	}
+	return nil
 }
 
 // write writes the newest table, where that is not on disk.
@@ -165,7 +174,6 @@ func (k *keeper) write(p *pace) error {
 		return nil
 	}
 	k.errors++
-	k.whole, k.changes = true, nil
 	if k.newest == nil {
 		k.newest = table
 	}

@@ -124,6 +124,25 @@ func TestKeeperAfterAFailure(t *testing.T) {
 	require.Equal(t, tables[1].Spec(), readFile(t, filepath.Join(dir, "table")).Spec())
 }
 
+// What was added is synced when the keeper is asked to, and at its end.
+func TestKeeperSyncsWhenAsked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	k := newKeeper(path, slog.New(slog.DiscardHandler))
+	table := compiled(t, shopSpec(7))
+	list, tables := changes(t, table, 1)
+	k.put(table, nil)
+	require.NoError(t, k.save())
+	require.False(t, k.file.loose)
+	k.put(tables[0], &list[0])
+	require.NoError(t, k.write(nil))
+	require.True(t, k.file.loose)
+	require.NoError(t, os.Rename(path, path+".away"))
+	require.ErrorIs(t, k.save(), os.ErrNotExist)
+	require.NoError(t, os.Rename(path+".away", path))
+	require.NoError(t, k.save())
+	require.False(t, k.file.loose)
+}
+
 func TestKeeperTriesAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "later")
 	synctest.Test(t, func(t *testing.T) {
