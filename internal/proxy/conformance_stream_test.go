@@ -240,6 +240,50 @@ func TestConformance_UpgradeThatIsNotGranted(t *testing.T) {
 	})
 }
 
+// TestConformance_UpgradeInHTTP10 holds that the wish is ignored, as HTTP/1.0 knows no upgrades.
+func TestConformance_UpgradeInHTTP10(t *testing.T) {
+	eachCase(t, map[string]string{"websocket": "websocket", "h2c": "h2c"}, func(t *testing.T, path, name, protocol string) {
+		o := newOrigin(t, func(f *far) {
+			if head := f.head(); field(head, "Upgrade") != nil || field(head, "Connection") != nil {
+				f.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n")
+				return
+			}
+			f.say(okAnswer)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, "GET / HTTP/1.0\r\nHost: cart.localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "+protocol+"\r\nHTTP2-Settings: "+h2cSettings+"\r\n\r\n")
+		head := client.head(t)
+		require.Contains(t, head[0], " 200 OK", name)
+		require.Equal(t, "ok", client.exactly(t, 2), name)
+		w.served(t, head, 1)
+		client.ended(t)
+	})
+}
+
+// TestConformance_UpgradeNobodyAskedFor holds that an instance cannot make a tunnel of a connection by itself.
+func TestConformance_UpgradeNobodyAskedFor(t *testing.T) {
+	eachCase(t, map[string]struct{ ask, fields string }{
+		"not asked for":              {get("/"), "Connection: Upgrade\r\nUpgrade: echo\r\n"},
+		"not asked for, not named":   {get("/"), ""},
+		"another than was asked for": {get("/", "Connection: Upgrade", "Upgrade: echo"), "Connection: Upgrade\r\nUpgrade: other\r\n"},
+		"asked for, not named":       {get("/", "Connection: Upgrade", "Upgrade: echo"), ""},
+	}, func(t *testing.T, path, name string, c struct{ ask, fields string }) {
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say("HTTP/1.1 101 Switching Protocols\r\n" + c.fields + "\r\n")
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, c.ask)
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 502 Bad Gateway", head[0], name)
+		require.Equal(t, []string{string(CodeBadAnswer)}, field(head, ErrorHeader), name)
+		client.problemOf(t, head)
+		w.failed(t, CodeBadAnswer, 1)
+	})
+}
+
 func TestConformance_EventsComeAtOnce(t *testing.T) {
 	eachCase(t, map[string]string{
 		"chunked":     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -100,8 +100,8 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 	if x.needsMember() {
 		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)
 	}
-	if x.decision.Service.Protocol == route.H2C {
-		delete(out.Header, "Upgrade") // HTTP/2 has none
+	if x.decision.Service.Protocol == route.H2C || !in.ProtoAtLeast(1, 1) {
+		delete(out.Header, "Upgrade") // HTTP/2 has none, and HTTP/1.0 neither (RFC 9110, section 7.8)
 		delete(out.Header, "Connection")
 	} else {
 		dropTunnelsOfHTTP(out.Header)
