@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -323,6 +324,59 @@ func TestConformance_EventsComeAtOnce(t *testing.T) {
 		require.Zero(t, n)
 		require.ErrorIs(t, err, io.EOF, name)
 		require.Empty(t, w.records.wait(t, 1)[0].Error, name)
+	})
+}
+
+// TestConformance_LargeAnswerThatBreaksOff holds that the one who broke off is recorded, however the
+// answer is copied.
+func TestConformance_LargeAnswerThatBreaksOff(t *testing.T) {
+	const size, part = 8 << 20, 100 << 10
+	eachCase(t, map[string]struct {
+		byInstance, atOnce bool
+		code               Code
+	}{
+		"instance closes": {true, false, CodeAborted},
+		"instance resets": {true, true, CodeAborted},
+		"client closes":   {false, false, CodeClientGone},
+		"client resets":   {false, true, CodeClientGone},
+	}, func(t *testing.T, path, name string, c struct {
+		byInstance, atOnce bool
+		code               Code
+	},
+	) {
+		proceed := make(chan struct{})
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
+			f.say(strings.Repeat("x", part))
+			<-proceed
+			if !c.byInstance {
+				f.say(strings.Repeat("x", size-part))
+				return
+			}
+			if c.atOnce {
+				_ = f.Conn.(*net.TCPConn).SetLinger(0)
+			}
+			_ = f.Close()
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		client.head(t)
+		client.exactly(t, part)
+		if !c.byInstance && c.atOnce {
+			reset(t, client.Conn)
+		} else if !c.byInstance {
+			require.NoError(t, client.Close())
+		}
+		close(proceed)
+		w.failed(t, c.code, 1)
+		if c.byInstance {
+			_, err := io.ReadAll(client.in)
+			if err != nil {
+				require.ErrorContains(t, err, "reset", name)
+			}
+		}
 	})
 }
 
