@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -319,4 +320,69 @@ func TestFast_IdleConnectionKeepsNoHead(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.HeapInuse, before.HeapInuse+most)
+}
+
+// faulty is an instance's connection in which the proxy itself fails: at a write.
+type faulty struct {
+	net.Conn
+	at, written int
+	closed      chan struct{}
+	close       sync.Once
+}
+
+// Write takes all that comes before the fault.
+func (c *faulty) Write(b []byte) (int, error) {
+	if c.written++; c.written == c.at {
+		panic("a fault of the test")
+	}
+	return len(b), nil
+}
+
+// Read waits for the end.
+func (c *faulty) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+// Close ends a read.
+func (c *faulty) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return nil
+}
+
+// TestFast_FaultGivesBackItsPlace holds that a request within which the proxy itself fails keeps no place:
+// neither of its version, nor at its instance, nor among those that a drain waits for.
+func TestFast_FaultGivesBackItsPlace(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin, end string
+		at         int
+	}{
+		"with the request": {get("/"), "", 1},
+		"with its body":    {post("Content-Length: 10") + "hello", "world", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, answering(okAnswer))
+			w := newPathWorld(t, "fast", Options{Concurrency: Concurrency{PerVersion: 1, Queue: -1}}, o.addr)
+			version := w.Table().Service("cart").Version("main")
+			conn := &faulty{at: c.at, closed: make(chan struct{})}
+			w.pools.of(&version.Instances[0]).put(&upstream{source: source{conn: conn}, born: time.Now()}, time.Now(), time.Minute)
+			client := dial(t, w.addr)
+			client.raw(t, c.begin)
+			if c.end != "" {
+				letPass(20 * time.Millisecond) // so that the end comes by itself
+				client.raw(t, c.end)
+			}
+			client.ended(t)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			require.NoError(t, w.WaitIdle(ctx, version.Instances[0].ID))
+			eventually(t, func() bool {
+				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0
+			})
+			require.Zero(t, w.clients.len())
+			another := dial(t, w.addr)
+			another.raw(t, get("/"))
+			require.Equal(t, "HTTP/1.1 200 OK", another.head(t)[0])
+		})
+	}
 }
