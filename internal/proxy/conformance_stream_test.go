@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -9,7 +10,9 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -93,6 +96,63 @@ func TestConformance_ClientThatLeaves(t *testing.T) {
 		<-left
 		w.failed(t, CodeClientGone, 1)
 		require.Zero(t, w.records.list()[0].Status)
+	})
+}
+
+// hangingDials has connecting to instances hang. It tells when one has begun, and when it was given up.
+func (w *world) hangingDials() (begun, ended <-chan struct{}) {
+	b, e := make(chan struct{}, 8), make(chan struct{}, 8)
+	w.transports.dialer.ControlContext = func(ctx context.Context, _, _ string, _ syscall.RawConn) error {
+		b <- struct{}{}
+		<-ctx.Done()
+		e <- struct{}{}
+		return context.Cause(ctx)
+	}
+	return b, e
+}
+
+// TestConformance_NobodyWaitsForTheConnection holds that a request ends where nobody waits for it, though
+// connecting to its instance hangs; and that another is not tried then. net/http looks after a client only
+// once it has read the body, and goes on connecting for a request that may come.
+func TestConformance_NobodyWaitsForTheConnection(t *testing.T) {
+	bodies := map[string]string{"no body": get("/"), "a body": post("Content-Length: 5") + "hello", "part of a body": post("Content-Length: 5") + "hel"}
+	options := Options{DialTimeout: patience, DrainTimeout: 200 * time.Millisecond}
+	t.Run("client leaves", func(t *testing.T) {
+		eachCase(t, bodies, func(t *testing.T, path, name, raw string) {
+			if path == "net/http" && name != "no body" {
+				return
+			}
+			w := newPathWorld(t, path, options, deadAddress(t))
+			w.set(t, service("cart", ready("main", deadAddress(t), deadAddress(t))))
+			begun, ended := w.hangingDials()
+			client := dial(t, w.addr)
+			client.raw(t, raw)
+			<-begun
+			require.NoError(t, client.Close())
+			w.failed(t, CodeClientGone, 1)
+			require.Less(t, w.records.list()[0].Duration, patience/2, name)
+			if path == "fast" {
+				<-ended
+			}
+			require.Empty(t, begun, name)
+		})
+	})
+	t.Run("proxy stops", func(t *testing.T) {
+		eachCase(t, bodies, func(t *testing.T, path, name, raw string) {
+			w := newPathWorld(t, path, options, deadAddress(t))
+			w.set(t, service("cart", ready("main", deadAddress(t), deadAddress(t))))
+			begun, ended := w.hangingDials()
+			client := dial(t, w.addr)
+			client.raw(t, raw)
+			<-begun
+			w.stop()
+			require.Len(t, w.records.list(), 1, name)
+			w.failed(t, CodeStopping, 1)
+			if path == "fast" {
+				<-ended
+			}
+			require.Empty(t, begun, name)
+		})
 	})
 }
 
