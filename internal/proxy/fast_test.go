@@ -150,28 +150,56 @@ func TestFast_ClientThatReadsNothing(t *testing.T) {
 // TestFast_TimeForAHead holds that the time for a head is not given anew with each byte,
 // on a connection that has been idle too.
 func TestFast_TimeForAHead(t *testing.T) {
-	w := newPathWorld(t, "fast", Options{HeaderTimeout: 300 * time.Millisecond}, newOrigin(t, answering(okAnswer)).addr)
-	client := dial(t, w.addr)
-	client.raw(t, get("/"))
-	client.head(t)
-	client.exactly(t, 2)
-	letPass(1200 * time.Millisecond)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = client.in.ReadByte()
-	}()
-	start := time.Now()
-	for _, c := range get("/" + strings.Repeat("x", 60)) {
-		_, _ = client.Write([]byte{byte(c)})
-		select {
-		case <-ended:
-			require.Less(t, time.Since(start), 2*time.Second)
-			return
-		case <-time.After(50 * time.Millisecond):
+	eachPath(t, func(t *testing.T, path string) {
+		w := newPathWorld(t, path, Options{HeaderTimeout: 300 * time.Millisecond}, newOrigin(t, answering(okAnswer)).addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		client.head(t)
+		client.exactly(t, 2)
+		letPass(1200 * time.Millisecond)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = client.in.ReadByte()
+		}()
+		start := time.Now()
+		for _, c := range get("/" + strings.Repeat("x", 60)) {
+			_, _ = client.Write([]byte{byte(c)})
+			select {
+			case <-ended:
+				require.Less(t, time.Since(start), 2*time.Second)
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
 		}
-	}
-	t.Fatal("the head may take as long as it likes")
+		t.Fatal("the head may take as long as it likes")
+	})
+}
+
+// TestFast_TimeForAHeadBehindARequest holds that the time for a head does not begin while the request before it
+// is answered, and is not more for a head that began by then.
+func TestFast_TimeForAHeadBehindARequest(t *testing.T) {
+	const most = 300 * time.Millisecond
+	eachCase(t, map[string]string{"without a body": get("/"), "behind a body": post("Content-Length: 2") + "hi"}, func(t *testing.T, path, name, raw string) {
+		o := newOrigin(t, func(f *far) {
+			for head := f.head(); head != nil; head = f.head() {
+				f.bodyOf(head)
+				letPass(2 * most)
+				f.say(okAnswer)
+			}
+		})
+		w := newPathWorld(t, path, Options{HeaderTimeout: most}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, raw+"GET / HT")
+		client.head(t)
+		client.exactly(t, 2)
+		client.raw(t, "TP/1.1\r\nHost: cart.localhost\r\n\r\nGET")
+		require.Equal(t, "HTTP/1.1 200 OK", client.head(t)[0], name)
+		client.exactly(t, 2)
+		start := time.Now()
+		client.ended(t)
+		require.Less(t, time.Since(start), 2*time.Second, name)
+	})
 }
 
 // TestFast_IdleTimeBeginsBehindTheAnswer holds that a long request does not use up the time

@@ -28,6 +28,7 @@ type strictConn struct {
 	source    source
 	limits    http1.Limits
 	grace     time.Duration // see halfCloseGrace
+	headTime  time.Duration // how long a head may take from its first byte on
 	encrypted bool
 
 	head    http1.Head
@@ -44,7 +45,9 @@ type strictConn struct {
 	mu      sync.Mutex
 	busy    int           // requests that were let through, and are not yet answered
 	verdict verdict       // on the wish to upgrade
-	expired bool          // the deadline for reading is over
+	until   time.Time     // the deadline that the server has set for reading
+	expired bool          // it is over
+	headDue time.Time     // when the head that has begun is to be complete; zero where none has
 	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
 }
 
@@ -69,8 +72,9 @@ const (
 
 // newStrictConn takes over a new connection.
 func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
-	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, encrypted: encrypted}
+	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, encrypted: encrypted}
 	c.source.open(conn)
+	c.source.onWait = c.beforeWait
 	return c
 }
 
@@ -79,6 +83,7 @@ func (c *strictConn) startHTTP2() {
 	c.begun, c.state = true, strictOpen
 	c.mu.Lock()
 	c.busy = 0 // the server of HTTP/2 has its own books
+	c.endHeadLocked()
 	c.mu.Unlock()
 	batch := newBatchConn(c.Conn)
 	batch.start()
@@ -165,8 +170,40 @@ func (c *strictConn) pass() error {
 	return nil
 }
 
+// beforeWait has the time for a head begin with its first byte. The server gives an idle connection
+// its time until the whole head is there, as it gets no byte of it before.
+func (c *strictConn) beforeWait() {
+	if c.state != strictHead || len(c.source.unread()) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy == 0 && c.headDue.IsZero() {
+		c.headDue = time.Now().Add(c.headTime)
+		_ = c.limitReadLocked()
+	}
+}
+
+// endHeadLocked is for a head that is complete.
+func (c *strictConn) endHeadLocked() {
+	if !c.headDue.IsZero() {
+		c.headDue = time.Time{}
+		_ = c.limitReadLocked()
+	}
+}
+
+// limitReadLocked sets the deadline that is nearer: the server's, or that of the head.
+func (c *strictConn) limitReadLocked() error {
+	t := c.until
+	if t.IsZero() || !c.headDue.IsZero() && c.headDue.Before(t) {
+		t = c.headDue
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
 func (c *strictConn) behindHead() {
 	c.mu.Lock()
+	c.endHeadLocked()
 	c.busy++ // from now on: the client may close its side before the server has begun
 	if c.upgrade = c.head.Upgrade; c.upgrade {
 		c.verdict = undecided
@@ -344,11 +381,12 @@ func (c *strictConn) wakeLocked() {
 // SetReadDeadline also ends a wait for the end of the request, where the time is over.
 func (c *strictConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.expired = !t.IsZero() && !t.After(time.Now()); c.expired {
 		c.wakeLocked()
 	}
-	c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
+	c.until = t
+	return c.limitReadLocked()
 }
 
 // SetDeadline is SetReadDeadline, and the same for writing.
