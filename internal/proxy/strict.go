@@ -48,6 +48,8 @@ type strictConn struct {
 	until   time.Time     // the deadline that the server has set for reading
 	expired bool          // it is over
 	headDue time.Time     // when the head that has begun is to be complete; zero where none has
+	givenUp bool          // nothing more is read
+	closing bool          // Close was called
 	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
 }
 
@@ -117,7 +119,10 @@ func speaksHTTP2(b []byte) answerYet {
 func (c *strictConn) Read(p []byte) (int, error) {
 	for c.passed == 0 {
 		if err := c.pass(); err != nil {
-			if errors.Is(err, io.EOF) {
+			switch {
+			case c.isGivenUp():
+				return 0, errGivenUp
+			case errors.Is(err, io.EOF):
 				return 0, c.endOfClient()
 			}
 			return 0, err
@@ -195,7 +200,10 @@ func (c *strictConn) endHeadLocked() {
 // limitReadLocked sets the deadline that is nearer: the server's, or that of the head.
 func (c *strictConn) limitReadLocked() error {
 	t := c.until
-	if t.IsZero() || !c.headDue.IsZero() && c.headDue.Before(t) {
+	switch {
+	case c.givenUp:
+		t = longAgo
+	case t.IsZero(), !c.headDue.IsZero() && c.headDue.Before(t):
 		t = c.headDue
 	}
 	return c.Conn.SetReadDeadline(t)
@@ -378,11 +386,43 @@ func (c *strictConn) wakeLocked() {
 	}
 }
 
+// errGivenUp is that of reading what nobody wants.
+var errGivenUp = errors.New("what the client still sends is not wanted")
+
+// giveUp ends reading, for good: the rest of the request that is being read has nowhere to go. The client
+// can still be answered.
+func (c *strictConn) giveUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.givenUp, c.expired = true, true
+	c.wakeLocked()
+	_ = c.limitReadLocked()
+}
+
+func (c *strictConn) isGivenUp() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.givenUp
+}
+
+// Close closes the connection. A client that was given up gets to read its answer first.
+func (c *strictConn) Close() error {
+	c.mu.Lock()
+	lingers := c.givenUp && !c.closing
+	c.closing = true
+	c.mu.Unlock()
+	if lingers && c.CloseWrite() == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+	}
+	return c.Conn.Close()
+}
+
 // SetReadDeadline also ends a wait for the end of the request, where the time is over.
 func (c *strictConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.expired = !t.IsZero() && !t.After(time.Now()); c.expired {
+	if c.expired = c.givenUp || !t.IsZero() && !t.After(time.Now()); c.expired {
 		c.wakeLocked()
 	}
 	c.until = t
