@@ -2,13 +2,17 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -92,6 +96,63 @@ func TestConformance_ClientThatLeaves(t *testing.T) {
 		<-left
 		w.failed(t, CodeClientGone, 1)
 		require.Zero(t, w.records.list()[0].Status)
+	})
+}
+
+// hangingDials has connecting to instances hang. It tells when one has begun, and when it was given up.
+func (w *world) hangingDials() (begun, ended <-chan struct{}) {
+	b, e := make(chan struct{}, 8), make(chan struct{}, 8)
+	w.transports.dialer.ControlContext = func(ctx context.Context, _, _ string, _ syscall.RawConn) error {
+		b <- struct{}{}
+		<-ctx.Done()
+		e <- struct{}{}
+		return context.Cause(ctx)
+	}
+	return b, e
+}
+
+// TestConformance_NobodyWaitsForTheConnection holds that a request ends where nobody waits for it, though
+// connecting to its instance hangs; and that another is not tried then. net/http looks after a client only
+// once it has read the body, and goes on connecting for a request that may come.
+func TestConformance_NobodyWaitsForTheConnection(t *testing.T) {
+	bodies := map[string]string{"no body": get("/"), "a body": post("Content-Length: 5") + "hello", "part of a body": post("Content-Length: 5") + "hel"}
+	options := Options{DialTimeout: patience, DrainTimeout: 200 * time.Millisecond}
+	t.Run("client leaves", func(t *testing.T) {
+		eachCase(t, bodies, func(t *testing.T, path, name, raw string) {
+			if path == "net/http" && name != "no body" {
+				return
+			}
+			w := newPathWorld(t, path, options, deadAddress(t))
+			w.set(t, service("cart", ready("main", deadAddress(t), deadAddress(t))))
+			begun, ended := w.hangingDials()
+			client := dial(t, w.addr)
+			client.raw(t, raw)
+			<-begun
+			require.NoError(t, client.Close())
+			w.failed(t, CodeClientGone, 1)
+			require.Less(t, w.records.list()[0].Duration, patience/2, name)
+			if path == "fast" {
+				<-ended
+			}
+			require.Empty(t, begun, name)
+		})
+	})
+	t.Run("proxy stops", func(t *testing.T) {
+		eachCase(t, bodies, func(t *testing.T, path, name, raw string) {
+			w := newPathWorld(t, path, options, deadAddress(t))
+			w.set(t, service("cart", ready("main", deadAddress(t), deadAddress(t))))
+			begun, ended := w.hangingDials()
+			client := dial(t, w.addr)
+			client.raw(t, raw)
+			<-begun
+			w.stop()
+			require.Len(t, w.records.list(), 1, name)
+			w.failed(t, CodeStopping, 1)
+			if path == "fast" {
+				<-ended
+			}
+			require.Empty(t, begun, name)
+		})
 	})
 }
 
@@ -240,6 +301,50 @@ func TestConformance_UpgradeThatIsNotGranted(t *testing.T) {
 	})
 }
 
+// TestConformance_UpgradeInHTTP10 holds that the wish is ignored, as HTTP/1.0 knows no upgrades.
+func TestConformance_UpgradeInHTTP10(t *testing.T) {
+	eachCase(t, map[string]string{"websocket": "websocket", "h2c": "h2c"}, func(t *testing.T, path, name, protocol string) {
+		o := newOrigin(t, func(f *far) {
+			if head := f.head(); field(head, "Upgrade") != nil || field(head, "Connection") != nil {
+				f.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n")
+				return
+			}
+			f.say(okAnswer)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, "GET / HTTP/1.0\r\nHost: cart.localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "+protocol+"\r\nHTTP2-Settings: "+h2cSettings+"\r\n\r\n")
+		head := client.head(t)
+		require.Contains(t, head[0], " 200 OK", name)
+		require.Equal(t, "ok", client.exactly(t, 2), name)
+		w.served(t, head, 1)
+		client.ended(t)
+	})
+}
+
+// TestConformance_UpgradeNobodyAskedFor holds that an instance cannot make a tunnel of a connection by itself.
+func TestConformance_UpgradeNobodyAskedFor(t *testing.T) {
+	eachCase(t, map[string]struct{ ask, fields string }{
+		"not asked for":              {get("/"), "Connection: Upgrade\r\nUpgrade: echo\r\n"},
+		"not asked for, not named":   {get("/"), ""},
+		"another than was asked for": {get("/", "Connection: Upgrade", "Upgrade: echo"), "Connection: Upgrade\r\nUpgrade: other\r\n"},
+		"asked for, not named":       {get("/", "Connection: Upgrade", "Upgrade: echo"), ""},
+	}, func(t *testing.T, path, name string, c struct{ ask, fields string }) {
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say("HTTP/1.1 101 Switching Protocols\r\n" + c.fields + "\r\n")
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, c.ask)
+		head := client.head(t)
+		require.Equal(t, "HTTP/1.1 502 Bad Gateway", head[0], name)
+		require.Equal(t, []string{string(CodeBadAnswer)}, field(head, ErrorHeader), name)
+		client.problemOf(t, head)
+		w.failed(t, CodeBadAnswer, 1)
+	})
+}
+
 func TestConformance_EventsComeAtOnce(t *testing.T) {
 	eachCase(t, map[string]string{
 		"chunked":     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -279,6 +384,59 @@ func TestConformance_EventsComeAtOnce(t *testing.T) {
 		require.Zero(t, n)
 		require.ErrorIs(t, err, io.EOF, name)
 		require.Empty(t, w.records.wait(t, 1)[0].Error, name)
+	})
+}
+
+// TestConformance_LargeAnswerThatBreaksOff holds that the one who broke off is recorded, however the
+// answer is copied.
+func TestConformance_LargeAnswerThatBreaksOff(t *testing.T) {
+	const size, part = 8 << 20, 100 << 10
+	eachCase(t, map[string]struct {
+		byInstance, atOnce bool
+		code               Code
+	}{
+		"instance closes": {true, false, CodeAborted},
+		"instance resets": {true, true, CodeAborted},
+		"client closes":   {false, false, CodeClientGone},
+		"client resets":   {false, true, CodeClientGone},
+	}, func(t *testing.T, path, name string, c struct {
+		byInstance, atOnce bool
+		code               Code
+	},
+	) {
+		proceed := make(chan struct{})
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
+			f.say(strings.Repeat("x", part))
+			<-proceed
+			if !c.byInstance {
+				f.say(strings.Repeat("x", size-part))
+				return
+			}
+			if c.atOnce {
+				_ = f.Conn.(*net.TCPConn).SetLinger(0)
+			}
+			_ = f.Close()
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		client.head(t)
+		client.exactly(t, part)
+		if !c.byInstance && c.atOnce {
+			reset(t, client.Conn)
+		} else if !c.byInstance {
+			require.NoError(t, client.Close())
+		}
+		close(proceed)
+		w.failed(t, c.code, 1)
+		if c.byInstance {
+			_, err := io.ReadAll(client.in)
+			if err != nil {
+				require.ErrorContains(t, err, "reset", name)
+			}
+		}
 	})
 }
 

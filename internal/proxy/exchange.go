@@ -320,12 +320,19 @@ func (x *exchange) unwanted() *problem {
 	return &problem{code: CodeClientGone}
 }
 
-// end takes leave of the instance and hands over the record.
-func (x *exchange) end() {
+// vacate gives back the request's place at the instance and in its version. From the second
+// time on it does nothing.
+func (x *exchange) vacate() {
 	if x.flight != nil {
 		x.flight.leave()
+		x.flight = nil
 	}
 	x.unreserve()
+}
+
+// end takes leave of the instance and hands over the record.
+func (x *exchange) end() {
+	x.vacate()
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback

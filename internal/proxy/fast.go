@@ -106,7 +106,7 @@ func newFastConn(d *door, conn net.Conn, encrypted bool) *fastConn {
 
 // drive serves what the client sends: to the end of the connection, or until it is parked.
 func (c *fastConn) drive() {
-	defer c.survive()
+	defer c.surviveRequest()
 	for {
 		switch what := c.next(); what {
 		case goOn:
@@ -122,16 +122,31 @@ func (c *fastConn) drive() {
 	}
 }
 
-// survive ends the connection, instead of the program, where something here is at fault.
+// survive ends the connection, instead of the program, where something here is at fault. It is
+// for the goroutines beside the one that carries the request, which learns of it by that.
 func (c *fastConn) survive() {
 	if fault := recover(); fault != nil {
-		c.proxy.options.Logger.Error("connection dropped: a fault of the proxy itself, please report it", "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
-		_ = c.conn.Close()
-		if u := c.up.Load(); u != nil {
-			_ = u.conn.Close()
-		}
-		c.proxy.clients.remove(c)
+		c.dropFor(fault)
 	}
+}
+
+// surviveRequest is survive for the goroutine that carries the request: it gives back its place.
+func (c *fastConn) surviveRequest() {
+	if fault := recover(); fault != nil {
+		c.dropFor(fault)
+		if c.exchange != nil {
+			c.vacate()
+		}
+	}
+}
+
+func (c *fastConn) dropFor(fault any) {
+	c.proxy.options.Logger.Error("connection dropped: a fault of the proxy itself, please report it", "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+	_ = c.conn.Close()
+	if u := c.up.Load(); u != nil {
+		_ = u.conn.Close()
+	}
+	c.proxy.clients.remove(c)
 }
 
 // finish ends the connection, or what is left of it here.
@@ -177,8 +192,7 @@ func (c *fastConn) next() outcome {
 	problem := c.find()
 	c.watcher.stop()
 	if problem == nil && c.decision.Service.Protocol == route.H2C {
-		c.flight.leave()
-		c.unreserve()
+		c.vacate()
 		return c.handOver(false)
 	}
 	c.skip(n)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,28 +150,56 @@ func TestFast_ClientThatReadsNothing(t *testing.T) {
 // TestFast_TimeForAHead holds that the time for a head is not given anew with each byte,
 // on a connection that has been idle too.
 func TestFast_TimeForAHead(t *testing.T) {
-	w := newPathWorld(t, "fast", Options{HeaderTimeout: 300 * time.Millisecond}, newOrigin(t, answering(okAnswer)).addr)
-	client := dial(t, w.addr)
-	client.raw(t, get("/"))
-	client.head(t)
-	client.exactly(t, 2)
-	letPass(1200 * time.Millisecond)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = client.in.ReadByte()
-	}()
-	start := time.Now()
-	for _, c := range get("/" + strings.Repeat("x", 60)) {
-		_, _ = client.Write([]byte{byte(c)})
-		select {
-		case <-ended:
-			require.Less(t, time.Since(start), 2*time.Second)
-			return
-		case <-time.After(50 * time.Millisecond):
+	eachPath(t, func(t *testing.T, path string) {
+		w := newPathWorld(t, path, Options{HeaderTimeout: 300 * time.Millisecond}, newOrigin(t, answering(okAnswer)).addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		client.head(t)
+		client.exactly(t, 2)
+		letPass(1200 * time.Millisecond)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = client.in.ReadByte()
+		}()
+		start := time.Now()
+		for _, c := range get("/" + strings.Repeat("x", 60)) {
+			_, _ = client.Write([]byte{byte(c)})
+			select {
+			case <-ended:
+				require.Less(t, time.Since(start), 2*time.Second)
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
 		}
-	}
-	t.Fatal("the head may take as long as it likes")
+		t.Fatal("the head may take as long as it likes")
+	})
+}
+
+// TestFast_TimeForAHeadBehindARequest holds that the time for a head does not begin while the request before it
+// is answered, and is not more for a head that began by then.
+func TestFast_TimeForAHeadBehindARequest(t *testing.T) {
+	const most = 300 * time.Millisecond
+	eachCase(t, map[string]string{"without a body": get("/"), "behind a body": post("Content-Length: 2") + "hi"}, func(t *testing.T, path, name, raw string) {
+		o := newOrigin(t, func(f *far) {
+			for head := f.head(); head != nil; head = f.head() {
+				f.bodyOf(head)
+				letPass(2 * most)
+				f.say(okAnswer)
+			}
+		})
+		w := newPathWorld(t, path, Options{HeaderTimeout: most}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, raw+"GET / HT")
+		client.head(t)
+		client.exactly(t, 2)
+		client.raw(t, "TP/1.1\r\nHost: cart.localhost\r\n\r\nGET")
+		require.Equal(t, "HTTP/1.1 200 OK", client.head(t)[0], name)
+		client.exactly(t, 2)
+		start := time.Now()
+		client.ended(t)
+		require.Less(t, time.Since(start), 2*time.Second, name)
+	})
 }
 
 // TestFast_IdleTimeBeginsBehindTheAnswer holds that a long request does not use up the time
@@ -319,4 +348,69 @@ func TestFast_IdleConnectionKeepsNoHead(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.HeapInuse, before.HeapInuse+most)
+}
+
+// faulty is an instance's connection in which the proxy itself fails: at a write.
+type faulty struct {
+	net.Conn
+	at, written int
+	closed      chan struct{}
+	close       sync.Once
+}
+
+// Write takes all that comes before the fault.
+func (c *faulty) Write(b []byte) (int, error) {
+	if c.written++; c.written == c.at {
+		panic("a fault of the test")
+	}
+	return len(b), nil
+}
+
+// Read waits for the end.
+func (c *faulty) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+// Close ends a read.
+func (c *faulty) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return nil
+}
+
+// TestFast_FaultGivesBackItsPlace holds that a request within which the proxy itself fails keeps no place:
+// neither of its version, nor at its instance, nor among those that a drain waits for.
+func TestFast_FaultGivesBackItsPlace(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin, end string
+		at         int
+	}{
+		"with the request": {get("/"), "", 1},
+		"with its body":    {post("Content-Length: 10") + "hello", "world", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(t, answering(okAnswer))
+			w := newPathWorld(t, "fast", Options{Concurrency: Concurrency{PerVersion: 1, Queue: -1}}, o.addr)
+			version := w.Table().Service("cart").Version("main")
+			conn := &faulty{at: c.at, closed: make(chan struct{})}
+			w.pools.of(&version.Instances[0]).put(&upstream{source: source{conn: conn}, born: time.Now()}, time.Now(), time.Minute)
+			client := dial(t, w.addr)
+			client.raw(t, c.begin)
+			if c.end != "" {
+				letPass(20 * time.Millisecond) // so that the end comes by itself
+				client.raw(t, c.end)
+			}
+			client.ended(t)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			require.NoError(t, w.WaitIdle(ctx, version.Instances[0].ID))
+			eventually(t, func() bool {
+				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0
+			})
+			require.Zero(t, w.clients.len())
+			another := dial(t, w.addr)
+			another.raw(t, get("/"))
+			require.Equal(t, "HTTP/1.1 200 OK", another.head(t)[0])
+		})
+	}
 }

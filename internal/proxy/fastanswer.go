@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -58,7 +59,7 @@ func (c *fastConn) relayLength(u *upstream, left int64) bool {
 			left -= n
 			c.record.BytesOut += n
 			if err != nil {
-				c.failed = c.failed || !errors.Is(err, io.EOF) && isWriteError(err)
+				c.failed = c.failed || c.tookNone(err)
 				return false
 			}
 			continue
@@ -280,9 +281,18 @@ func passBytes(to, from net.Conn) int64 {
 	return n
 }
 
-func isWriteError(err error) bool {
-	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op != "read"
+// tookNone says whether an error of copying an answer is the client's doing. Where the kernel copies,
+// the error is the same for both ends; only the client has a time to keep, and one that has left takes not
+// even nothing.
+func (c *fastConn) tookNone(err error) bool {
+	switch {
+	case errors.Is(err, io.EOF):
+		return false
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return true
+	}
+	_, err = c.conn.Write(nil)
+	return err != nil
 }
 
 func appendStatusLine(b []byte, minor, status int, reason string) []byte {

@@ -73,27 +73,63 @@ func TestBody_InstanceThatTakesNoEnd(t *testing.T) {
 	}
 }
 
-// TestBody_InstanceThatBreaksOffWithinIt holds that the client is told who broke off: not that it was
-// slow, and not nothing.
+// TestBody_InstanceThatBreaksOffWithinIt holds that the client is told who broke off, and at once, though it
+// has more of its body to send: not that it was slow, and not nothing.
 func TestBody_InstanceThatBreaksOffWithinIt(t *testing.T) {
-	for name, raw := range map[string]string{
+	bodies := map[string]string{
 		"length": post("Content-Length: 10") + "hello",
 		"chunks": post("Transfer-Encoding: chunked") + "5\r\nhello\r\n",
-	} {
-		o := newOrigin(t, func(c *far) {
-			c.head()
-			letPass(20 * time.Millisecond) // until the proxy waits for more of the body
-		})
-		w := newPathWorld(t, "fast", Options{}, o.addr)
-		client := dial(t, w.addr)
-		client.raw(t, raw)
-		head := client.head(t)
-		require.Equal(t, "HTTP/1.1 502 Bad Gateway", head[0], name)
-		require.Equal(t, []string{string(CodeUnreachable)}, field(head, ErrorHeader))
-		client.problemOf(t, head)
-		client.ended(t)
-		w.failed(t, CodeUnreachable, 1)
 	}
+	begun := map[string]string{
+		"nothing said":            "",
+		"within the head":         "HTTP/1.1 200 OK\r\nContent-L",
+		"within an answer":        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+		"within a chunked answer": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+	}
+	breaksOff := map[string]func(*far){
+		"closes": func(c *far) { _ = c.Close() },
+		"resets": func(c *far) { _ = c.Conn.(*net.TCPConn).SetLinger(0) },
+	}
+	type breach struct {
+		raw, said string
+		do        func(*far)
+	}
+	cases := make(map[string]breach)
+	for how, do := range breaksOff {
+		for body, raw := range bodies {
+			for where, said := range begun {
+				cases[how+" "+where+" and "+body] = breach{raw, said, do}
+			}
+		}
+	}
+	eachCase(t, cases, func(t *testing.T, path, name string, c breach) {
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say(c.said)
+			letPass(20 * time.Millisecond) // until the proxy waits for more of the body
+			c.do(f)
+		})
+		w := newPathWorld(t, path, Options{}, o.addr)
+		client := dial(t, w.addr)
+		start := time.Now()
+		client.raw(t, c.raw)
+		head := client.head(t)
+		if strings.Contains(name, "answer") {
+			require.Equal(t, "HTTP/1.1 200 OK", head[0], name)
+			rest, _ := io.ReadAll(client.in)
+			require.Contains(t, string(rest), "hello", name)
+			require.NotContains(t, string(rest), "0\r\n\r\n", name)
+			w.failed(t, CodeAborted, 1)
+		} else {
+			require.Equal(t, "HTTP/1.1 502 Bad Gateway", head[0], name)
+			require.Equal(t, []string{string(CodeUnreachable)}, field(head, ErrorHeader), name)
+			require.Equal(t, []string{"close"}, field(head, "Connection"), name)
+			client.problemOf(t, head)
+			client.ended(t)
+			w.failed(t, CodeUnreachable, 1)
+		}
+		require.Less(t, time.Since(start), patience/2, name)
+	})
 }
 
 // TestBody_ClientThatLeavesBehindIt holds that a client is looked after when all of its body was sent.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -80,7 +81,7 @@ func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
 	for {
 		u, err = c.connect(fresh)
 		if err != nil {
-			if c.unreachable(err) && !moved && c.moveOn() {
+			if !c.isUnwanted() && c.unreachable(err) && !moved && c.moveOn() {
 				moved = true
 				continue
 			}
@@ -141,16 +142,45 @@ func (c *fastConn) connect(fresh bool) (*upstream, error) {
 	}
 	if u == nil {
 		var err error
-		if u, err = c.proxy.connect(context.Background(), c.instance); err != nil {
+		if u, err = c.dial(); err != nil {
 			return nil, err
 		}
 	}
 	c.up.Store(u)
-	if c.cut.Load() {
+	if c.cut.Load() || !u.reused && c.watcher.isGone() {
 		_ = u.conn.Close() // what comes next fails
 	}
 	return u, nil
 }
+
+// dialing stands for a connection that is being made: closing it ends the attempt.
+type dialing struct {
+	net.Conn
+	cancel context.CancelFunc
+}
+
+// Close ends the attempt.
+func (d dialing) Close() error {
+	d.cancel()
+	return nil
+}
+
+// dial makes a connection to the instance, as long as somebody waits for the answer.
+func (c *fastConn) dial() (*upstream, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.up.Store(&upstream{source: source{conn: dialing{cancel: cancel}}})
+	defer c.up.Store(nil)
+	if c.cut.Load() {
+		cancel()
+	}
+	c.watcher.arm()
+	defer c.watcher.stop()
+	return c.proxy.connect(ctx, c.instance)
+}
+
+// isUnwanted says whether nobody waits for the answer any more.
+func (c *fastConn) isUnwanted() bool { return c.cut.Load() || c.watcher.isGone() }
 
 func (c *fastConn) drop(u *upstream) {
 	c.up.Store(nil)
@@ -170,7 +200,7 @@ func (c *fastConn) giveUp(u *upstream, err error) {
 		c.last = true
 	}
 	switch {
-	case c.cut.Load(), c.watcher.isGone():
+	case c.isUnwanted():
 		c.answer(c.unwanted())
 	case c.body.slow:
 		c.answer(slowBody(&c.proxy.options.BodyRate))

@@ -100,8 +100,8 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 	if x.needsMember() {
 		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)
 	}
-	if x.decision.Service.Protocol == route.H2C {
-		delete(out.Header, "Upgrade") // HTTP/2 has none
+	if x.decision.Service.Protocol == route.H2C || !in.ProtoAtLeast(1, 1) {
+		delete(out.Header, "Upgrade") // HTTP/2 has none, and HTTP/1.0 neither (RFC 9110, section 7.8)
 		delete(out.Header, "Connection")
 	} else {
 		dropTunnelsOfHTTP(out.Header)
@@ -144,7 +144,7 @@ func (x *relay) aim(out *http.Request) {
 // RoundTrip sends the request to the instance. Where no connection could be made,
 // nothing was sent, and one other instance of the same version is tried.
 func (x *relay) RoundTrip(out *http.Request) (*http.Response, error) {
-	res, err := x.transport().RoundTrip(out)
+	res, err := x.send(out)
 	if err == nil || out.Context().Err() != nil || !x.unreachable(err) || !x.moveOn() {
 		return res, err
 	}
@@ -152,15 +152,20 @@ func (x *relay) RoundTrip(out *http.Request) (*http.Response, error) {
 	again.Trailer = out.Trailer // the body writes into it
 	x.aim(again)
 	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
-	res, err = x.transport().RoundTrip(again)
+	res, err = x.send(again)
 	if err != nil && out.Context().Err() == nil {
 		x.unreachable(err)
 	}
 	return res, err
 }
 
-func (x *relay) transport() *http.Transport {
-	return x.proxy.transports.to(x.decision.Service.Protocol, x.instance)
+// send sends the request to the instance that it is directed to.
+func (x *relay) send(out *http.Request) (*http.Response, error) {
+	transport := x.proxy.transports.to(x.decision.Service.Protocol, x.instance)
+	if out.Body == nil {
+		return transport.RoundTrip(out)
+	}
+	return x.body.roundTrip(transport, out)
 }
 
 // modify completes the instance's answer.
@@ -194,6 +199,8 @@ func (x *relay) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 		x.answer(slowBody(&x.proxy.options.BodyRate))
 	case isMalformedBody(x.in):
 		x.answer(badBody())
+	case x.isLost():
+		x.answer(x.explain(err))
 	case x.in.Context().Err() != nil:
 		x.answer(x.unwanted())
 	case x.body != nil && x.body.failed.Load():
@@ -214,6 +221,10 @@ func (x *relay) isPastDeadline(err error) bool {
 	return x.in.Header.Get("Grpc-Timeout") != "" && isGRPC(x.rq.contentType) && errors.As(err, &reset) && reset.Code == http2.ErrCodeCancel
 }
 
+// isLost says whether the instance broke off within the request's body. A client of HTTP/1.1 is not
+// listened to any more then.
+func (x *relay) isLost() bool { return x.body != nil && x.body.lost.Load() }
+
 // isMalformedBody says whether the body of r was refused while it was read.
 func isMalformedBody(r *http.Request) bool {
 	conn := strictConnOf(r.Context())
@@ -230,7 +241,7 @@ func (x *relay) answer(pr *problem) {
 	for _, f := range answer.fields {
 		h.Set(f.name, f.value)
 	}
-	if pr.distrusts() && x.in.ProtoMajor == 1 {
+	if (pr.distrusts() || x.isLost()) && x.in.ProtoMajor == 1 {
 		h.Set("Connection", "close")
 	}
 	x.w.WriteHeader(answer.status)
@@ -254,6 +265,9 @@ func (x *relay) finish() {
 	}
 	if !x.completed && r.Error == "" {
 		r.Error = string(x.left())
+	}
+	if conn := strictConnOf(x.in.Context()); !x.completed && x.in.ProtoMajor == 1 && conn != nil {
+		conn.giveUp() // or the server reads on in a body that nobody wants
 	}
 	if x.paced != nil {
 		x.paced.end()

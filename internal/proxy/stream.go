@@ -2,9 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"errors"
-	"io"
-	"maps"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -91,66 +88,4 @@ func (t *tunnel) Write(b []byte) (int, error) {
 // CloseWrite tells the client that nothing more comes.
 func (t *tunnel) CloseWrite() error {
 	return closeWrite(t.Conn)
-}
-
-// requestBody is the client's body on its way to an instance. The transport
-// may still read it when the answer is complete, so it outlives its exchange.
-type requestBody struct {
-	io.ReadCloser
-	in, out *http.Request // trailers are taken over from in to out
-	bytes   atomic.Int64
-	begun   atomic.Bool // some of it was asked for
-	closed  atomic.Bool // the transport wants no more of it
-	ended   atomic.Bool // all of it was read
-	failed  atomic.Bool // the client's side broke, or was not HTTP
-}
-
-// Read reads from the client. The trailers that the client had not announced are known
-// at the end only.
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.begun.Store(true)
-	n, err := b.ReadCloser.Read(p)
-	b.bytes.Add(int64(n))
-	switch {
-	case errors.Is(err, io.EOF):
-		b.ended.Store(true)
-		if b.out.Trailer != nil {
-			maps.Copy(b.out.Trailer, b.in.Trailer)
-			dropFields(b.out.Trailer)
-		}
-	case err != nil && !b.closed.Load():
-		b.failed.Store(true)
-	}
-	return n, err
-}
-
-// Close ends a read that goes on: HTTP/2's transport waits for that before it tells of an
-// instance that broke off, and the client may send nothing until it has got an answer.
-// Of HTTP/1.1 the server's body has no such Close; there the read ends with the connection.
-//
-// A body of which nothing was read stays open, so that it can be sent to another instance.
-// Whoever made the body it wraps closes that one.
-func (b *requestBody) Close() error {
-	if !b.begun.Load() || b.in.ProtoMajor < 2 {
-		return nil
-	}
-	b.closed.Store(true)
-	return b.in.Body.Close()
-}
-
-// answerBody is the body of an answer that may be complete before its request is.
-type answerBody struct {
-	io.ReadCloser
-	request *requestBody
-}
-
-// Close does not wait while the request is incomplete. HTTP/2's transport would: until its
-// last read of the request's body returns, which the client may end only once it has got
-// the whole answer.
-func (b answerBody) Close() error {
-	if b.request.ended.Load() {
-		return b.ReadCloser.Close()
-	}
-	go func() { _ = b.ReadCloser.Close() }() // ends with the client's body or connection
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -300,6 +301,72 @@ func TestStream_AbortedAnswerIsNotShortened(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestStream_InstanceThatBreaksOffWithinTheBody holds that a client is told at once, though it has more of its
+// body to send.
+func TestStream_InstanceThatBreaksOffWithinTheBody(t *testing.T) {
+	for name, begins := range map[string]bool{"before it answers": false, "within its answer": true} {
+		t.Run(name, func(t *testing.T) {
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				control := http.NewResponseController(w)
+				_ = control.EnableFullDuplex()
+				_, _ = io.ReadFull(r.Body, make([]byte, 5))
+				if begins {
+					w.WriteHeader(http.StatusOK)
+					_ = control.Flush()
+				}
+				if conn, _, err := control.Hijack(); err == nil { // or the server would read the rest of the body first
+					_ = conn.Close()
+				}
+				panic(http.ErrAbortHandler)
+			}
+			eachKind(t, handler, func(t *testing.T, w *world, client *http.Client) {
+				for _, framing := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked"} {
+					start := time.Now()
+					status, err := w.sendPart(t, client, framing)
+					if begins {
+						require.Error(t, err)
+					} else {
+						require.NoError(t, err)
+						require.Equal(t, http.StatusBadGateway, status)
+					}
+					require.Less(t, time.Since(start), patience/2)
+				}
+				for _, r := range w.records.wait(t, 2) {
+					require.Contains(t, []string{string(CodeAborted), string(CodeUnreachable), string(CodeBadAnswer)}, r.Error)
+				}
+			})
+		})
+	}
+}
+
+// sendPart sends a request with the beginning of a body, and reads what comes back. A client of
+// HTTP/1.1 is a bare connection: that of net/http does not look at the answer before it has sent all.
+func (w *world) sendPart(t *testing.T, client *http.Client, framing string) (status int, err error) {
+	t.Helper()
+	var res *http.Response
+	if client == w.client {
+		conn := dial(t, w.addr)
+		begin := map[string]string{"Content-Length: 1000": "hello", "Transfer-Encoding: chunked": "5\r\nhello\r\n"}[framing]
+		conn.raw(t, post(framing)+begin)
+		res, err = http.ReadResponse(conn.in, nil)
+	} else {
+		body, more := io.Pipe()
+		defer func() { _ = more.Close() }()
+		go func() { _, _ = io.WriteString(more, "hello") }()
+		req := w.request(t, http.MethodPost, "cart.localhost", "/", body)
+		if framing == "Content-Length: 1000" {
+			req.ContentLength = 1000
+		}
+		res, err = client.Do(req)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	_, err = io.Copy(io.Discard, res.Body)
+	return res.StatusCode, err
 }
 
 func TestStream_ClientThatLeavesEndsTheRequest(t *testing.T) {

@@ -28,6 +28,7 @@ type strictConn struct {
 	source    source
 	limits    http1.Limits
 	grace     time.Duration // see halfCloseGrace
+	headTime  time.Duration // how long a head may take from its first byte on
 	encrypted bool
 
 	head    http1.Head
@@ -44,7 +45,11 @@ type strictConn struct {
 	mu      sync.Mutex
 	busy    int           // requests that were let through, and are not yet answered
 	verdict verdict       // on the wish to upgrade
-	expired bool          // the deadline for reading is over
+	until   time.Time     // the deadline that the server has set for reading
+	expired bool          // it is over
+	headDue time.Time     // when the head that has begun is to be complete; zero where none has
+	givenUp bool          // nothing more is read
+	closing bool          // Close was called
 	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
 }
 
@@ -69,8 +74,9 @@ const (
 
 // newStrictConn takes over a new connection.
 func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
-	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, encrypted: encrypted}
+	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, encrypted: encrypted}
 	c.source.open(conn)
+	c.source.onWait = c.beforeWait
 	return c
 }
 
@@ -79,6 +85,7 @@ func (c *strictConn) startHTTP2() {
 	c.begun, c.state = true, strictOpen
 	c.mu.Lock()
 	c.busy = 0 // the server of HTTP/2 has its own books
+	c.endHeadLocked()
 	c.mu.Unlock()
 	batch := newBatchConn(c.Conn)
 	batch.start()
@@ -112,7 +119,10 @@ func speaksHTTP2(b []byte) answerYet {
 func (c *strictConn) Read(p []byte) (int, error) {
 	for c.passed == 0 {
 		if err := c.pass(); err != nil {
-			if errors.Is(err, io.EOF) {
+			switch {
+			case c.isGivenUp():
+				return 0, errGivenUp
+			case errors.Is(err, io.EOF):
 				return 0, c.endOfClient()
 			}
 			return 0, err
@@ -165,8 +175,43 @@ func (c *strictConn) pass() error {
 	return nil
 }
 
+// beforeWait has the time for a head begin with its first byte. The server gives an idle connection
+// its time until the whole head is there, as it gets no byte of it before.
+func (c *strictConn) beforeWait() {
+	if c.state != strictHead || len(c.source.unread()) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy == 0 && c.headDue.IsZero() {
+		c.headDue = time.Now().Add(c.headTime)
+		_ = c.limitReadLocked()
+	}
+}
+
+// endHeadLocked is for a head that is complete.
+func (c *strictConn) endHeadLocked() {
+	if !c.headDue.IsZero() {
+		c.headDue = time.Time{}
+		_ = c.limitReadLocked()
+	}
+}
+
+// limitReadLocked sets the deadline that is nearer: the server's, or that of the head.
+func (c *strictConn) limitReadLocked() error {
+	t := c.until
+	switch {
+	case c.givenUp:
+		t = longAgo
+	case t.IsZero(), !c.headDue.IsZero() && c.headDue.Before(t):
+		t = c.headDue
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
 func (c *strictConn) behindHead() {
 	c.mu.Lock()
+	c.endHeadLocked()
 	c.busy++ // from now on: the client may close its side before the server has begun
 	if c.upgrade = c.head.Upgrade; c.upgrade {
 		c.verdict = undecided
@@ -341,14 +386,47 @@ func (c *strictConn) wakeLocked() {
 	}
 }
 
+// errGivenUp is that of reading what nobody wants.
+var errGivenUp = errors.New("what the client still sends is not wanted")
+
+// giveUp ends reading, for good: the rest of the request that is being read has nowhere to go. The client
+// can still be answered.
+func (c *strictConn) giveUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.givenUp, c.expired = true, true
+	c.wakeLocked()
+	_ = c.limitReadLocked()
+}
+
+func (c *strictConn) isGivenUp() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.givenUp
+}
+
+// Close closes the connection. A client that was given up gets to read its answer first.
+func (c *strictConn) Close() error {
+	c.mu.Lock()
+	lingers := c.givenUp && !c.closing
+	c.closing = true
+	c.mu.Unlock()
+	if lingers && c.CloseWrite() == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+	}
+	return c.Conn.Close()
+}
+
 // SetReadDeadline also ends a wait for the end of the request, where the time is over.
 func (c *strictConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
-	if c.expired = !t.IsZero() && !t.After(time.Now()); c.expired {
+	defer c.mu.Unlock()
+	if c.expired = c.givenUp || !t.IsZero() && !t.After(time.Now()); c.expired {
 		c.wakeLocked()
 	}
-	c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
+	c.until = t
+	return c.limitReadLocked()
 }
 
 // SetDeadline is SetReadDeadline, and the same for writing.

@@ -130,7 +130,7 @@ func (t *transports) build(protocols http.Protocols, config *tls.Config) *http.T
 	if config != nil {
 		idle = idleTLSTimeout
 	}
-	dial := t.dialer.DialContext
+	dial := t.dialTelling
 	if !protocols.HTTP1() {
 		dial = t.dialBatched
 	}

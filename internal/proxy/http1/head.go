@@ -32,7 +32,7 @@ type Head struct {
 
 	Close     bool // Connection has "close"
 	KeepAlive bool // Connection has "keep-alive"
-	Upgrade   bool // Connection has "upgrade"
+	Upgrade   bool // Connection has "upgrade"; never so in a request of HTTP/1.0 (RFC 9110, section 7.8)
 	Options   bool // Connection names other fields, which are then hop-by-hop; see [Head.IsHopByHop]
 
 	at     int  // where the line begins that is being searched for its end
@@ -333,6 +333,7 @@ func (h *Head) IsHopByHop(f *Field) bool {
 // frameRequest finds how the body of the request is delimited, and checks what
 // must be there once (RFC 9112, sections 3.2 and 6.3).
 func (h *Head) frameRequest() error {
+	h.Upgrade = h.Upgrade && h.Minor > 0
 	hosts := 0
 	for i := range h.Fields {
 		f := &h.Fields[i]
