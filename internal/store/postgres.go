@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -53,11 +54,15 @@ func OpenPostgres(ctx context.Context, address string) (*DB, error) {
 		return nil, err
 	}
 	if err := p.open(ctx); err != nil {
+		p.release()
 		return nil, errors.Join(p.explainOpen(ctx, err), p.pool.Close())
 	}
 	return &DB{
 		path: p.name, write: p.pool, read: p.pool, engine: p, keepEvents: keepEvents,
-		close: sync.OnceValue(func() error { return errors.Join(p.release(), p.pool.Close()) }),
+		close: sync.OnceValue(func() error {
+			p.release()
+			return p.pool.Close()
+		}),
 	}, nil
 }
 
@@ -138,12 +143,12 @@ func (p *postgres) open(ctx context.Context) error {
 
 // migrate brings the schema to what this program knows. Servers that start at once do it
 // one after another.
-func (p *postgres) migrate(ctx context.Context) (err error) {
+func (p *postgres) migrate(ctx context.Context) error {
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, discard(conn)) }() // with it ends the lock
+	defer discard(conn) // with it ends the lock
 	if _, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1, hashtext(current_schema()))`, lockOpening); err != nil {
 		return err
 	}
@@ -206,14 +211,14 @@ func conflict(hint, format string, args ...any) error {
 //
 // The transaction itself does not end with ctx, the statements in it do: a commit that
 // was broken off may have taken effect, and would be reported as one that has not.
-func (p *postgres) inTx(ctx context.Context, durable bool, work func(*sql.Tx) error) (err error) {
+func (p *postgres) inTx(ctx context.Context, durable bool, work func(*sql.Tx) error) error {
 	ctx, cancel := p.bound(ctx)
 	defer cancel()
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return endOf(ctx, err)
 	}
-	defer func() { err = errors.Join(err, ignoreGone(conn.Close())) }()
+	defer func() { _ = conn.Close() }() // goes back to the pool
 	whole, cancelWhole := context.WithTimeout(context.WithoutCancel(ctx), callTime)
 	defer cancelWhole()
 	err = runTx(whole, conn, func(tx *sql.Tx) error {
@@ -242,20 +247,11 @@ func (p *postgres) bound(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, callTime, errNoAnswer)
 }
 
-// discard closes the connection itself, instead of giving it back to its pool.
-func discard(conn *sql.Conn) error {
-	err := conn.Raw(func(driver any) error {
-		return driver.(*stdlib.Conn).Conn().Close(context.Background()) //nolint:forcetypeassert // of our own pool
-	})
-	return errors.Join(err, ignoreGone(conn.Close()))
-}
-
-// ignoreGone leaves out that a connection was closed before.
-func ignoreGone(err error) error {
-	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, net.ErrClosed) || err != nil && strings.Contains(err.Error(), "bad connection") {
-		return nil
-	}
-	return err
+// discard closes the connection itself, instead of giving it back to its pool. That it is broken
+// or closed already does not matter.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // database/sql closes what it is told is bad
+	_ = conn.Close()
 }
 
 // thisServer names this process to a person who meets it from another machine.

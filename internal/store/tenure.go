@@ -8,11 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 )
 
 const (
-	takeTime  = 2 * time.Second       // how long a store that somebody has is waited for: they may be ending
+	takeTime  = time.Second           // how long a store that somebody has is waited for: they may be ending
 	takeEvery = 50 * time.Millisecond // how often it is tried meanwhile
 	holdEvery = time.Second           // how often the holder looks whether it still is
 )
@@ -65,7 +66,7 @@ func (p *postgres) lock(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, discard(conn))
+			discard(conn)
 		}
 	}()
 	var locked bool
@@ -83,18 +84,18 @@ func (p *postgres) lock(ctx context.Context) (err error) {
 }
 
 // release gives the lock up.
-func (p *postgres) release() error {
+func (p *postgres) release() {
 	p.mu.Lock()
 	conn := p.conn
 	p.conn = nil
 	p.mu.Unlock()
 	if conn == nil {
-		return nil
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
 	defer cancel()
 	_, _ = conn.ExecContext(ctx, `SELECT pg_advisory_unlock_all()`) // so that it is free when this returns; else soon
-	return discard(conn)
+	discard(conn)
 }
 
 // heldBy returns the error that names the server which has the store.
@@ -120,9 +121,16 @@ func (p *postgres) check(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
+// ErrTaken says that another server has the store now.
+var ErrTaken = errors.New("the store was taken over")
+
 func (p *postgres) lost() error {
-	return conflict("end this server, or the other one: one server at a time has a store",
-		"the store %s was taken over by another layover server; this one writes nothing any more", p.name)
+	return &control.Error{
+		Code:    api.CodeConflict,
+		Message: fmt.Sprintf("the store %s was taken over by another layover server; this one writes nothing any more", p.name),
+		Hint:    "end one of the two: one server at a time has a store",
+		Err:     ErrTaken,
+	}
 }
 
 // hold looks after the lock: where its connection broke, it is taken again. A database that
@@ -158,7 +166,7 @@ func (p *postgres) holds(ctx context.Context) error {
 		p.mu.Lock()
 		p.conn = nil
 		p.mu.Unlock()
-		_ = discard(conn) // it is broken
+		discard(conn) // it is broken
 	}
 	if err := p.lock(ctx); err != nil && !errors.Is(err, errHeld) {
 		return fmt.Errorf("take the lock of the store again: %w", err)
@@ -170,7 +178,8 @@ func (p *postgres) holds(ctx context.Context) error {
 		return err
 	}
 	if number != p.number {
-		return errors.Join(p.lost(), p.release())
+		p.release()
+		return p.lost()
 	}
 	return nil
 }
