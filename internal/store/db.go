@@ -31,8 +31,8 @@ var _ control.Store = (*DB)(nil)
 // engine is what differs between databases, once a store is open.
 type engine interface {
 	// inTx runs work in a write transaction of this server's, and commits it where work returns
-	// nil. An error means that nothing is kept. A durable one is on the disk when it returns.
-	inTx(ctx context.Context, durable bool, work func(*sql.Tx) error) error
+	// nil. An error means that nothing is kept.
+	inTx(ctx context.Context, kind txKind, work func(*sql.Tx) error) error
 	// lockVersion lets the transactions that change one version, which may be new, wait for each other.
 	lockVersion(ctx context.Context, tx *sql.Tx, key control.Key) error
 	// bound returns a context for one call: a database far away may stop to answer.
@@ -42,6 +42,15 @@ type engine interface {
 	// hold is [DB.Hold].
 	hold(ctx context.Context) error
 }
+
+// txKind says what a write transaction needs.
+type txKind int
+
+const (
+	quickTx   txKind = iota // a few statements
+	durableTx               // those, on the disk when it returns
+	longTx                  // as many as it takes, on the disk when it returns
+)
 
 // Path returns the absolute path of the database file, symbolic links resolved. Of a
 // PostgreSQL database it is the address, without a password.
@@ -60,7 +69,7 @@ func (db *DB) Hold(ctx context.Context) error { return db.engine.hold(ctx) }
 // Single statements are written through it too: a statement outside of a
 // transaction may have taken effect although its context ended and it returned an error.
 func (db *DB) inTx(ctx context.Context, work func(*sql.Tx) error) error {
-	return db.engine.inTx(ctx, false, work)
+	return db.engine.inTx(ctx, quickTx, work)
 }
 
 // beginner is a pool or one connection of it.

@@ -211,21 +211,25 @@ func conflict(hint, format string, args ...any) error {
 //
 // The transaction itself does not end with ctx, the statements in it do: a commit that
 // was broken off may have taken effect, and would be reported as one that has not.
-func (p *postgres) inTx(ctx context.Context, durable bool, work func(*sql.Tx) error) error {
-	ctx, cancel := p.bound(ctx)
-	defer cancel()
+func (p *postgres) inTx(ctx context.Context, kind txKind, work func(*sql.Tx) error) error {
+	whole := context.WithoutCancel(ctx)
+	if kind != longTx {
+		var cancel, cancelWhole context.CancelFunc
+		ctx, cancel = p.bound(ctx)
+		defer cancel()
+		whole, cancelWhole = context.WithTimeout(whole, callTime+connectTime)
+		defer cancelWhole()
+	}
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return endOf(ctx, err)
 	}
 	defer func() { _ = conn.Close() }() // goes back to the pool
-	whole, cancelWhole := context.WithTimeout(context.WithoutCancel(ctx), callTime)
-	defer cancelWhole()
 	err = runTx(whole, conn, func(tx *sql.Tx) error {
 		if err := p.check(ctx, tx); err != nil {
 			return err
 		}
-		if durable { // whatever the database's setting is
+		if kind != quickTx { // whatever the database's setting is
 			if _, err := tx.ExecContext(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
 				return err
 			}

@@ -12,7 +12,7 @@ import (
 // other tables may then lack what was written in the last moments.
 func (db *DB) NextRevision(ctx context.Context) (uint64, error) {
 	var revision int64
-	err := db.engine.inTx(ctx, true, func(tx *sql.Tx) (err error) {
+	err := db.engine.inTx(ctx, durableTx, func(tx *sql.Tx) (err error) {
 		revision, err = next(ctx, tx, "revision")
 		return err
 	})

@@ -300,8 +300,8 @@ type sqliteEngine struct {
 	write *sql.DB
 }
 
-func (e sqliteEngine) inTx(ctx context.Context, durable bool, work func(*sql.Tx) error) (err error) {
-	if !durable {
+func (e sqliteEngine) inTx(ctx context.Context, kind txKind, work func(*sql.Tx) error) (err error) {
+	if kind == quickTx {
 		return runTx(ctx, e.write, work)
 	}
 	conn, err := e.write.Conn(ctx)
