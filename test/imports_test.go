@@ -46,6 +46,7 @@ func mayImport() map[string][]string {
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
 		"internal/telemetry":               {},
 		"internal/store":                   {"api", "internal/control"},
+		"internal/store/postgrestest":      {},
 		"internal/store/storetest":         {"api", "internal/control"},
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/handover", "internal/proxy", "internal/route",

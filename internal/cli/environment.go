@@ -74,8 +74,11 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if data, err = filepath.Abs(data); err != nil {
 		return fmt.Errorf("find the folder %s: %w", data, err)
 	}
-	if e.store, err = store.OpenSQLite(ctx, filepath.Join(data, "layover.db")); err != nil {
+	if e.store, err = openStore(ctx, e.file.StoreLocation(data)); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(data, 0o700); err != nil { // a store elsewhere does not make it
+		return fmt.Errorf("make the data folder: %w", err)
 	}
 	identity, err := readIdentity(filepath.Join(data, "id"), e.file.Environment)
 	if err != nil {
@@ -138,6 +141,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	defer endReconciling()
 	behind, ctxBehind := errgroup.WithContext(reconciling)
 	behind.Go(func() error { return e.control.Run(ctxBehind) })
+	behind.Go(func() error { return e.store.Hold(ctxBehind) })
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 	if e.accessLog != nil {
 		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
@@ -167,7 +171,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	err := front.Wait()
 	endReconciling()
 	err = errors.Join(ignoreCanceled(err), ignoreCanceled(behind.Wait()))
-	if e.apart {
+	if e.apart || errors.Is(err, store.ErrTaken) { // what runs is another server's to end
 		return err
 	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)

@@ -173,7 +173,7 @@ all others answer with main.
 		&cobra.Group{ID: groupRoutes, Title: "Routes and requests:"},
 	)
 	root.AddCommand(
-		newUpCmd(app), newServerCmd(app), newProxyCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app),
+		newUpCmd(app), newServerCmd(app), newProxyCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app), newStoreCmd(app),
 		newDeployCmd(app), newStartCmd(app), newStopCmd(app), newRestartCmd(app), newRemoveCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newServiceCmd(app),
 		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app),

@@ -20,6 +20,7 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/server/servertest"
+	"github.com/layover-dev/layover/internal/store/postgrestest"
 )
 
 // asProgram is the variable that makes the program of the tests layover itself.
@@ -29,10 +30,18 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
-	goleak.VerifyTestMain(m,
+	goleak.VerifyTestMain(withPostgres{m},
 		// Connections that the client of a command keeps for the next request end with the program.
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
+}
+
+// withPostgres ends the PostgreSQL of the tests after them.
+type withPostgres struct{ m *testing.M }
+
+func (w withPostgres) Run() int {
+	defer postgrestest.Stop()
+	return w.m.Run()
 }
 
 // terminal is the command line with an environment in memory behind it.

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"log/slog"
-	"path/filepath"
 	"slices"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -16,6 +15,7 @@ import (
 type upOptions struct {
 	File  string
 	Data  string
+	Store string
 	Debug bool
 }
 
@@ -23,6 +23,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVarP(&o.File, "file", "f", config.FileName, "configuration file")
 	f.StringVar(&o.Data, "data", "", "folder of store, logs and instances (default: .layover beside the file)")
+	f.StringVar(&o.Store, "store", "", "folder or .db file of the store, or postgres:// URL (LAYOVER_STORE; default: in the data folder)")
 	f.BoolVar(&o.Debug, "debug", false, "log more")
 }
 
@@ -78,10 +79,10 @@ func runUp(ctx context.Context, app *App, opts *upOptions, open opener) error {
 	if err != nil {
 		return err
 	}
-	data := opts.Data
-	if data == "" {
-		data = filepath.Join(filepath.Dir(opts.File), ".layover")
+	if err := setStore(file, opts.Store); err != nil {
+		return err
 	}
+	data := dataFolder(opts.File, opts.Data)
 	level := slog.LevelWarn
 	if opts.Debug {
 		level = slog.LevelDebug

@@ -78,6 +78,7 @@ func (k checker) globals() {
 			k.value(path{"server", "allowed_origins", strconv.Itoa(i)}, "write scheme and host such as https://tools.example.com", "%q is not an origin", clip(origin))
 		}
 	}
+	k.store()
 	if !isToken(f.BaggageKey) {
 		k.value(path{"baggage_key"}, "use letters, digits, - and _", "%q cannot be a baggage key", clip(f.BaggageKey))
 	}

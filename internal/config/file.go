@@ -26,6 +26,7 @@ type File struct {
 	Domain         string             `yaml:"domain,omitempty" env:"LAYOVER_DOMAIN" default:"localhost" doc:"Domain of the services: each is reached at <service>.<domain>, and previews at <route>--<service>.<domain>" example:"shop.example.com"`
 	Proxy          Proxy              `yaml:"proxy,omitempty" doc:"The proxy: it accepts requests and forwards each to the version that the request names"`
 	Server         Server             `yaml:"server,omitempty" doc:"The server: API and documentation"`
+	Store          string             `yaml:"store,omitempty" env:"LAYOVER_STORE" doc:"Where the environment is kept: a folder, a file whose name ends in .db, or the address of a PostgreSQL database. Its password is better in PGPASSWORD or PGPASSFILE. A path is relative to the folder of layover.yaml. Default: the data folder" example:"postgres://layover@db.example.com/layover"`
 	BaggageKey     string             `yaml:"baggage_key,omitempty" env:"LAYOVER_BAGGAGE_KEY" default:"dynamic_route" doc:"Key of the W3C Baggage member that carries the route. Keys are case-sensitive"`
 	RouteHeader    string             `yaml:"route_header,omitempty" env:"LAYOVER_ROUTE_HEADER" doc:"Another request header that carries the route, for callers that cannot send baggage. Default: none" example:"X-Route"`
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`

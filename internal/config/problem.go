@@ -127,9 +127,10 @@ func newSource(name, dir, text string) *source {
 // snippetWidth is how many characters of a long line are shown.
 const snippetWidth = 100
 
-// snippet renders one line with carets below width characters from col.
+// snippet renders one line with carets below width characters from col. A line with a
+// password is not shown.
 func (s *source) snippet(line, col, width int) string {
-	if line > len(s.lines) {
+	if line > len(s.lines) || HasPassword(s.lines[line-1]) {
 		return ""
 	}
 	text := []rune(strings.TrimRight(s.lines[line-1], "\r"))

@@ -20,6 +20,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/store"
+	"github.com/layover-dev/layover/internal/store/postgrestest"
 )
 
 // What the test binary does instead of testing, where this variable says so;
@@ -29,7 +30,9 @@ const childVariable = "LAYOVER_STORE_CHILD"
 func TestMain(m *testing.M) {
 	switch os.Getenv(childVariable) {
 	case "":
-		os.Exit(m.Run())
+		code := m.Run()
+		postgrestest.Stop()
+		os.Exit(code)
 	case "write":
 		childWrites(os.Args[1])
 	case "create":

@@ -1,9 +1,9 @@
 // Package store keeps the desired state and the events of an environment in a
 // SQL database: [DB] implements [control.Store].
 //
-// One SQL text serves every database: parameters are $1, $2, …, rows are put
+// One SQL text serves SQLite and PostgreSQL: parameters are $1, $2, …, rows are put
 // with ON CONFLICT … DO UPDATE, and specs are JSON in text columns. Only the
-// migrations, and how a database is opened, are per database.
+// migrations, and how a database is opened and held, are per database.
 package store
 
 import (
@@ -18,32 +18,67 @@ import (
 
 // DB is an open store. It is safe for concurrent use.
 type DB struct {
-	path       string
-	write      *sql.DB // one connection: SQLite allows one writer
+	path       string  // of the file, or the address of the database without its password
+	write      *sql.DB // SQLite: one connection, because it allows one writer
 	read       *sql.DB
+	engine     engine
 	keepEvents int64
 	close      func() error
 }
 
 var _ control.Store = (*DB)(nil)
 
-// Path returns the absolute path of the database file, symbolic links resolved.
+// engine is what differs between databases, once a store is open.
+type engine interface {
+	// inTx runs work in a write transaction of this server's, and commits it where work returns
+	// nil. An error means that nothing is kept.
+	inTx(ctx context.Context, kind txKind, work func(*sql.Tx) error) error
+	// lockVersion lets the transactions that change one version, which may be new, wait for each other.
+	lockVersion(ctx context.Context, tx *sql.Tx, key control.Key) error
+	// bound returns a context for one call: a database far away may stop to answer.
+	bound(ctx context.Context) (context.Context, context.CancelFunc)
+	// explain returns err, as a [control.Error] where a person can do something about it.
+	explain(err error) error
+	// hold is [DB.Hold].
+	hold(ctx context.Context) error
+}
+
+// txKind says what a write transaction needs.
+type txKind int
+
+const (
+	quickTx   txKind = iota // a few statements
+	durableTx               // those, on the disk when it returns
+	longTx                  // as many as it takes, on the disk when it returns
+)
+
+// Path returns the absolute path of the database file, symbolic links resolved. Of a
+// PostgreSQL database it is the address, without a password.
 func (db *DB) Path() string { return db.path }
 
 // Close waits for the calls in progress, closes the database and gives up its
 // lock. Further calls of Close return the same error.
 func (db *DB) Close() error { return db.close() }
 
+// Hold keeps the store this server's own until ctx ends. It returns an error where another
+// server has it now; nothing can be written then any more.
+func (db *DB) Hold(ctx context.Context) error { return db.engine.hold(ctx) }
+
+// inTx runs work in a write transaction, see [engine].
+//
+// Single statements are written through it too: a statement outside of a
+// transaction may have taken effect although its context ended and it returned an error.
+func (db *DB) inTx(ctx context.Context, work func(*sql.Tx) error) error {
+	return db.engine.inTx(ctx, quickTx, work)
+}
+
 // beginner is a pool or one connection of it.
 type beginner interface {
 	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
 }
 
-// inTx runs work in a write transaction, and commits it where work returns nil.
-//
-// Single statements are written through it too: a statement outside of a
-// transaction may have taken effect although its context ended and it returned an error.
-func inTx(ctx context.Context, on beginner, work func(*sql.Tx) error) error {
+// runTx runs work in a transaction, and commits it where work returns nil.
+func runTx(ctx context.Context, on beginner, work func(*sql.Tx) error) error {
 	tx, err := on.BeginTx(ctx, nil)
 	if err != nil {
 		return endOf(ctx, err)
@@ -57,7 +92,7 @@ func inTx(ctx context.Context, on beginner, work func(*sql.Tx) error) error {
 
 // exec runs one statement in a transaction of its own.
 func (db *DB) exec(ctx context.Context, query string, args ...any) error {
-	return inTx(ctx, db.write, func(tx *sql.Tx) error {
+	return db.inTx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, query, args...)
 		return err
 	})
@@ -65,6 +100,8 @@ func (db *DB) exec(ctx context.Context, query string, args ...any) error {
 
 // list returns a value for each row of a query, never nil without an error.
 func list[T any](ctx context.Context, db *DB, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	ctx, cancel := db.engine.bound(ctx)
+	defer cancel()
 	rows, err := db.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, endOf(ctx, err)
@@ -129,6 +166,9 @@ func (e *specError) Unwrap() error { return e.err }
 // caused in the database, so that callers find it with errors.Is.
 func endOf(ctx context.Context, err error) error {
 	if ctx.Err() != nil && (errors.Is(err, sql.ErrTxDone) || interrupted(err)) {
+		if errors.Is(context.Cause(ctx), errNoAnswer) {
+			return errNoAnswer
+		}
 		return ctx.Err()
 	}
 	return err

@@ -89,7 +89,7 @@ func TestDB_Settings(t *testing.T) {
 		require.NoError(t, db.write.QueryRowContext(t.Context(), `PRAGMA `+pragma).Scan(&got))
 		require.Equal(t, want, got, pragma)
 	}
-	require.NoError(t, db.inDurableTx(t.Context(), func(tx *sql.Tx) error {
+	require.NoError(t, db.engine.inTx(t.Context(), durableTx, func(tx *sql.Tx) error {
 		var level int
 		require.NoError(t, tx.QueryRowContext(t.Context(), `PRAGMA synchronous`).Scan(&level))
 		require.Equal(t, 2, level, "FULL, while a revision is counted")

@@ -29,14 +29,13 @@ func (db *DB) explain(action string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return explain(db.path, fmt.Errorf("%s: %w", action, err))
+	return db.engine.explain(fmt.Errorf("%s: %w", action, err))
 }
 
 // explain returns err, as a [control.Error] about the store at path where a
 // person can do something about it.
 func explain(path string, err error) error {
-	if _, ok := errors.AsType[*control.Error](err); ok || err == nil ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if explained(err) {
 		return err
 	}
 	unavailable := func(hint, format string, args ...any) error {
@@ -74,6 +73,13 @@ func explain(path string, err error) error {
 	return err
 }
 
+// explained says whether nothing can be added to err: there is none, it has a hint, or the
+// caller gave up.
+func explained(err error) bool {
+	_, ok := errors.AsType[*control.Error](err)
+	return ok || err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // explainOpen is explain for an error of opening the store: unless it is that the
 // context ended, it always has a hint.
 func explainOpen(ctx context.Context, path string, err error) error {
@@ -93,7 +99,9 @@ func explainOpen(ctx context.Context, path string, err error) error {
 }
 
 // interrupted says whether the database gave up a statement because its context ended.
-func interrupted(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_INTERRUPT }
+func interrupted(err error) bool {
+	return sqliteCode(err)&0xff == sqlite3.SQLITE_INTERRUPT || postgresInterrupted(err)
+}
 
 // sqliteCode returns the extended result code of SQLite, 0 where err has none.
 func sqliteCode(err error) int {

@@ -18,7 +18,7 @@ const (
 // matter. IDs have no gaps, and are never used again. Of the events, the newest
 // 100,000 are kept.
 func (db *DB) AppendEvent(ctx context.Context, e api.Event) (int64, error) {
-	err := inTx(ctx, db.write, func(tx *sql.Tx) (err error) {
+	err := db.inTx(ctx, func(tx *sql.Tx) (err error) {
 		if e.ID, err = next(ctx, tx, "event"); err != nil {
 			return err
 		}
@@ -57,6 +57,8 @@ func (db *DB) Events(ctx context.Context, after int64, limit int) ([]api.Event, 
 
 // LastEvent returns the highest ID of an event, 0 where there is none.
 func (db *DB) LastEvent(ctx context.Context) (int64, error) {
+	ctx, cancel := db.engine.bound(ctx)
+	defer cancel()
 	var id int64
 	err := db.read.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM events`).Scan(&id)
 	return id, db.explain("find the last event", endOf(ctx, err))

@@ -7,12 +7,12 @@ import (
 
 // NextRevision adds one to the revision of the table and returns it.
 //
-// It is the only write that waits for the disk. Proxies keep the revisions they
+// With SQLite it is the only write that waits for the disk. Proxies keep the revisions they
 // have seen, so that after a loss of power a number must not come twice, while the
 // other tables may then lack what was written in the last moments.
 func (db *DB) NextRevision(ctx context.Context) (uint64, error) {
 	var revision int64
-	err := db.inDurableTx(ctx, func(tx *sql.Tx) (err error) {
+	err := db.engine.inTx(ctx, durableTx, func(tx *sql.Tx) (err error) {
 		revision, err = next(ctx, tx, "revision")
 		return err
 	})

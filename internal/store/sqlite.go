@@ -103,6 +103,7 @@ func openLocked(ctx context.Context, path string, connect connect) (_ *DB, err e
 	if _, err := migrations.Up(ctx); err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
 	}
+	db.engine = sqliteEngine{path: path, write: db.write}
 	db.read, err = pool(path, readSettings, max(4, runtime.NumCPU()), connect)
 	return db, err
 }
@@ -293,9 +294,17 @@ func checkPages(ctx context.Context, db *sql.DB, path string) error {
 	return nil
 }
 
-// inDurableTx is inTx, and returns when the commit is on the disk.
-func (db *DB) inDurableTx(ctx context.Context, work func(*sql.Tx) error) (err error) {
-	conn, err := db.write.Conn(ctx)
+// sqliteEngine is the SQLite half of a store. The lock of the file makes it this server's.
+type sqliteEngine struct {
+	path  string
+	write *sql.DB
+}
+
+func (e sqliteEngine) inTx(ctx context.Context, kind txKind, work func(*sql.Tx) error) (err error) {
+	if kind == quickTx {
+		return runTx(ctx, e.write, work)
+	}
+	conn, err := e.write.Conn(ctx)
 	if err != nil {
 		return err
 	}
@@ -306,5 +315,19 @@ func (db *DB) inDurableTx(ctx context.Context, work func(*sql.Tx) error) (err er
 	defer func() { // where this fails, commits are slower, not less safe
 		_, _ = conn.ExecContext(context.WithoutCancel(ctx), `PRAGMA synchronous = NORMAL`)
 	}()
-	return inTx(ctx, conn, work)
+	return runTx(ctx, conn, work)
+}
+
+// lockVersion does nothing: there is one writer.
+func (e sqliteEngine) lockVersion(context.Context, *sql.Tx, control.Key) error { return nil }
+
+func (e sqliteEngine) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return ctx, func() {}
+}
+
+func (e sqliteEngine) explain(err error) error { return explain(e.path, err) }
+
+func (e sqliteEngine) hold(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }

@@ -35,7 +35,7 @@ func (db *DB) PutService(ctx context.Context, s api.Service) error {
 // DeleteService deletes a service and its versions. It returns
 // [control.ErrNotStored] for an unknown one.
 func (db *DB) DeleteService(ctx context.Context, name string) error {
-	return db.explain("delete service "+name, inTx(ctx, db.write, func(tx *sql.Tx) error {
+	return db.explain("delete service "+name, db.inTx(ctx, func(tx *sql.Tx) error {
 		if err := deleted(tx.ExecContext(ctx, `DELETE FROM services WHERE name = $1`, name)); err != nil {
 			return err
 		}
@@ -61,14 +61,17 @@ func (db *DB) Versions(ctx context.Context) ([]control.VersionRecord, error) {
 
 // UpdateVersion changes one record in one transaction, see [control.Store].
 //
-// The transaction holds the write lock from its start, so edit sees the newest
-// record and no other write comes in between. Therefore edit is quick, and does
-// not call the store: that would wait for itself.
+// The transaction holds a lock from its start, so edit sees the newest record and no other
+// write of it comes in between. With SQLite that is the lock of all writes. Therefore edit is
+// quick, and does not write to the store: that would wait for itself.
 func (db *DB) UpdateVersion(
 	ctx context.Context, key control.Key, edit func(*control.VersionRecord) (*control.VersionRecord, error),
 ) error {
 	var refused error // by edit; goes to the caller as it is
-	err := inTx(ctx, db.write, func(tx *sql.Tx) error {
+	err := db.inTx(ctx, func(tx *sql.Tx) error {
+		if err := db.engine.lockVersion(ctx, tx, key); err != nil {
+			return err
+		}
 		old, err := version(ctx, tx, key)
 		if err != nil {
 			return err
@@ -117,7 +120,7 @@ func (db *DB) PutRoute(ctx context.Context, r api.NamedRoute) error {
 
 // DeleteRoute deletes a named route. It returns [control.ErrNotStored] for an unknown one.
 func (db *DB) DeleteRoute(ctx context.Context, name string) error {
-	return db.explain("delete route "+name, inTx(ctx, db.write, func(tx *sql.Tx) error {
+	return db.explain("delete route "+name, db.inTx(ctx, func(tx *sql.Tx) error {
 		return deleted(tx.ExecContext(ctx, `DELETE FROM routes WHERE name = $1`, name))
 	}))
 }

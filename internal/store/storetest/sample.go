@@ -9,6 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
 )
 
 // full returns a T in which every field has a value, whatever fields T has by
@@ -18,8 +21,18 @@ func full[T any](t *testing.T) T {
 	var v T
 	count := 0
 	fill(t, reflect.ValueOf(&v).Elem(), &count)
+	switch v := any(&v).(type) { // what is a key may be any text but for NUL, which PostgreSQL has no place for
+	case *api.Service:
+		v.Name = withoutNUL(v.Name)
+	case *api.NamedRoute:
+		v.Name = withoutNUL(v.Name)
+	case *control.VersionRecord:
+		v.Service, v.Version = withoutNUL(v.Service), withoutNUL(v.Version)
+	}
 	return v
 }
+
+func withoutNUL(text string) string { return strings.ReplaceAll(text, "\x00", "") }
 
 func fill(t *testing.T, v reflect.Value, count *int) {
 	t.Helper()

@@ -1,0 +1,42 @@
+-- +goose Up
+
+-- The same tables as for SQLite. Names are ordered by their bytes, as they are there.
+
+CREATE TABLE services (
+    name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    spec TEXT NOT NULL
+);
+
+CREATE TABLE versions (
+    service TEXT COLLATE "C" NOT NULL,
+    version TEXT COLLATE "C" NOT NULL,
+    spec    TEXT NOT NULL,
+    PRIMARY KEY (service, version)
+);
+
+CREATE TABLE routes (
+    name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    spec TEXT NOT NULL
+);
+
+CREATE TABLE events (
+    id   BIGINT NOT NULL PRIMARY KEY,
+    spec TEXT NOT NULL
+);
+
+CREATE TABLE counters (
+    name  TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    value BIGINT NOT NULL
+);
+
+-- Which server has the store: one row. The number grows with each server that takes
+-- it, and every transaction that writes checks it. It has the name of the program, and
+-- so marks a database as ours.
+
+CREATE TABLE layover_holder (
+    number BIGINT NOT NULL,
+    holder TEXT NOT NULL,
+    since  TIMESTAMPTZ NOT NULL
+);
+
+INSERT INTO layover_holder VALUES (0, '', now());

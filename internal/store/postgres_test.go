@@ -1,0 +1,341 @@
+package store_test
+
+import (
+	"context"
+	"database/sql"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/store"
+	"github.com/layover-dev/layover/internal/store/postgrestest"
+	"github.com/layover-dev/layover/internal/store/storetest"
+)
+
+func TestPostgres_Conformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Open {
+		address := postgrestest.URL(t)
+		return func(t *testing.T) storetest.Store {
+			db, err := store.OpenPostgres(t.Context(), address)
+			require.NoError(t, err)
+			return db
+		}
+	})
+}
+
+func TestPostgres_OneServerAtATime(t *testing.T) {
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	_, err := store.OpenPostgres(t.Context(), address)
+	e := requireError(t, err, api.CodeConflict)
+	require.Contains(t, e.Message, "is in use by another layover server: process ")
+	require.Contains(t, e.Message, ", since 2")
+	require.NotEmpty(t, e.Hint)
+	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}), "the attempt took nothing away")
+
+	require.NoError(t, first.Close())
+	require.NoError(t, first.Close(), "closing again")
+	services, err := openPostgres(t, address).Services(t.Context())
+	require.NoError(t, err)
+	require.Len(t, services, 1)
+}
+
+// Servers that start at once over an empty schema make it once, and one of them gets it.
+func TestPostgres_StartsAtOnce(t *testing.T) {
+	address := postgrestest.URL(t)
+	const servers = 4
+	opened, refused := make(chan *store.DB, servers), make(chan error, servers)
+	var group errgroup.Group
+	for range servers {
+		group.Go(func() error {
+			db, err := store.OpenPostgres(t.Context(), address)
+			if err != nil {
+				refused <- err
+				return nil
+			}
+			opened <- db
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
+	require.Len(t, opened, 1)
+	require.Len(t, refused, servers-1)
+	for range servers - 1 {
+		require.Contains(t, requireError(t, <-refused, api.CodeConflict).Message, "in use")
+	}
+	db := <-opened
+	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
+	require.NoError(t, db.Close())
+}
+
+// A server that was cut off while another took the store writes nothing, and is told.
+func TestPostgres_ExHolderWritesNothing(t *testing.T) {
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	key := control.Key{Service: "cart", Version: "main"}
+	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}))
+	cutOff(t, address)
+	second := openPostgres(t, address)
+
+	writes := map[string]func() error{
+		"PutService":    func() error { return first.PutService(t.Context(), api.Service{Name: "late"}) },
+		"DeleteService": func() error { return first.DeleteService(t.Context(), "cart") },
+		"PutRoute":      func() error { return first.PutRoute(t.Context(), api.NamedRoute{Name: "late"}) },
+		"DeleteRoute":   func() error { return first.DeleteRoute(t.Context(), "late") },
+		"AppendEvent":   func() error { _, err := first.AppendEvent(t.Context(), api.Event{}); return err },
+		"NextRevision":  func() error { _, err := first.NextRevision(t.Context()); return err },
+		"UpdateVersion": func() error {
+			return first.UpdateVersion(t.Context(), key, func(*control.VersionRecord) (*control.VersionRecord, error) {
+				t.Error("edit is called")
+				return &control.VersionRecord{Key: key}, nil
+			})
+		},
+	}
+	for name, write := range writes {
+		require.Contains(t, requireError(t, write(), api.CodeConflict).Message, "taken over", name)
+	}
+	services, err := second.Services(t.Context())
+	require.NoError(t, err)
+	require.Len(t, services, 1)
+	revision, err := second.NextRevision(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, revision)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.Contains(t, requireError(t, first.Hold(ctx), api.CodeConflict).Message, "taken over")
+}
+
+// A transaction that has begun is waited for: it is not broken off, and does not come later.
+func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	key := control.Key{Service: "cart", Version: "main"}
+	inside, goOn := make(chan struct{}), make(chan struct{})
+	var group errgroup.Group
+	group.Go(func() error {
+		return first.UpdateVersion(t.Context(), key, func(*control.VersionRecord) (*control.VersionRecord, error) {
+			close(inside)
+			<-goOn
+			return &control.VersionRecord{Key: key}, nil
+		})
+	})
+	<-inside
+	cutOff(t, address)
+	taken := make(chan []control.VersionRecord, 1)
+	group.Go(func() error {
+		second, err := store.OpenPostgres(t.Context(), address)
+		if err != nil {
+			return err
+		}
+		all, err := second.Versions(t.Context())
+		taken <- all
+		if err != nil {
+			return err
+		}
+		return second.Close()
+	})
+	waitForLock(t, address, "UPDATE layover_holder")
+	require.Empty(t, taken)
+	close(goOn)
+	require.NoError(t, group.Wait())
+	require.Len(t, <-taken, 1)
+}
+
+// A connection that broke, as when PostgreSQL starts again, loses the store to nobody.
+func TestPostgres_HoldsAgain(t *testing.T) {
+	address := postgrestest.URL(t)
+	db := openPostgres(t, address)
+	ctx, stop := context.WithCancel(t.Context())
+	var group errgroup.Group
+	group.Go(func() error { return db.Hold(ctx) })
+	cutOff(t, address)
+	require.Eventually(t, func() bool { return holders(t, address) == 1 }, 20*time.Second, 20*time.Millisecond)
+	_, err := store.OpenPostgres(t.Context(), address)
+	require.Contains(t, requireError(t, err, api.CodeConflict).Message, "in use")
+	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
+	stop()
+	require.ErrorIs(t, group.Wait(), context.Canceled)
+}
+
+// What cannot be used is refused with a hint. No text about it has the password.
+func TestOpenPostgres_Refuses(t *testing.T) {
+	address := postgrestest.URL(t)
+	port := func() string { // where nobody listens
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { require.NoError(t, l.Close()) }()
+		return l.Addr().String()
+	}
+	secret := postgrestest.Password
+	tests := map[string]struct {
+		address string
+		make    string // a statement
+		code    api.Code
+		says    string
+	}{
+		"nobody listens":    {address: "postgres://u:" + secret + "@" + port() + "/x", code: api.CodeUnavailable, says: "does not answer"},
+		"an unknown host":   {address: "postgres://u:" + secret + "@no-such-host.invalid/x", code: api.CodeUnavailable, says: "does not answer"},
+		"no such database":  {address: strings.Replace(address, "/postgres?", "/none?", 1), code: api.CodeUnavailable, says: "there is no database"},
+		"a wrong password":  {address: strings.Replace(address, secret, secret+"x", 1), code: api.CodeUnavailable, says: "refuses the user"},
+		"a bad port":        {address: "postgres://u:" + secret + "@h:99999999/x", code: api.CodeInvalid, says: "port"},
+		"a bare %":          {address: "postgres://u:" + secret + "%@h/x", code: api.CodeInvalid, says: "is not valid"},
+		"a / in a password": {address: "postgres://u:" + secret + "/y@h/x", code: api.CodeInvalid, says: "is not valid"},
+		"a bad sslmode":     {address: "postgres://u:" + secret + "@h/x?sslmode=maybe", code: api.CodeInvalid, says: "sslmode"},
+		"no such schema":    {address: postgrestest.With(t, address, "search_path", "none"), code: api.CodeConflict, says: "no schema"},
+		"tables of another program": {
+			address: address, make: `CREATE TABLE orders (id INT)`,
+			code: api.CodeConflict, says: "has tables of another program",
+		},
+		"a newer schema": {
+			address: address, make: `INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, true)`,
+			code: api.CodeConflict, says: "has schema 999",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if test.address == address {
+				test.address = postgrestest.URL(t)
+				if strings.Contains(test.make, "goose") {
+					require.NoError(t, openPostgres(t, test.address).Close())
+				}
+				postgrestest.Exec(t, test.address, test.make)
+			}
+			_, err := store.OpenPostgres(t.Context(), test.address)
+			e := requireError(t, err, test.code)
+			require.Contains(t, e.Message, test.says)
+			require.NotEmpty(t, e.Hint)
+			for inner := error(e); inner != nil; {
+				require.NotContains(t, inner.Error(), secret)
+				unwrapped, ok := inner.(interface{ Unwrap() error })
+				if !ok {
+					break
+				}
+				inner = unwrapped.Unwrap()
+			}
+			require.NotContains(t, e.Hint, secret)
+		})
+	}
+}
+
+// The password can come from where PostgreSQL's own programs take it; Path has none.
+func TestOpenPostgres_Password(t *testing.T) {
+	address := postgrestest.URL(t)
+	bare := strings.Replace(address, ":"+postgrestest.Password+"@", "@", 1)
+	require.NotEqual(t, address, bare)
+	t.Run("PGPASSWORD", func(t *testing.T) {
+		t.Setenv("PGPASSWORD", postgrestest.Password)
+		require.NoError(t, openPostgres(t, bare).Close())
+	})
+	t.Run("PGPASSFILE", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "pass")
+		require.NoError(t, os.WriteFile(file, []byte("*:*:*:"+postgrestest.User+":"+postgrestest.Password+"\n"), 0o600))
+		t.Setenv("PGPASSFILE", file)
+		require.NoError(t, openPostgres(t, bare).Close())
+	})
+	t.Run("in the address", func(t *testing.T) {
+		db := openPostgres(t, address)
+		require.NotContains(t, db.Path(), postgrestest.Password)
+		require.Contains(t, db.Path(), "postgres://"+postgrestest.User+"@")
+	})
+}
+
+// Both databases have the same tables and columns, by the same migrations: what one keeps, the other
+// can take over.
+func TestSchemas_AreTheSame(t *testing.T) {
+	require.Equal(t, fileNames(t, "migrations/sqlite"), fileNames(t, "migrations/postgres"))
+
+	path := filepath.Join(t.TempDir(), "layover.db")
+	require.NoError(t, open(t, path).Close())
+	sqlite := columns(t, "sqlite", path, `
+		SELECT m.name || '.' || c.name || CASE WHEN c."notnull" THEN ' NOT NULL' ELSE '' END
+		FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'`)
+	address := postgrestest.URL(t)
+	require.NoError(t, openPostgres(t, address).Close())
+	postgres := columns(t, "pgx", address, `
+		SELECT table_name || '.' || column_name || CASE WHEN is_nullable = 'NO' THEN ' NOT NULL' ELSE '' END
+		FROM information_schema.columns WHERE table_schema = current_schema()`)
+	require.NotEmpty(t, sqlite)
+	require.Equal(t, sqlite, postgres)
+}
+
+// columns returns what a query lists, but for the tables that are per database.
+func columns(t *testing.T, driver, name, query string) []string {
+	t.Helper()
+	db, err := sql.Open(driver, name)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	rows, err := db.QueryContext(t.Context(), query)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	var all []string
+	for rows.Next() {
+		var column string
+		require.NoError(t, rows.Scan(&column))
+		if table, _, _ := strings.Cut(column, "."); table != "goose_db_version" && table != "layover_holder" && table != "sqlite_sequence" {
+			all = append(all, column)
+		}
+	}
+	require.NoError(t, rows.Err())
+	slices.Sort(all)
+	return all
+}
+
+func openPostgres(t *testing.T, address string) *store.DB {
+	t.Helper()
+	db, err := store.OpenPostgres(t.Context(), address)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+// ofSchema is the condition on pg_locks that a lock is that of the server which has the schema of address.
+func ofSchema(t *testing.T, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	return `locktype = 'advisory' AND classid = 1279351120 AND granted AND objid = CAST(CAST(hashtext('` +
+		u.Query().Get("search_path") + `') AS bigint) & 4294967295 AS oid)`
+}
+
+// cutOff breaks the connection that has the store, as a lost network does.
+func cutOff(t *testing.T, address string) {
+	t.Helper()
+	require.Equal(t, 1, holders(t, address))
+	postgrestest.Exec(t, address, `SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE `+ofSchema(t, address))
+	require.Zero(t, holders(t, address))
+}
+
+// holders returns how many connections have the store.
+func holders(t *testing.T, address string) int {
+	t.Helper()
+	return count(t, address, `SELECT COUNT(*) FROM pg_locks WHERE `+ofSchema(t, address))
+}
+
+// waitForLock returns when a statement that begins with text waits for another transaction.
+func waitForLock(t *testing.T, address, text string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return count(t, address, `SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%`+text+`%'`) > 0
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func count(t *testing.T, address, query string) int {
+	t.Helper()
+	db, err := sql.Open("pgx", address)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	var n int
+	require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&n))
+	return n
+}
