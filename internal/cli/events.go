@@ -13,6 +13,7 @@ type eventsOptions struct {
 	Follow bool
 	Limit  int
 	JSON   bool
+	Mine   bool
 	Filter api.EventFilter
 }
 
@@ -24,11 +25,18 @@ func newEventsCmd(app *App) *cobra.Command {
 		Short:   "What happened in the environment, in order",
 		Example: `  layover events
   layover events -f --service cart
+  layover events --mine                      # also what others did to your versions
   layover events -f --json | jq 'select(.type == "deploy.failed")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.Limit < 1 || opts.Limit > 1000 {
 				return usagef("", "--last %d is not between 1 and 1000", opts.Limit)
+			}
+			if opts.Mine && opts.Filter.Owner != "" {
+				return usagef("", "--mine and --owner exclude each other")
+			}
+			if opts.Mine {
+				opts.Filter.Owner = app.user()
 			}
 			return runEvents(cmd.Context(), app, opts)
 		},
@@ -38,8 +46,11 @@ func newEventsCmd(app *App) *cobra.Command {
 	f.IntVarP(&opts.Limit, "last", "n", 50, "how many of the past to show")
 	f.StringVar(&opts.Filter.Service, "service", "", "only of this service")
 	f.StringVar(&opts.Filter.Version, "version", "", "only of this version")
+	f.BoolVar(&opts.Mine, "mine", false, "only of versions that are, or were then, yours")
+	f.StringVar(&opts.Filter.Owner, "owner", "", "only of versions that are, or were then, of this owner")
 	f.BoolVar(&opts.JSON, "json", false, "print one JSON object a line")
 	completeFlag(cmd, "service", completeServices(app))
+	completeFlag(cmd, "owner", completeOwners(app))
 	return cmd
 }
 

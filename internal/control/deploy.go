@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -29,13 +28,20 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 	if err := c.checkProxy(key, run, env); err != nil {
 		return api.Version{}, err
 	}
-	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
+	before := c.record(key)
+	v, err := c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
 		if err := r.takeBranch(d.Branch); err != nil {
 			return Generation{}, err
 		}
-		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
+		if err := r.takeWho(d); err != nil {
+			return Generation{}, err
+		}
 		return Generation{Deployment: d, Run: run, Env: env}, nil
 	})
+	if err == nil && d.Owner != "" {
+		c.noteOverruled(ctx, before, d.Owner, "deployed anew")
+	}
+	return v, err
 }
 
 // Start deploys a stopped or failed version once more, as it was. A version that runs is left alone.
@@ -53,17 +59,22 @@ func (c *Control) Restart(ctx context.Context, key Key, actor string) (api.Versi
 	if _, err := c.Version(ctx, key); err != nil {
 		return api.Version{}, err
 	}
-	return c.again(ctx, key, actor)
+	before := c.record(key)
+	v, err := c.again(ctx, key, actor)
+	if err == nil {
+		c.noteOverruled(ctx, before, actor, "restarted")
+	}
+	return v, err
 }
 
 // Stop takes the version out of the table, drains it and ends its instances. Its record stays.
 func (c *Control) Stop(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.end(ctx, key, actor, DesiredStopped)
+	return c.end(ctx, key, actor, DesiredStopped, "stopped")
 }
 
 // Remove stops the version and deletes its record.
 func (c *Control) Remove(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.end(ctx, key, actor, DesiredRemoved)
+	return c.end(ctx, key, actor, DesiredRemoved, "removed")
 }
 
 // deployable returns the service that key names, or an error that says what is wrong with d.
@@ -71,10 +82,8 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 	if err := route.CheckName("version", key.Version); err != nil {
 		return api.Service{}, invalidf(fmt.Sprintf("a valid name would be %q", route.NameOf(key.Version)), "%s", err)
 	}
-	for _, text := range []string{d.Owner, d.Source, d.Branch} {
-		if len(text) > 255 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return api.Service{}, invalidf("", "owner, source and branch may have 255 bytes, and no control characters")
-		}
+	if err := d.CheckWho(); err != nil {
+		return api.Service{}, invalidf("", "%s", err)
 	}
 	s, ok := c.service(key.Service)
 	if !ok {
@@ -153,13 +162,14 @@ func (c *Control) versionOrGone(ctx context.Context, key Key) api.Version {
 }
 
 // end records that the version is to stop or to go, and sets its keeper to work.
-func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) (api.Version, error) {
+func (c *Control) end(ctx context.Context, key Key, actor string, want Desired, did string) (api.Version, error) {
 	c.mu.Lock()
 	if k := c.keepers[key]; k != nil {
 		k.halting = &halt{actor} // before the keeper can see the wish
 	}
 	c.mu.Unlock()
 	var superseded int64
+	before := c.record(key)
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if r == nil {
 			return nil, c.unknownVersion(key)
@@ -176,6 +186,7 @@ func (c *Control) end(ctx context.Context, key Key, actor string, want Desired) 
 	if err != nil {
 		return api.Version{}, err
 	}
+	c.noteOverruled(ctx, before, actor, did)
 	c.noteSuperseded(ctx, key, superseded, actor)
 	c.changed(ctx) // no new requests from here on
 	v := c.versionOrGone(ctx, key)

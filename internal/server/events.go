@@ -33,8 +33,18 @@ func (s *Server) registerEvents() {
 	}, s.streamEvents)
 }
 
-type listEventsInput struct {
+// EventQuery selects events.
+type EventQuery struct {
 	VersionQuery
+	OwnerQuery
+}
+
+func (q EventQuery) selects(e api.Event) bool {
+	return q.VersionQuery.selects(e.Service, e.Version) && q.owns(e.Owner)
+}
+
+type listEventsInput struct {
+	EventQuery
 	After int64 `query:"after" minimum:"0" doc:"Only events with an ID above it" example:"4700"`
 	Limit int   `query:"limit" minimum:"0" maximum:"1000" default:"100" doc:"At most so many"`
 }
@@ -52,7 +62,7 @@ func (s *Server) listEvents(ctx context.Context, in *listEventsInput) (*answer[a
 		}
 		for _, e := range page {
 			after = e.ID
-			if in.selects(e.Service, e.Version) && len(out.Items) < in.Limit {
+			if in.selects(e) && len(out.Items) < in.Limit {
 				out.Items = append(out.Items, e)
 			}
 		}
@@ -64,7 +74,7 @@ func (s *Server) listEvents(ctx context.Context, in *listEventsInput) (*answer[a
 }
 
 type streamEventsInput struct {
-	VersionQuery
+	EventQuery
 	After       int64  `query:"after" minimum:"-1" doc:"Only events with an ID above it; -1 means from now on" example:"4700"`
 	LastEventID string `header:"Last-Event-ID" maxLength:"20" doc:"Stands for after when a stream is taken up again" example:"4711"`
 }
@@ -95,7 +105,7 @@ func (s *Server) streamEvents(ctx context.Context, in *streamEventsInput) (*huma
 				w.position(formatID(after))
 				continue
 			}
-			if after, err = s.addEvents(ctx, w, after, in.VersionQuery); err != nil {
+			if after, err = s.addEvents(ctx, w, after, in.EventQuery); err != nil {
 				return err
 			}
 		}
@@ -103,7 +113,7 @@ func (s *Server) streamEvents(ctx context.Context, in *streamEventsInput) (*huma
 }
 
 // addEvents adds a page of the log behind after, and returns how far it went.
-func (s *Server) addEvents(ctx context.Context, w *streamWriter, after int64, filter VersionQuery) (int64, error) {
+func (s *Server) addEvents(ctx context.Context, w *streamWriter, after int64, filter EventQuery) (int64, error) {
 	page, err := s.control.Events(ctx, after, eventPage)
 	if err != nil {
 		return after, err
@@ -111,7 +121,7 @@ func (s *Server) addEvents(ctx context.Context, w *streamWriter, after int64, fi
 	skipped := false
 	for _, e := range page {
 		after, skipped = e.ID, true
-		if !filter.selects(e.Service, e.Version) {
+		if !filter.selects(e) {
 			continue
 		}
 		data, err := encode(e)

@@ -198,6 +198,8 @@ func (c *Control) Deploy(_ context.Context, key control.Key, d api.Deployment) (
 		}
 		c.deployed[key] = d
 		v = c.beginLocked(key, d.Owner)
+		v.Owner, v.Source, v.Branch, v.Origin, v.Note, v.Labels = d.Owner, d.Source, d.Branch, d.Origin, d.Note, d.Labels
+		c.versions[key] = v
 		return nil
 	})
 	return v, err
@@ -358,7 +360,6 @@ func (c *Control) beginLocked(key control.Key, actor string) api.Version {
 	}
 	v.Generation++
 	v.State, v.DeployedAt = api.StateStarting, time.Now().UTC()
-	v.Owner = actor
 	c.versions[key] = v
 	c.emitLocked(api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version,
@@ -415,6 +416,9 @@ func (c *Control) wait(ctx context.Context, until func() bool) error {
 
 func (c *Control) emitLocked(e api.Event) int64 {
 	e.ID, e.Time = int64(len(c.events))+1, time.Now().UTC()
+	if v, ok := c.versions[control.Key{Service: e.Service, Version: e.Version}]; ok && e.Owner == "" {
+		e.Owner = v.Owner
+	}
 	c.events = append(c.events, e)
 	return e.ID
 }
