@@ -91,6 +91,7 @@ func TestExitCode(t *testing.T) {
 		"bad configuration":        {&config.Problems{}, exitUsage},
 		"refused as invalid":       {problem(api.CodeInvalid), exitUsage},
 		"not there":                {problem(api.CodeNotFound), exitUsage},
+		"no room":                  {problem(api.CodeQuota), exitFailed},
 		"in conflict":              {problem(api.CodeConflict), exitFailed},
 		"forbidden":                {problem(api.CodeForbidden), exitFailed},
 		"defect of the server":     {problem(api.CodeInternal), exitFailed},

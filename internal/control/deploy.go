@@ -17,6 +17,11 @@ import (
 // recorded; the events of the returned generation tell how it goes. A deployment of
 // the same version that is still under way is superseded.
 func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Version, error) {
+	return c.deploy(ctx, key, d, c.checkQuota)
+}
+
+// deploy is Deploy, where room says whether there is room for the version.
+func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room func(before, next *VersionRecord) error) (api.Version, error) {
 	s, err := c.deployable(key, d)
 	if err != nil {
 		return api.Version{}, err
@@ -29,7 +34,7 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 		return api.Version{}, err
 	}
 	before := c.record(key)
-	v, err := c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
+	v, err := c.begin(ctx, key, d.Owner, "", room, func(r *VersionRecord) (Generation, error) {
 		if err := r.takeBranch(d.Branch); err != nil {
 			return Generation{}, err
 		}
@@ -94,7 +99,7 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 
 // again makes a new generation of what the version ran last.
 func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version, error) {
-	return c.begin(ctx, key, actor, "again: ", func(r *VersionRecord) (Generation, error) {
+	return c.begin(ctx, key, actor, "again: ", c.checkQuota, func(r *VersionRecord) (Generation, error) {
 		last := r.startable()
 		if last == nil {
 			return Generation{}, c.unknownVersion(key)
@@ -103,8 +108,12 @@ func (c *Control) again(ctx context.Context, key Key, actor string) (api.Version
 	})
 }
 
-// begin records a new generation, as make returns it, and sets the keeper to work.
-func (c *Control) begin(ctx context.Context, key Key, actor, how string, make func(*VersionRecord) (Generation, error)) (api.Version, error) {
+// begin records a new generation, as make returns it, where there is room for it, and sets the
+// keeper to work.
+func (c *Control) begin(
+	ctx context.Context, key Key, actor, how string,
+	room func(before, next *VersionRecord) error, make func(*VersionRecord) (Generation, error),
+) (api.Version, error) {
 	var superseded, number int64
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if _, ok := c.service(key.Service); !ok { // removed since it was looked up
@@ -124,7 +133,7 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 		r.append(g)
 		r.Desired = DesiredRunning
 		number = r.newest().Number
-		return r, nil
+		return r, room(c.record(key), r)
 	})
 	if err != nil {
 		return api.Version{}, err
@@ -228,7 +237,7 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 		if same {
 			continue
 		}
-		if _, err := c.Deploy(ctx, w.Key, w.Deployment); err != nil {
+		if _, err := c.deploy(ctx, w.Key, w.Deployment, func(_, _ *VersionRecord) error { return nil }); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@
 package servertest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -363,7 +364,7 @@ func (c *Control) beginLocked(key control.Key, actor string) api.Version {
 	c.versions[key] = v
 	c.emitLocked(api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version,
-		Generation: v.Generation, Actor: actor, Message: "deploying " + key.String(),
+		Generation: v.Generation, Owner: cmp.Or(v.Owner, actor), Actor: actor, Message: "deploying " + key.String(),
 	})
 	return v
 }
