@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -192,4 +194,27 @@ func TestSomebodyElsesVersion(t *testing.T) {
 	require.Equal(t, exitOK, c.run(t.Context(), "events", "--owner", "Bob", "--json"))
 	require.Contains(t, c.out.String(), `"owner":"bob","actor":"ana","message":"stopped"`)
 	require.Equal(t, exitUsage, c.run(t.Context(), "events", "--mine", "--owner", "bob"))
+}
+
+func TestEventsSince(t *testing.T) {
+	c := newTerminal(t)
+	for i := range 1500 {
+		c.Emit(api.Event{Time: time.Now().Add(time.Duration(i-2000) * time.Minute), Type: api.EventInstanceHealth, Message: "old"})
+	}
+	for i := range 1200 {
+		c.Emit(api.Event{Time: time.Now().Add(time.Duration(i-1300) * time.Second), Type: api.EventInstanceHealth, Message: fmt.Sprint("new ", i)})
+	}
+	c.Emit(api.Event{Type: api.EventDeployDone, Service: "cart", Version: "x", Owner: "ana", Message: "hers"})
+	lines := func(args ...string) []string {
+		require.Equal(t, exitOK, c.run(t.Context(), append([]string{"events"}, args...)...), &c.err)
+		return strings.Split(strings.TrimSpace(c.out.String()), "\n")
+	}
+	require.Len(t, lines("--since", "30m"), 1201, "all since then")
+	require.Contains(t, lines("--since", "30m")[0], "new 0")
+	require.Len(t, lines("--since", "30m", "-n", "3"), 3)
+	require.Contains(t, lines("--since", time.Now().Add(-time.Minute).Format(time.RFC3339), "--mine")[0], "hers")
+	require.Len(t, lines(), 50)
+	for _, bad := range []string{"yesterday", "-1m", "2026-01-01"} {
+		require.Equal(t, exitUsage, c.run(t.Context(), "events", "--since", bad), bad)
+	}
 }

@@ -111,7 +111,7 @@ func (c *Control) ChangeTable(change route.Change) {
 	})
 }
 
-// Emit adds an event under the next ID, which it returns.
+// Emit adds an event under the next ID, which it returns. Where it has no time, that is now.
 func (c *Control) Emit(e api.Event) int64 {
 	var id int64
 	c.set(func() { id = c.emitLocked(e) })
@@ -416,7 +416,10 @@ func (c *Control) wait(ctx context.Context, until func() bool) error {
 }
 
 func (c *Control) emitLocked(e api.Event) int64 {
-	e.ID, e.Time = int64(len(c.events))+1, time.Now().UTC()
+	e.ID = int64(len(c.events)) + 1
+	if e.Time.IsZero() {
+		e.Time = time.Now().UTC()
+	}
 	if v, ok := c.versions[control.Key{Service: e.Service, Version: e.Version}]; ok && e.Owner == "" {
 		e.Owner = v.Owner
 	}
