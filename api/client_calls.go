@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 // Services returns all services, ordered by name.
@@ -37,6 +38,8 @@ func (c *Client) RemoveService(ctx context.Context, name string) error {
 type VersionFilter struct {
 	Service string
 	Version string
+	Owner   string            // see [SameOwner]
+	Labels  map[string]string // all of them
 }
 
 // Versions returns the versions that the filter selects, ordered by service and name.
@@ -147,12 +150,15 @@ func (c *Client) Table(ctx context.Context) (*Table, error) {
 	return out, nil
 }
 
-// EventFilter selects a part of the event log. An empty Service or Version selects all.
+// EventFilter selects a part of the event log. An empty Service, Version, Owner or
+// Since selects all.
 type EventFilter struct {
 	After   int64 // only events with an ID above it; see also [FromNow]
 	Limit   int   // at most so many: 1 to 1000; 0 means 100. FollowEvents has no limit
 	Service string
 	Version string
+	Owner   string // only of versions that were theirs then; see [SameOwner]
+	Since   time.Time
 }
 
 // maxPage is the most events that one answer has.
@@ -213,6 +219,10 @@ func (f VersionFilter) query() url.Values {
 	q := url.Values{}
 	setIf(q, "service", f.Service)
 	setIf(q, "version", f.Version)
+	setIf(q, "owner", f.Owner)
+	for name, value := range f.Labels {
+		q.Add("label", name+"="+value)
+	}
 	return q
 }
 
@@ -220,6 +230,10 @@ func (f EventFilter) query() url.Values {
 	q := url.Values{}
 	setIf(q, "service", f.Service)
 	setIf(q, "version", f.Version)
+	setIf(q, "owner", f.Owner)
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.UTC().Format(time.RFC3339Nano))
+	}
 	if f.After != 0 {
 		q.Set("after", strconv.FormatInt(f.After, 10))
 	}

@@ -7,10 +7,11 @@ import "time"
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.overruled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
+	Owner      string    `json:"owner,omitempty" doc:"Whose version it was then"`
 	Actor      string    `json:"actor,omitempty" doc:"Who caused it, where a person did"`
 	Step       Step      `json:"step,omitempty" enum:"pull,start,healthy,routed" doc:"Of deploy.step: which"`
 	Took       Duration  `json:"took,omitzero" doc:"Of deploy.step and deploy.done: how long"`
@@ -30,6 +31,7 @@ const (
 	EventDeploySuperseded EventType = "deploy.superseded" // a later deploy, stop or removal of the same version won
 	EventVersionStopped   EventType = "version.stopped"
 	EventVersionRemoved   EventType = "version.removed"
+	EventVersionOverruled EventType = "version.overruled" // somebody else than its owner deployed, restarted, stopped or removed it
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"

@@ -8,9 +8,9 @@ type Problem struct {
 	Status int      `json:"status" doc:"HTTP status" example:"404"`
 	Title  string   `json:"title" doc:"The status in words" example:"Not Found"`
 	Detail string   `json:"detail" doc:"What happened, to which thing" example:"there is no version cart@pr-88"`
-	Code   Code     `json:"code" enum:"invalid,not_found,conflict,forbidden,unavailable,internal" doc:"What kind of error it is, to branch on"`
+	Code   Code     `json:"code" enum:"invalid,not_found,conflict,forbidden,quota,unavailable,internal" doc:"What kind of error it is, to branch on"`
 	Hint   string   `json:"hint,omitempty" doc:"What to do next"`
-	Errors []string `json:"problems,omitempty" doc:"Every single problem, where there are several"`
+	Errors []string `json:"problems,omitempty" doc:"Every single problem, where there are several; of quota, the versions that could go"`
 }
 
 // Error returns the detail and, behind it, the hint.
@@ -30,6 +30,7 @@ const (
 	CodeNotFound    Code = "not_found"   // 404
 	CodeConflict    Code = "conflict"    // 409
 	CodeForbidden   Code = "forbidden"   // 403
+	CodeQuota       Code = "quota"       // 409: as many versions run as may; Errors has what could go
 	CodeUnavailable Code = "unavailable" // 503: a runtime or the store does not answer
 	CodeInternal    Code = "internal"    // 500: a defect
 )

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +29,9 @@ type App struct {
 	NoColor  bool
 	Terminal bool // Out is a terminal: tables and ages; else tabs and RFC 3339
 	Color    bool // Out and Err are terminals that show colours
+	Asks     bool // In and Err are terminals: somebody can answer
+
+	who string // see user; "" before it was looked for
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer, environ []string) *App {
@@ -39,11 +41,12 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer, environ []string) *App {
 	app.NoColor = app.env("NO_COLOR") != ""
 	app.Terminal = isTerminal(stdout)
 	app.Color = app.Terminal && isTerminal(stderr) && app.env("TERM") != "dumb"
+	app.Asks = isTerminal(stdin) && isTerminal(stderr)
 	return app
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
@@ -71,17 +74,6 @@ func (a *App) env(name string) string {
 		if value, ok := strings.CutPrefix(v, name+"="); ok {
 			return value
 		}
-	}
-	return ""
-}
-
-// user names the person at the keyboard: the owner of what they deploy.
-func (a *App) user() string {
-	if name := cmp.Or(a.env("LAYOVER_USER"), a.env("USER"), a.env("LOGNAME")); name != "" {
-		return name
-	}
-	if u, err := user.Current(); err == nil {
-		return u.Username
 	}
 	return ""
 }

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -61,6 +63,37 @@ func completeServices(app *App) cobra.CompletionFunc {
 			out = append(out, s.Name)
 		}
 		return out, err
+	})
+}
+
+// completeOwners offers the owners of versions.
+func completeOwners(app *App) cobra.CompletionFunc {
+	return completeOf(app, func(v api.Version) []string { return []string{v.Owner} })
+}
+
+// completeLabels offers the labels of versions, as NAME=VALUE.
+func completeLabels(app *App) cobra.CompletionFunc {
+	return completeOf(app, func(v api.Version) []string {
+		var out []string
+		for name, value := range v.Labels {
+			out = append(out, name+"="+value)
+		}
+		return out
+	})
+}
+
+// completeOf offers what versions have, each once.
+func completeOf(app *App, words func(api.Version) []string) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		seen := map[string]bool{}
+		versions, err := client.Versions(ctx, api.VersionFilter{})
+		for _, v := range versions {
+			for _, word := range words(v) {
+				seen[word] = word != ""
+			}
+		}
+		delete(seen, "")
+		return slices.Sorted(maps.Keys(seen)), err
 	})
 }
 

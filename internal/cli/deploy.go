@@ -28,8 +28,7 @@ type deployOptions struct {
 	Env     []string
 	EnvFile string
 	Branch  string
-	Owner   string
-	Source  string
+	Who     whoOptions
 	Timeout time.Duration
 	NoWait  bool
 	JSON    bool
@@ -45,11 +44,17 @@ func newDeployCmd(app *App) *cobra.Command {
 
 What is not given comes from the service's run block in layover.yaml. A version that runs
 already is replaced once the new instance is healthy; where that fails it goes on
-serving. VERSION may be a Git branch: feature/ABC_12 becomes feature-abc_12.`,
+serving. VERSION may be a Git branch: feature/ABC_12 becomes feature-abc_12.
+
+A version belongs to who deployed it last: the name in LAYOVER_OWNER, else the author that
+the CI job names, else user.email of Git, else the user of this machine. Jobs of GitHub
+Actions, GitLab CI, CircleCI, Buildkite, Bitbucket, Azure and Jenkins are recognized:
+commit, branch, pull request, author and a link to the build are shown with the version.`,
 		Example: `  layover deploy cart@feature-2981 --image registry.example.com/cart:2981
   layover deploy cart@try-1 --command './bin/cart --verbose' --env LOG_LEVEL=debug
   layover deploy cart@main --url http://cart.internal:8080
-  layover deploy cart@$(git branch --show-current) --env-file .env`,
+  layover deploy cart@$(git branch --show-current) --env-file .env
+  layover deploy cart@sales --note 'demo on Friday' --label team=payments`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeBegin(app, "@"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,8 +71,14 @@ serving. VERSION may be a Git branch: feature/ABC_12 becomes feature-abc_12.`,
 	f.StringArrayVar(&opts.Env, "env", nil, "environment variable KEY=VALUE; KEY alone takes the value from here (repeatable)")
 	f.StringVar(&opts.EnvFile, "env-file", "", "file of KEY=VALUE lines")
 	f.StringVar(&opts.Branch, "branch", "", "Git branch it is made from (default: VERSION, where that is no valid name)")
-	f.StringVar(&opts.Owner, "owner", "", "who it belongs to (default: you)")
-	f.StringVar(&opts.Source, "source", "cli", "where the deployment comes from")
+	f.StringVar(&opts.Who.Owner, "owner", "", "who it belongs to (default: you, see below)")
+	f.StringVar(&opts.Who.Source, "source", "", "where the deployment comes from (default: ci in a CI job, else cli)")
+	f.StringVar(&opts.Who.Note, "note", "", "what it is for")
+	f.StringArrayVar(&opts.Who.Labels, "label", nil, "label NAME=VALUE; NAME= takes one away (repeatable)")
+	f.StringVar(&opts.Who.Commit, "commit", "", "commit it is built from (default: the CI job's)")
+	f.StringVar(&opts.Who.PullRequest, "pull-request", "", "number of its pull request (default: the CI job's)")
+	f.StringVar(&opts.Who.Author, "author", "", "whose change it is (default: the CI job's)")
+	f.StringVar(&opts.Who.Link, "link", "", "page of its build or change (default: the CI job's)")
 	f.DurationVar(&opts.Timeout, "timeout", 0, "how long it may take to become healthy (default: the service's, 2m)")
 	f.BoolVar(&opts.NoWait, "no-wait", false, "return as soon as the wish is recorded")
 	f.BoolVar(&opts.JSON, "json", false, "print the version as JSON")
@@ -132,9 +143,10 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 	d := api.Deployment{
 		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env},
 		Branch:    cmp.Or(o.Branch, t.Branch),
-		Owner:     cmp.Or(o.Owner, app.user()),
-		Source:    o.Source,
 		Timeout:   api.Duration(o.Timeout),
+	}
+	if err := o.Who.put(app, &d); err != nil {
+		return target{}, api.Deployment{}, err
 	}
 	if err := o.check(); err != nil {
 		return target{}, api.Deployment{}, err

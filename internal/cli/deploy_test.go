@@ -15,13 +15,13 @@ import (
 // parseDeploy returns what flags make of a deployment.
 func parseDeploy(t *testing.T, args ...string) (target, api.Deployment, error) {
 	t.Helper()
-	app := newApp(nil, &bytes.Buffer{}, &bytes.Buffer{}, []string{"USER=ana", "TOKEN=secret"})
-	opts := &deployOptions{Target: args[0], Source: "cli"}
+	app := newApp(nil, &bytes.Buffer{}, &bytes.Buffer{}, []string{"LAYOVER_OWNER=ana", "TOKEN=secret"})
+	opts := &deployOptions{Target: args[0]}
 	flags := newDeployCmd(app).Flags()
 	require.NoError(t, flags.Parse(args[1:]))
 	get := func(name string) string { return flags.Lookup(name).Value.String() }
 	opts.Image, opts.Command, opts.Dir, opts.URL = get("image"), get("command"), get("dir"), get("url")
-	opts.EnvFile, opts.Branch, opts.Owner = get("env-file"), get("branch"), get("owner")
+	opts.EnvFile, opts.Branch, opts.Who.Owner = get("env-file"), get("branch"), get("owner")
 	opts.Port, _ = flags.GetInt("port")
 	opts.Env, _ = flags.GetStringArray("env")
 	opts.Timeout, _ = flags.GetDuration("timeout")

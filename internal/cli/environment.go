@@ -115,6 +115,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		Runtimes:     runtimes,
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
+		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		Log:          log,
 	})
 	if err != nil {

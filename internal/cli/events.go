@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,8 @@ type eventsOptions struct {
 	Follow bool
 	Limit  int
 	JSON   bool
+	Mine   bool
+	Since  string
 	Filter api.EventFilter
 }
 
@@ -24,22 +27,41 @@ func newEventsCmd(app *App) *cobra.Command {
 		Short:   "What happened in the environment, in order",
 		Example: `  layover events
   layover events -f --service cart
+  layover events --since 10m
+  layover events --mine                      # also what others did to your versions
   layover events -f --json | jq 'select(.type == "deploy.failed")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.Limit < 1 || opts.Limit > 1000 {
 				return usagef("", "--last %d is not between 1 and 1000", opts.Limit)
 			}
+			if opts.Mine && opts.Filter.Owner != "" {
+				return usagef("", "--mine and --owner exclude each other")
+			}
+			if opts.Mine {
+				opts.Filter.Owner = app.user()
+			}
+			var err error
+			if opts.Filter.Since, err = parseSince(opts.Since, time.Now()); err != nil {
+				return err
+			}
+			if opts.Since != "" && !cmd.Flags().Changed("last") {
+				opts.Limit = math.MaxInt // all since then
+			}
 			return runEvents(cmd.Context(), app, opts)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&opts.Follow, "follow", "f", false, "go on as things happen")
-	f.IntVarP(&opts.Limit, "last", "n", 50, "how many of the past to show")
+	f.IntVarP(&opts.Limit, "last", "n", 50, "how many of the past to show (with --since: all of them)")
+	f.StringVar(&opts.Since, "since", "", "only what happened since: how long ago, as 10m, or a time, as 2026-01-31T12:00:00Z")
 	f.StringVar(&opts.Filter.Service, "service", "", "only of this service")
 	f.StringVar(&opts.Filter.Version, "version", "", "only of this version")
+	f.BoolVar(&opts.Mine, "mine", false, "only of versions that are, or were then, yours")
+	f.StringVar(&opts.Filter.Owner, "owner", "", "only of versions that are, or were then, of this owner")
 	f.BoolVar(&opts.JSON, "json", false, "print one JSON object a line")
 	completeFlag(cmd, "service", completeServices(app))
+	completeFlag(cmd, "owner", completeOwners(app))
 	return cmd
 }
 
@@ -48,7 +70,11 @@ func runEvents(ctx context.Context, app *App, opts *eventsOptions) error {
 	if err != nil {
 		return err
 	}
-	past, last, err := pastEvents(ctx, client, opts.Filter, opts.Limit)
+	look := pastEvents
+	if opts.Since != "" {
+		look = eventsSince
+	}
+	past, last, err := look(ctx, client, opts.Filter, opts.Limit)
 	if err != nil {
 		return err
 	}
@@ -61,7 +87,7 @@ func runEvents(ctx context.Context, app *App, opts *eventsOptions) error {
 		return nil
 	}
 	filter := opts.Filter
-	filter.After = last
+	filter.After, filter.Since = last, time.Time{}
 	for e, err := range client.FollowEvents(ctx, filter) {
 		if err != nil {
 			return err
@@ -103,6 +129,40 @@ func pastEvents(ctx context.Context, client *api.Client, filter api.EventFilter,
 			return found[max(0, len(found)-limit):], last, nil
 		}
 	}
+}
+
+// eventsSince is pastEvents for a filter with a time to begin at.
+func eventsSince(ctx context.Context, client *api.Client, filter api.EventFilter, limit int) ([]api.Event, int64, error) {
+	var found []api.Event
+	filter.Limit = 1000
+	for {
+		page, err := client.Events(ctx, filter)
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, e := range page.Items {
+			filter.After = e.ID
+		}
+		found = append(found, page.Items...)
+		found = found[max(0, len(found)-limit):]
+		if len(page.Items) < filter.Limit {
+			return found, max(page.Last, filter.After), nil
+		}
+	}
+}
+
+// parseSince reads how long ago something was, or when.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	return time.Time{}, usagef("write 10m, or 2026-01-31T12:00:00Z", "--since %q is neither how long ago nor a time", text)
 }
 
 // showEvent prints one event on a line.

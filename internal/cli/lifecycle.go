@@ -17,7 +17,8 @@ type lifecycle struct {
 	ask              func(*api.Client, context.Context, target) (api.Version, error)
 	// settled says whether the version came to where the command brings it, or can no longer.
 	settled func(api.Version, error) (bool, error)
-	deploys bool // it is a deployment, whose steps are shown
+	deploys bool   // it is a deployment, whose steps are shown
+	asks    string // what it does, where it asks before it does that to somebody else's version
 	done    string
 }
 
@@ -44,6 +45,7 @@ new one is healthy. No request is lost.`,
 			return c.Restart(ctx, t.Service, t.Version, t.Branch)
 		},
 		deploys: true,
+		asks:    "restart",
 		done:    "is restarted",
 	})
 }
@@ -61,6 +63,7 @@ definition is kept: layover start brings it back.`,
 		settled: func(v api.Version, err error) (bool, error) {
 			return v.State == api.StateStopped || isNotFound(err), ignoreNotFound(err)
 		},
+		asks: "stop",
 		done: "is stopped",
 	})
 }
@@ -74,6 +77,7 @@ func newRemoveCmd(app *App) *cobra.Command {
 			return c.Remove(ctx, t.Service, t.Version, t.Branch)
 		},
 		settled: func(_ api.Version, err error) (bool, error) { return isNotFound(err), ignoreNotFound(err) },
+		asks:    "remove",
 		done:    "is removed",
 	})
 	cmd.Aliases = []string{"remove"}
@@ -86,7 +90,7 @@ VERSION may be a Git branch: feature/ABC_12 is feature-abc_12, and is refused wh
 version belongs to another branch which comes out as the same name.`
 
 func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
-	noWait := false
+	noWait, yes := false, false
 	cmd := &cobra.Command{
 		Use:     l.use + " SERVICE@VERSION…",
 		GroupID: groupVersions,
@@ -99,22 +103,30 @@ func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runLifecycle(cmd.Context(), app, l, targets, noWait)
+			return runLifecycle(cmd.Context(), app, l, targets, noWait, yes || l.asks == "")
 		},
 		ValidArgsFunction: completeTargets(app),
 	}
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return as soon as the wish is recorded")
+	if l.asks != "" {
+		cmd.Long += "\n\nA version of somebody else's is asked about first; without a terminal, --yes is needed. Its\n" +
+			"owner sees who did it: layover events --mine."
+		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before "+l.asks+" of somebody else's version")
+	}
 	return cmd
 }
 
 // runLifecycle asks for all targets first, and then waits for each: they go on side by side. One
 // that the server refuses keeps none of the others from it.
-func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, noWait bool) error {
+func runLifecycle(ctx context.Context, app *App, l lifecycle, targets []target, noWait, yes bool) error {
 	client, err := app.Client()
 	if err != nil {
 		return err
 	}
 	if targets, err = expand(ctx, client, targets); err != nil {
+		return err
+	}
+	if err := mayTouch(ctx, app, client, l.asks, targets, yes); err != nil {
 		return err
 	}
 	var asked []api.Version

@@ -3,6 +3,8 @@ package cli
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,6 +17,10 @@ import (
 type listOptions struct {
 	Service string
 	Route   string
+	Owner   string
+	Mine    bool
+	Labels  []string
+	Sort    string
 	JSON    bool
 }
 
@@ -26,14 +32,22 @@ func newListCmd(app *App) *cobra.Command {
 		GroupID: groupVersions,
 		Short:   "Who runs what: every version with its state and owner",
 		Long: `List the versions of every service. With --route, list instead what each service would
-answer a request with that route with, and why.`,
+answer a request with that route with, and why.
+
+They are sorted by service and name, or as --sort says: age puts the oldest deployment
+first, requests the most used, state what is wrong, name and owner go by the alphabet.`,
 		Example: `  layover ls
   layover ls --service cart
+  layover ls --mine --sort age
+  layover ls --label team=payments
   layover ls --route feature-2981
   layover ls --json | jq -r '.[] | select(.state == "failed") | .name'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.Route != "" {
+				if opts.Mine || opts.Owner != "" || len(opts.Labels) > 0 || opts.Sort != "" {
+					return usagef("with --route there is a line for each service", "--mine, --owner, --label and --sort are not for --route")
+				}
 				return runListRoute(cmd.Context(), app, opts)
 			}
 			return runList(cmd.Context(), app, opts)
@@ -41,7 +55,14 @@ answer a request with that route with, and why.`,
 	}
 	cmd.Flags().StringVar(&opts.Service, "service", "", "only versions of this service")
 	cmd.Flags().StringVar(&opts.Route, "route", "", "what each service answers this route with")
+	cmd.Flags().BoolVar(&opts.Mine, "mine", false, "only your versions")
+	cmd.Flags().StringVar(&opts.Owner, "owner", "", "only versions of this owner")
+	cmd.Flags().StringArrayVar(&opts.Labels, "label", nil, "only versions with this label, as NAME=VALUE (repeatable: with all of them)")
+	cmd.Flags().StringVar(&opts.Sort, "sort", "", "order: age, name, owner, requests or state (default: service and name)")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
+	completeFlag(cmd, "owner", completeOwners(app))
+	completeFlag(cmd, "label", completeLabels(app))
+	completeFlag(cmd, "sort", cobra.FixedCompletions(slices.Sorted(maps.Keys(orders())), cobra.ShellCompDirectiveNoFileComp))
 	completeFlag(cmd, "service", completeServices(app))
 	completeFlag(cmd, "route", completeRoutes(app))
 	cmd.AddCommand(newListProxiesCmd(app))
@@ -49,13 +70,24 @@ answer a request with that route with, and why.`,
 }
 
 func runList(ctx context.Context, app *App, opts *listOptions) error {
+	filter, err := opts.filter(app)
+	if err != nil {
+		return err
+	}
+	order, ok := orders()[opts.Sort]
+	if opts.Sort != "" && !ok {
+		return usagef("use "+strings.Join(slices.Sorted(maps.Keys(orders())), ", "), "--sort: there is no order %q", opts.Sort)
+	}
 	client, err := app.Client()
 	if err != nil {
 		return err
 	}
-	versions, err := client.Versions(ctx, api.VersionFilter{Service: opts.Service})
+	versions, err := client.Versions(ctx, filter)
 	if err != nil {
 		return err
+	}
+	if order != nil {
+		slices.SortStableFunc(versions, order)
 	}
 	if len(versions) == 0 && opts.Service != "" {
 		if _, err := findService(ctx, client, opts.Service); err != nil {
@@ -65,7 +97,11 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	if opts.JSON {
 		return app.json(versions)
 	}
-	if len(versions) == 0 {
+	switch {
+	case len(versions) > 0:
+	case filter.Owner != "" || len(filter.Labels) > 0:
+		app.say("no version is like that\n")
+	default:
 		app.say("no versions; run one with: layover deploy SERVICE@VERSION\n")
 	}
 	var rows [][]string
@@ -77,6 +113,34 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	}
 	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "REQUESTS", "ADDRESS", "WHY"}, rows)
 	return nil
+}
+
+// filter says which versions are asked for.
+func (o *listOptions) filter(app *App) (api.VersionFilter, error) {
+	if o.Mine && o.Owner != "" {
+		return api.VersionFilter{}, usagef("", "--mine and --owner exclude each other")
+	}
+	labels, err := parseLabels(o.Labels, false)
+	f := api.VersionFilter{Service: o.Service, Owner: o.Owner, Labels: labels}
+	if o.Mine {
+		f.Owner = app.user()
+	}
+	return f, err
+}
+
+// orders are the orders of --sort. What is the same in one of them stays in the order of the
+// service and name.
+func orders() map[string]func(a, b api.Version) int {
+	states := []api.State{api.StateFailed, api.StateStarting, api.StateStopping, api.StateRunning, api.StateStopped}
+	return map[string]func(a, b api.Version) int{
+		"age":      func(a, b api.Version) int { return a.DeployedAt.Compare(b.DeployedAt) },
+		"name":     func(a, b api.Version) int { return cmp.Compare(a.Name, b.Name) },
+		"owner":    func(a, b api.Version) int { return cmp.Compare(strings.ToLower(a.Owner), strings.ToLower(b.Owner)) },
+		"requests": func(a, b api.Version) int { return cmp.Compare(b.Requests, a.Requests) },
+		"state": func(a, b api.Version) int {
+			return cmp.Compare(slices.Index(states, a.State), slices.Index(states, b.State))
+		},
+	}
 }
 
 // routedService is what one service answers a route with.

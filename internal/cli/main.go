@@ -135,7 +135,8 @@ func describeError(err error) (message, hint string) {
 		return err.Error(), e.hint
 	}
 	if e, ok := errors.AsType[*control.Error](err); ok {
-		return err.Error(), e.Hint
+		message = strings.Join(append([]string{err.Error()}, e.Details...), "\n  ")
+		return message, e.Hint
 	}
 	return err.Error(), ""
 }

@@ -66,7 +66,7 @@ func newTerminal(t *testing.T) *terminal {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	c.app = newApp(strings.NewReader(""), &c.out, &c.err, []string{"LAYOVER_SERVER=" + srv.URL, "USER=ana", "TOKEN=secret"})
+	c.app = newApp(strings.NewReader(""), &c.out, &c.err, []string{"LAYOVER_SERVER=" + srv.URL, "LAYOVER_OWNER=ana", "TOKEN=secret"})
 	for _, name := range []string{"cart", "pricing"} {
 		require.NoError(t, c.PutService(t.Context(), api.Service{Name: name, Hosts: []string{name + ".localhost"}}))
 	}
@@ -100,6 +100,7 @@ func TestExitCode(t *testing.T) {
 		"bad configuration":        {&config.Problems{}, exitUsage},
 		"refused as invalid":       {problem(api.CodeInvalid), exitUsage},
 		"not there":                {problem(api.CodeNotFound), exitUsage},
+		"no room":                  {problem(api.CodeQuota), exitFailed},
 		"in conflict":              {problem(api.CodeConflict), exitFailed},
 		"forbidden":                {problem(api.CodeForbidden), exitFailed},
 		"defect of the server":     {problem(api.CodeInternal), exitFailed},
@@ -166,7 +167,7 @@ func TestListVersions(t *testing.T) {
 	c.deployed(t, "cart", "main")
 	c.deployed(t, "pricing", "pr-88")
 	require.Equal(t, exitOK, c.run(t.Context(), "ls"))
-	require.Regexp(t, `^cart\tmain\trunning\tana\t-\t20[0-9T:-]+Z\t0\t-\t\npricing\tpr-88\trunning\t.*\n$`, c.out.String())
+	require.Regexp(t, `^cart\tmain\trunning\tana\tcli\t20[0-9T:-]+Z\t0\t-\t\npricing\tpr-88\trunning\t.*\n$`, c.out.String())
 	require.Equal(t, exitOK, c.run(t.Context(), "ls", "--service", "cart"))
 	require.NotContains(t, c.out.String(), "pricing")
 	require.Equal(t, exitUsage, c.run(t.Context(), "ls", "--service", "nope"))
@@ -176,7 +177,7 @@ func TestListVersions(t *testing.T) {
 	c.app.Terminal = true
 	require.Equal(t, exitOK, c.run(t.Context(), "ls"))
 	require.Contains(t, c.out.String(), "SERVICE  VERSION  STATE    OWNER  SOURCE  AGE  REQUESTS  ADDRESS  WHY\n")
-	require.Contains(t, c.out.String(), "\npricing  pr-88    running  ana    -       0s   0         -\n")
+	require.Contains(t, c.out.String(), "\npricing  pr-88    running  ana    cli     0s   0         -\n")
 }
 
 func TestListRoute(t *testing.T) {

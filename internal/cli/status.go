@@ -3,6 +3,8 @@ package cli
 import (
 	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +19,9 @@ func newStatusCmd(app *App) *cobra.Command {
 		Use:     "status SERVICE@VERSION",
 		GroupID: groupVersions,
 		Short:   "One version: its state, its instances, and why it is not ready",
-		Long: `Show one version: its state and the reason for it, what it runs, its instances with their
-last health check, how its last deployment went, the last lines of its log where it does not
-run, and what to try next.`,
+		Long: `Show one version: its state and the reason for it, what it runs, whose it is and what it
+was made from, its instances with their last health check, how its last deployment went, the
+last lines of its log where it does not run, and what to try next.`,
 		Example: `  layover status cart@feature-2981
   layover status cart@feature-2981 --json | jq .reason`,
 		Args:              cobra.ExactArgs(1),
@@ -110,7 +112,12 @@ func showStatus(app *App, v api.Version) {
 	line("runs", describeRun(v.Run))
 	line("owner", v.Owner)
 	line("branch", v.Branch)
-	line("source", v.Source)
+	line("note", v.Note)
+	line("labels", labelList(v.Labels))
+	line("source", sourceOf(v))
+	line("commit", v.Origin.Commit)
+	line("change", changeOf(v.Origin))
+	line("link", v.Origin.URL)
 	line("deployed", v.DeployedAt.Local().Format(time.DateTime)+" ("+shortDuration(time.Since(v.DeployedAt))+" ago)")
 	app.printf("  %-11s %d\n", "requests", v.Requests)
 	line("preview", v.PreviewURL)
@@ -126,6 +133,37 @@ func showStatus(app *App, v api.Version) {
 			app.printf("    | %s\n", l)
 		}
 	}
+}
+
+// sourceOf says where the newest deployment came from, and from which CI system.
+func sourceOf(v api.Version) string {
+	if v.Origin.Provider == "" {
+		return v.Source
+	}
+	return strings.TrimSpace(v.Source + " (" + v.Origin.Provider + ")")
+}
+
+// changeOf says which change was built: pull request, branch and author.
+func changeOf(o api.Origin) string {
+	var parts []string
+	if o.PullRequest != "" {
+		parts = append(parts, "pull request "+o.PullRequest)
+	}
+	if o.Branch != "" {
+		parts = append(parts, "branch "+o.Branch)
+	}
+	if o.Author != "" {
+		parts = append(parts, "by "+o.Author)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func labelList(labels map[string]string) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, name+"="+labels[name])
+	}
+	return strings.Join(out, " ")
 }
 
 func describeRun(r api.Run) string {

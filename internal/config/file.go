@@ -30,6 +30,7 @@ type File struct {
 	BaggageKey     string             `yaml:"baggage_key,omitempty" env:"LAYOVER_BAGGAGE_KEY" default:"dynamic_route" doc:"Key of the W3C Baggage member that carries the route. Keys are case-sensitive"`
 	RouteHeader    string             `yaml:"route_header,omitempty" env:"LAYOVER_ROUTE_HEADER" doc:"Another request header that carries the route, for callers that cannot send baggage. Default: none" example:"X-Route"`
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
+	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
 	ServicesByName map[string]Service `yaml:"services,omitempty" name:"service" doc:"The services, by name"`
 	RoutesByName   map[string]Route   `yaml:"routes,omitempty" name:"route" doc:"Named routes, by name"`
@@ -63,6 +64,12 @@ type Server struct {
 	Listen         string   `yaml:"listen,omitempty" env:"LAYOVER_SERVER_LISTEN" default:"127.0.0.1:7070" doc:"Address to listen on, as host:port"`
 	AllowedHosts   []string `yaml:"allowed_hosts,omitempty" env:"LAYOVER_SERVER_ALLOWED_HOSTS" doc:"Hosts a request may name, besides loopback names and the address of listen" example:"layover.example.com"`
 	AllowedOrigins []string `yaml:"allowed_origins,omitempty" env:"LAYOVER_SERVER_ALLOWED_ORIGINS" doc:"Origins of web pages that may call the API, besides its own" example:"https://tools.example.com"`
+}
+
+// Quotas bound how many versions run.
+type Quotas struct {
+	Running         int `yaml:"running,omitempty" env:"LAYOVER_QUOTAS_RUNNING" default:"0" minimum:"0" doc:"In the environment; 0 for no limit" example:"200"`
+	RunningPerOwner int `yaml:"running_per_owner,omitempty" env:"LAYOVER_QUOTAS_RUNNING_PER_OWNER" default:"0" minimum:"0" doc:"Of one owner; 0 for no limit" example:"10"`
 }
 
 // Defaults are settings of every service that does not set its own.

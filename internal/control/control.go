@@ -58,6 +58,7 @@ type Options struct {
 	// ProxyGrace is how long stand-alone proxies have to come back to a server that was
 	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
 	ProxyGrace time.Duration
+	Quotas     Quotas
 	Log        *slog.Logger
 }
 
@@ -81,6 +82,7 @@ type Control struct {
 	services map[string]api.Service
 	routes   map[string]api.NamedRoute
 	records  map[Key]*VersionRecord // never changed in place
+	usage    usage                  // of records
 	keepers  map[Key]*keeper
 	watchers map[string]*watcher // by name of the runtime
 	group    *errgroup.Group     // of Run; nil while it does not run
@@ -159,6 +161,7 @@ func (c *Control) load(ctx context.Context) error {
 	for i := range versions {
 		key := versions[i].Key
 		c.records[key] = &versions[i]
+		c.usage.count(nil, c.records[key])
 		c.keepers[key] = newKeeper(c, key)
 		c.keepers[key].inherit(c.records[key])
 		if versions[i].Desired == DesiredRunning && versions[i].serving() != nil {
@@ -313,6 +316,7 @@ func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord)
 	if k.cancel != nil && result != nil && !c.records[key].sameWish(result) {
 		k.cancel(errSuperseded)
 	}
+	c.usage.count(c.records[key], result)
 	if result == nil {
 		delete(c.records, key)
 		k.told = 0 // the next life of this name counts anew

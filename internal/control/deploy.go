@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,6 +17,11 @@ import (
 // recorded; the events of the returned generation tell how it goes. A deployment of
 // the same version that is still under way is superseded.
 func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Version, error) {
+	return c.deploy(ctx, key, d, c.checkQuota)
+}
+
+// deploy is Deploy, where room says whether there is room for the version.
+func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room func(before, next *VersionRecord) error) (api.Version, error) {
 	s, err := c.deployable(key, d)
 	if err != nil {
 		return api.Version{}, err
@@ -29,13 +33,20 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 	if err := c.checkProxy(key, run, env); err != nil {
 		return api.Version{}, err
 	}
-	return c.begin(ctx, key, d.Owner, "", func(r *VersionRecord) (Generation, error) {
+	before := c.record(key)
+	v, err := c.begin(ctx, key, d.Owner, "", room, func(r *VersionRecord) (Generation, error) {
 		if err := r.takeBranch(d.Branch); err != nil {
 			return Generation{}, err
 		}
-		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
+		if err := r.takeWho(d); err != nil {
+			return Generation{}, err
+		}
 		return Generation{Deployment: d, Run: run, Env: env}, nil
 	})
+	if err == nil && d.Owner != "" {
+		c.noteOverruled(ctx, before, d.Owner, "deployed anew")
+	}
+	return v, err
 }
 
 // By says who acts on a version, and on whose.
@@ -66,17 +77,22 @@ func (c *Control) Restart(ctx context.Context, key Key, by By) (api.Version, err
 	if _, err := c.Version(ctx, key); err != nil {
 		return api.Version{}, err
 	}
-	return c.again(ctx, key, by)
+	before := c.record(key)
+	v, err := c.again(ctx, key, by)
+	if err == nil {
+		c.noteOverruled(ctx, before, by.Actor, "restarted")
+	}
+	return v, err
 }
 
 // Stop takes the version out of the table, drains it and ends its instances. Its record stays.
 func (c *Control) Stop(ctx context.Context, key Key, by By) (api.Version, error) {
-	return c.end(ctx, key, by, DesiredStopped)
+	return c.end(ctx, key, by, DesiredStopped, "stopped")
 }
 
 // Remove stops the version and deletes its record.
 func (c *Control) Remove(ctx context.Context, key Key, by By) (api.Version, error) {
-	return c.end(ctx, key, by, DesiredRemoved)
+	return c.end(ctx, key, by, DesiredRemoved, "removed")
 }
 
 // deployable returns the service that key names, or an error that says what is wrong with d.
@@ -84,10 +100,8 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 	if err := route.CheckName("version", key.Version); err != nil {
 		return api.Service{}, invalidf(fmt.Sprintf("a valid name would be %q", route.NameOf(key.Version)), "%s", err)
 	}
-	for _, text := range []string{d.Owner, d.Source, d.Branch} {
-		if len(text) > 255 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return api.Service{}, invalidf("", "owner, source and branch may have 255 bytes, and no control characters")
-		}
+	if err := d.CheckWho(); err != nil {
+		return api.Service{}, invalidf("", "%s", err)
 	}
 	s, ok := c.service(key.Service)
 	if !ok {
@@ -98,7 +112,7 @@ func (c *Control) deployable(key Key, d api.Deployment) (api.Service, error) {
 
 // again makes a new generation of what the version ran last.
 func (c *Control) again(ctx context.Context, key Key, by By) (api.Version, error) {
-	return c.begin(ctx, key, by.Actor, "again: ", func(r *VersionRecord) (Generation, error) {
+	return c.begin(ctx, key, by.Actor, "again: ", c.checkQuota, func(r *VersionRecord) (Generation, error) {
 		if err := r.meant(by.Branch); err != nil {
 			return Generation{}, err
 		}
@@ -110,8 +124,12 @@ func (c *Control) again(ctx context.Context, key Key, by By) (api.Version, error
 	})
 }
 
-// begin records a new generation, as make returns it, and sets the keeper to work.
-func (c *Control) begin(ctx context.Context, key Key, actor, how string, make func(*VersionRecord) (Generation, error)) (api.Version, error) {
+// begin records a new generation, as make returns it, where there is room for it, and sets the
+// keeper to work.
+func (c *Control) begin(
+	ctx context.Context, key Key, actor, how string,
+	room func(before, next *VersionRecord) error, make func(*VersionRecord) (Generation, error),
+) (api.Version, error) {
 	var superseded, number int64
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if _, ok := c.service(key.Service); !ok { // removed since it was looked up
@@ -131,7 +149,7 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 		r.append(g)
 		r.Desired = DesiredRunning
 		number = r.newest().Number
-		return r, nil
+		return r, room(c.record(key), r)
 	})
 	if err != nil {
 		return api.Version{}, err
@@ -169,8 +187,14 @@ func (c *Control) versionOrGone(ctx context.Context, key Key) api.Version {
 }
 
 // end records that the version is to stop or to go, and sets its keeper to work.
-func (c *Control) end(ctx context.Context, key Key, by By, want Desired) (api.Version, error) {
+func (c *Control) end(ctx context.Context, key Key, by By, want Desired, did string) (api.Version, error) {
+	c.mu.Lock()
+	if k := c.keepers[key]; k != nil {
+		k.halting = &halt{by.Actor} // before the keeper can see the wish
+	}
+	c.mu.Unlock()
 	var superseded int64
+	before := c.record(key)
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if r == nil {
 			return nil, c.unknownVersion(key)
@@ -195,6 +219,7 @@ func (c *Control) end(ctx context.Context, key Key, by By, want Desired) (api.Ve
 	if err != nil {
 		return api.Version{}, err
 	}
+	c.noteOverruled(ctx, before, by.Actor, did)
 	c.noteSuperseded(ctx, key, superseded, by.Actor)
 	c.changed(ctx) // no new requests from here on
 	v := c.versionOrGone(ctx, key)
@@ -236,7 +261,7 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 		if same {
 			continue
 		}
-		if _, err := c.Deploy(ctx, w.Key, w.Deployment); err != nil {
+		if _, err := c.deploy(ctx, w.Key, w.Deployment, func(_, _ *VersionRecord) error { return nil }); err != nil {
 			return err
 		}
 	}

@@ -11,8 +11,9 @@ import (
 type Error struct {
 	Code    api.Code
 	Message string
-	Hint    string // what to do next; may be empty
-	Err     error  // the cause, for logs; may be nil
+	Hint    string   // what to do next; may be empty
+	Details []string // what it consists of, or what could help, one a line
+	Err     error    // the cause, for logs; may be nil
 }
 
 // Error returns the message, without the hint.

@@ -40,6 +40,9 @@ func (c *Control) note(ctx context.Context, e api.Event) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	e.Time = time.Now().UTC()
+	if rec := c.record(Key{Service: e.Service, Version: e.Version}); e.Owner == "" && rec != nil {
+		e.Owner = rec.Owner
+	}
 	id, err := c.opts.Store.AppendEvent(ctx, e)
 	if err != nil {
 		c.log.Error("event not stored", "type", string(e.Type), "service", e.Service, "version", e.Version, "err", err)

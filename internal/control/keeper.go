@@ -356,7 +356,7 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 	if err != nil {
 		return 0
 	}
-	e := api.Event{Type: api.EventVersionRemoved, Message: k.key.String() + " is removed"}
+	e := api.Event{Type: api.EventVersionRemoved, Owner: rec.Owner, Message: k.key.String() + " is removed"}
 	if by := k.takeHalting(); by != nil {
 		e.Actor = by.actor
 	}

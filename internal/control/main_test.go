@@ -157,6 +157,7 @@ type bench struct {
 	listFails error // the next runtime's List does
 	listHangs bool
 	grace     time.Duration // for proxies to come back to the next server
+	quotas    control.Quotas
 }
 
 // flaky is a runtime whose List fails or hangs when told to. It notes what is
@@ -365,6 +366,7 @@ func (b *bench) open() {
 		},
 		ProxyAddress: map[string]string{api.RuntimeProcess: "127.0.0.1:1"},
 		ProxyGrace:   b.grace,
+		Quotas:       b.quotas,
 	})
 	require.NoError(b.t, err)
 

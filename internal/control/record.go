@@ -191,6 +191,7 @@ func (r *VersionRecord) supersede() {
 
 func (r *VersionRecord) clone() *VersionRecord {
 	next := *r
+	next.Labels = maps.Clone(r.Labels)
 	next.Generations = slices.Clone(r.Generations)
 	for i := range next.Generations {
 		next.Generations[i].Env = maps.Clone(next.Generations[i].Env)

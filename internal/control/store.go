@@ -66,10 +66,11 @@ func compareKeys(a, b Key) int {
 // VersionRecord is what is wanted of a version, and what is known of its generations.
 type VersionRecord struct {
 	Key
-	Desired     Desired      `json:"desired"`               // running or stopped
-	Branch      string       `json:"branch,omitempty"`      // Git branch it was named after
-	Owner       string       `json:"owner,omitempty"`       // of the newest generation
-	Source      string       `json:"source,omitempty"`      // of the newest generation
+	Desired Desired `json:"desired"`          // running or stopped
+	Branch  string  `json:"branch,omitempty"` // Git branch it was named after
+	Owner   string  `json:"owner,omitempty"`  // of the newest generation
+	Source  string  `json:"source,omitempty"` // of the newest generation
+	Who
 	CreatedAt   time.Time    `json:"created_at"`            // first deployment
 	Generations []Generation `json:"generations,omitempty"` // oldest first; bounded by control
 }

@@ -48,6 +48,9 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 		Branch:    rec.Branch,
 		Owner:     rec.Owner,
 		Source:    rec.Source,
+		Origin:    rec.Origin,
+		Note:      rec.Note,
+		Labels:    maps.Clone(rec.Labels),
 		CreatedAt: rec.CreatedAt,
 		Requests:  requests,
 	}

@@ -40,7 +40,8 @@ events of the version's generation tell of it.
 
 Streams are server-sent events. A client that comes back with Last-Event-ID goes on where it stopped.
 
-The header ` + api.HeaderActor + ` names who asks for a change. Names are lower-case letters, digits, ".", "_" and "-".`
+The header ` + api.HeaderActor + ` names who asks for a change: events say so, and what is
+deployed belongs to them. Nobody checks it, and it protects nothing. Names are lower-case letters, digits, ".", "_" and "-".`
 
 // apiConfig describes the API as a whole. What the library adds by itself (links
 // to schemas, a documentation page that loads scripts from elsewhere) is left out.

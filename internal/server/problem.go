@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -26,7 +27,7 @@ func statusOf(code api.Code) int {
 		return http.StatusUnprocessableEntity
 	case api.CodeNotFound:
 		return http.StatusNotFound
-	case api.CodeConflict:
+	case api.CodeConflict, api.CodeQuota:
 		return http.StatusConflict
 	case api.CodeForbidden:
 		return http.StatusForbidden
@@ -91,7 +92,7 @@ func (s *Server) problemOf(ctx context.Context, operation string, err error) pro
 			s.log.Warn("request not answered", "operation", operation, "err", cause)
 		}
 		p := newProblem(statusOf(e.Code), e.Code, e.Hint, "%s", e.Message)
-		p.Errors = details(e.Err)
+		p.Errors = append(slices.Clone(e.Details), details(e.Err)...)
 		return p
 	}
 	if ctx.Err() != nil { // nobody reads the answer

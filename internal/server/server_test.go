@@ -171,7 +171,9 @@ func TestRequestsRefused(t *testing.T) {
 		"negative tail":         {"GET", "/api/v1/services/cart/versions/v1/logs?tail=-1", "", nil, 422, "query.tail: expected number >= 0"},
 		"limit too large":       {"GET", "/api/v1/events?limit=1001", "", nil, 422, "query.limit: expected number <= 1000"},
 		"after is text":         {"GET", "/api/v1/events?after=x", "", nil, 422, "query.after: invalid integer"},
-		"unknown parameter":     {"GET", "/api/v1/events?since=1", "", nil, 422, "query.since: unknown query parameter"},
+		"unknown parameter":     {"GET", "/api/v1/events?until=1", "", nil, 422, "query.until: unknown query parameter"},
+		"events since never":    {"GET", "/api/v1/events?since=never", "", nil, 422, `"never" is neither how long ago nor`},
+		"stream since never":    {"GET", "/api/v1/events/stream?since=never", "", nil, 422, `"never" is neither how long ago nor`},
 		"bad Last-Event-ID":     {"GET", "/api/v1/events/stream", "", []string{"Last-Event-ID: abc"}, 422, `Last-Event-ID: "abc"`},
 		"negative table":        {"GET", "/api/v1/table/watch?after=-1", "", nil, 422, "query.after"},
 		"explain no URL":        {"POST", "/api/v1/explain", "{}", nil, 422, "expected required property url"},
@@ -193,6 +195,45 @@ func TestRequestsRefused(t *testing.T) {
 			require.Equal(t, "nosniff", got.Header.Get("X-Content-Type-Options"))
 		})
 	}
+}
+
+// What could make room is told as the problems of the refusal.
+func TestQuotaRefusal(t *testing.T) {
+	e := newEnv(t)
+	e.Fail(&control.Error{Code: api.CodeQuota, Message: "there is no room", Hint: "stop one", Details: []string{"cart@a", "cart@b"}})
+	got := e.ask(t, "PUT", "/api/v1/services/cart/versions/x", "{}")
+	require.Equal(t, 409, got.StatusCode)
+	p := got.problem(t)
+	require.Equal(t, api.CodeQuota, p.Code)
+	require.Equal(t, []string{"cart@a", "cart@b"}, p.Errors)
+}
+
+// Versions and events are selected by owner, versions by label as well.
+func TestSelectedByOwner(t *testing.T) {
+	e := newEnv(t)
+	require.NoError(t, e.PutService(t.Context(), api.Service{Name: "cart"}))
+	for name, owner := range map[string]string{"a": "ana", "b": "bob"} {
+		got := e.ask(t, "PUT", "/api/v1/services/cart/versions/"+name, `{"labels":{"team":"x","name":"`+name+`"}}`, "Layover-Actor: "+owner)
+		require.Equal(t, 202, got.StatusCode, got.body)
+	}
+	for path, want := range map[string]string{
+		"versions?owner=ANA":                           "a",
+		"versions?label=team=x":                        "a b",
+		"versions?label=team=x&label=name=b":           "b",
+		"versions?label=team=x&label=name=b&owner=ana": "",
+		"versions?label=team=y":                        "",
+		"events?owner=bob":                             "b",
+	} {
+		var out api.List[struct{ Name, Version string }]
+		got := e.ask(t, "GET", "/api/v1/"+path, "")
+		require.NoError(t, json.Unmarshal([]byte(got.body), &out), got.body)
+		var names []string
+		for _, item := range out.Items {
+			names = append(names, item.Name+item.Version)
+		}
+		require.Equal(t, want, strings.Join(names, " "), path)
+	}
+	require.Equal(t, 422, e.ask(t, "GET", "/api/v1/versions?label=team", "").StatusCode)
 }
 
 func TestAllMistakesAtOnce(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +118,48 @@ func TestEventStreamFrom(t *testing.T) {
 			require.Equal(t, tt.want, got)
 		})
 	}
+}
+
+// The log is entered where a time says, however long it is, and events that were stored a little
+// out of their order are found too.
+func TestEventsSince(t *testing.T) {
+	e := newEnv(t)
+	began := time.Now().Add(-1000 * time.Minute)
+	for i := range 1000 {
+		at := began.Add(time.Duration(i) * time.Minute)
+		if i == 500 {
+			at = at.Add(-65 * time.Second) // happened before 499, and was stored later
+		}
+		e.Emit(api.Event{Time: at, Type: api.EventServiceChanged, Service: "cart", Message: strconv.Itoa(i)})
+	}
+	for name, tt := range map[string]struct {
+		since string
+		count int
+		first string
+	}{
+		"how long ago":     {"10m30s", 10, "990"},
+		"before all":       {"10000h", 1000, "0"},
+		"behind all":       {"0s", 0, ""},
+		"a time":           {began.Add(600 * time.Minute).UTC().Format(time.RFC3339Nano), 400, "600"},
+		"between disorder": {began.Add(499*time.Minute - time.Second).UTC().Format(time.RFC3339Nano), 500, "499"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out api.EventList
+			got := e.ask(t, "GET", "/api/v1/events?limit=1000&since="+url.QueryEscape(tt.since), "")
+			require.NoError(t, json.Unmarshal([]byte(got.body), &out), got.body)
+			require.Len(t, out.Items, tt.count)
+			if tt.count > 0 {
+				require.Equal(t, tt.first, out.Items[0].Message)
+			}
+		})
+	}
+	s := e.open(t, "/api/v1/events/stream?since=1m30s")
+	_ = s.message(t) // where it begins
+	require.Contains(t, s.message(t), `"message":"999"`)
+	s = e.open(t, "/api/v1/events/stream?since=1m30s", "Last-Event-ID: 1000")
+	e.Emit(api.Event{Type: api.EventServiceChanged, Message: "new"})
+	_ = s.message(t)
+	require.Contains(t, s.message(t), `"message":"new"`, "what the client has is not sent again")
 }
 
 func TestStreamsStayAlive(t *testing.T) {

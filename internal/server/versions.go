@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
@@ -19,6 +20,13 @@ type VersionPath struct {
 func (p VersionPath) key() control.Key {
 	return control.Key{Service: string(p.Service), Version: string(p.Version)}
 }
+
+// OwnerQuery selects what belongs to somebody.
+type OwnerQuery struct {
+	Owner string `query:"owner" maxLength:"255" doc:"Only of versions of this owner; upper and lower case are the same" example:"ana"`
+}
+
+func (q OwnerQuery) owns(owner string) bool { return q.Owner == "" || api.SameOwner(q.Owner, owner) }
 
 // VersionQuery selects versions, or what concerns them.
 type VersionQuery struct {
@@ -35,11 +43,7 @@ func (s *Server) registerVersions() {
 		id: "list-versions", tag: tagVersions, method: http.MethodGet, path: "/api/v1/versions",
 		summary:     "List versions",
 		description: "Returns the versions of all services, ordered by service and name.",
-	}, func(ctx context.Context, in *VersionQuery) (*answer[api.List[api.Version]], error) {
-		versions, err := s.control.Versions(ctx)
-		versions = slices.DeleteFunc(slices.Clone(versions), func(v api.Version) bool { return !in.selects(v.Service, v.Name) })
-		return listOf(versions), err
-	})
+	}, s.listVersions)
 
 	register(s, operation{
 		id: "get-version", tag: tagVersions, method: http.MethodGet, path: versionPath,
@@ -84,6 +88,36 @@ func (s *Server) registerVersions() {
 			errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
 		}, s.acting(a.act))
 	}
+}
+
+type listVersionsInput struct {
+	VersionQuery
+	OwnerQuery
+	Label []string `query:"label,explode" maxItems:"16" doc:"Only with this label, as NAME=VALUE. Several: only with all of them" example:"team=payments"`
+}
+
+func (s *Server) listVersions(ctx context.Context, in *listVersionsInput) (*answer[api.List[api.Version]], error) {
+	labels := map[string]string{}
+	for _, label := range in.Label {
+		name, value, ok := strings.Cut(label, "=")
+		if !ok || api.CheckLabel(name, value) != nil {
+			return nil, invalidf("for example label=team=payments", "label: %s is not NAME=VALUE", quote(label))
+		}
+		labels[name] = value
+	}
+	versions, err := s.control.Versions(ctx)
+	versions = slices.DeleteFunc(slices.Clone(versions), func(v api.Version) bool {
+		if !in.selects(v.Service, v.Name) || !in.owns(v.Owner) {
+			return true
+		}
+		for name, value := range labels {
+			if have, ok := v.Labels[name]; !ok || have != value {
+				return true
+			}
+		}
+		return false
+	})
+	return listOf(versions), err
 }
 
 const versionPath = "/api/v1/services/{service}/versions/{version}"

@@ -120,7 +120,7 @@ func (c *Control) ChangeTable(change route.Change) {
 	})
 }
 
-// Emit adds an event under the next ID, which it returns.
+// Emit adds an event under the next ID, which it returns. Where it has no time, that is now.
 func (c *Control) Emit(e api.Event) int64 {
 	var id int64
 	c.set(func() { id = c.emitLocked(e) })
@@ -208,7 +208,7 @@ func (c *Control) Deploy(_ context.Context, key control.Key, d api.Deployment) (
 		}
 		c.deployed[key] = d
 		v = c.beginLocked(key, d.Owner)
-		v.Branch = d.Branch
+		v.Owner, v.Source, v.Branch, v.Origin, v.Note, v.Labels = d.Owner, d.Source, d.Branch, d.Origin, d.Note, d.Labels
 		c.versions[key] = v
 		return nil
 	})
@@ -376,11 +376,10 @@ func (c *Control) beginLocked(key control.Key, actor string) api.Version {
 	}
 	v.Generation++
 	v.State, v.DeployedAt = api.StateStarting, time.Now().UTC()
-	v.Owner = actor
 	c.versions[key] = v
 	c.emitLocked(api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version,
-		Generation: v.Generation, Actor: actor, Message: "deploying " + key.String(),
+		Generation: v.Generation, Owner: cmp.Or(v.Owner, actor), Actor: actor, Message: "deploying " + key.String(),
 	})
 	return v
 }
@@ -436,7 +435,13 @@ func (c *Control) wait(ctx context.Context, until func() bool) error {
 }
 
 func (c *Control) emitLocked(e api.Event) int64 {
-	e.ID, e.Time = int64(len(c.events))+1, time.Now().UTC()
+	e.ID = int64(len(c.events)) + 1
+	if e.Time.IsZero() {
+		e.Time = time.Now().UTC()
+	}
+	if v, ok := c.versions[control.Key{Service: e.Service, Version: e.Version}]; ok && e.Owner == "" {
+		e.Owner = v.Owner
+	}
 	c.events = append(c.events, e)
 	return e.ID
 }
