@@ -7,7 +7,7 @@ import "time"
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.scaled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -30,6 +30,7 @@ const (
 	EventDeploySuperseded EventType = "deploy.superseded" // a later deploy, stop or removal of the same version won
 	EventVersionStopped   EventType = "version.stopped"
 	EventVersionRemoved   EventType = "version.removed"
+	EventVersionScaled    EventType = "version.scaled" // has another number of instances from now on
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"

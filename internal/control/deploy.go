@@ -34,7 +34,16 @@ func (c *Control) Deploy(ctx context.Context, key Key, d api.Deployment) (api.Ve
 			return Generation{}, err
 		}
 		r.Owner, r.Source = cmp.Or(d.Owner, r.Owner), cmp.Or(d.Source, r.Source)
-		return Generation{Deployment: d, Run: run, Env: env}, nil
+		g := Generation{Deployment: d, Run: run, Env: env}
+		n := replicasOf(s, r, d, run)
+		if err := checkReplicas(run, d.Port, n); err != nil {
+			return Generation{}, err
+		}
+		g.resize(n)
+		if d.Replicas > 0 || r.Desired == DesiredRemoved {
+			r.Scaled = 0
+		}
+		return g, nil
 	})
 }
 
@@ -106,13 +115,14 @@ func (c *Control) again(ctx context.Context, key Key, by By) (api.Version, error
 		if last == nil {
 			return Generation{}, c.unknownVersion(key)
 		}
-		return Generation{Deployment: last.Deployment, Run: last.Run, Env: last.Env}, nil
+		return last.repeat(len(last.slots())), nil
 	})
 }
 
 // begin records a new generation, as make returns it, and sets the keeper to work.
 func (c *Control) begin(ctx context.Context, key Key, actor, how string, make func(*VersionRecord) (Generation, error)) (api.Version, error) {
 	var superseded, number int64
+	var like string
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if _, ok := c.service(key.Service); !ok { // removed since it was looked up
 			return nil, c.unknownService(key.Service)
@@ -130,7 +140,7 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 		g.State, g.At = GenerationPending, time.Now().UTC()
 		r.append(g)
 		r.Desired = DesiredRunning
-		number = r.newest().Number
+		number, like = r.newest().Number, r.newest().described()
 		return r, nil
 	})
 	if err != nil {
@@ -139,7 +149,7 @@ func (c *Control) begin(ctx context.Context, key Key, actor, how string, make fu
 	c.noteSuperseded(ctx, key, superseded, actor)
 	c.note(ctx, api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
-		Message: fmt.Sprintf("%sdeploying %s (generation %d)", how, key, number),
+		Message: fmt.Sprintf("%sdeploying %s (generation %d%s)", how, key, number, like),
 	})
 	c.changed(ctx) // requests for it are held from here on
 	v := c.versionOrGone(ctx, key)
@@ -234,6 +244,9 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 			return err
 		}
 		if same {
+			if err := c.fit(ctx, w); err != nil {
+				return err
+			}
 			continue
 		}
 		if _, err := c.Deploy(ctx, w.Key, w.Deployment); err != nil {

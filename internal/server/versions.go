@@ -96,9 +96,11 @@ type actInput struct {
 	Branch string `query:"branch" maxLength:"255" doc:"The Git branch whose version is meant. Where the version is another branch's that comes out as the same name, the answer is 409" example:"feature/2981"`
 }
 
+func (in *actInput) by() control.By { return control.By{Actor: in.actor(), Branch: in.Branch} }
+
 func (s *Server) acting(act action) func(context.Context, *actInput) (*answer[api.Version], error) {
 	return func(ctx context.Context, in *actInput) (*answer[api.Version], error) {
-		v, err := act(ctx, in.key(), control.By{Actor: in.actor(), Branch: in.Branch})
+		v, err := act(ctx, in.key(), in.by())
 		return reply(v), err
 	}
 }
