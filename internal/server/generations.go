@@ -8,12 +8,12 @@ import (
 )
 
 type rollbackInput struct {
-	actInput
+	ActInput
 	Body *api.Rollback // may be left out: one back
 }
 
 type scaleInput struct {
-	actInput
+	ActInput
 	Body api.Scale
 }
 
