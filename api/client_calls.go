@@ -85,6 +85,32 @@ func (c *Client) Restart(ctx context.Context, service, version, branch string) (
 	return c.act(ctx, service, version, branch, "restart")
 }
 
+// Rollback deploys an earlier generation of a version again, as a new one: number to, or
+// with 0 the newest that served besides the one that does now.
+func (c *Client) Rollback(ctx context.Context, service, version, branch string, to int64) (Version, error) {
+	var out Version
+	path := append(versionPath(service, version), "rollback")
+	err := c.do(ctx, call{method: http.MethodPost, path: path, query: branchQuery(branch), body: Rollback{To: to}}, &out)
+	return out, err
+}
+
+// Scale gives a version another number of instances. It returns as soon as the server has
+// recorded that.
+func (c *Client) Scale(ctx context.Context, service, version, branch string, replicas int) (Version, error) {
+	var out Version
+	path := append(versionPath(service, version), "scale")
+	err := c.do(ctx, call{method: http.MethodPost, path: path, query: branchQuery(branch), body: Scale{Replicas: replicas}}, &out)
+	return out, err
+}
+
+// History returns the generations of a version that are kept, newest first.
+func (c *Client) History(ctx context.Context, service, version string) ([]Generation, error) {
+	var out List[Generation]
+	path := append(versionPath(service, version), "generations")
+	err := c.do(ctx, call{method: http.MethodGet, path: path}, &out)
+	return out.Items, err
+}
+
 // Remove stops a version and forgets it.
 func (c *Client) Remove(ctx context.Context, service, version, branch string) (Version, error) {
 	var out Version

@@ -49,6 +49,8 @@ type Version struct {
 	DeployedAt time.Time         `json:"deployed_at"`
 	Requests   uint64            `json:"requests" doc:"Requests answered since the server started"`
 	PreviewURL string            `json:"preview_url,omitempty" doc:"URL that selects this version without a header"`
+	Replicas   int               `json:"replicas,omitempty" doc:"How many instances it is to have"`
+	Healthy    int               `json:"healthy,omitempty" doc:"How many instances of the generation that answers are healthy; one is enough to answer"`
 	Instances  []Instance        `json:"instances,omitempty"`
 }
 
@@ -63,6 +65,43 @@ type Instance struct {
 	Healthy    bool      `json:"healthy"`
 	Health     string    `json:"health,omitempty" doc:"The last health check in words"`
 	StartedAt  time.Time `json:"started_at"`
+}
+
+// Generation is one deployment of a version, as its history has it.
+type Generation struct {
+	Number   int64           `json:"number" doc:"Counts the deployments of the version"`
+	State    GenerationState `json:"state" enum:"pending,serving,failed,superseded" doc:"How far it came"`
+	Served   bool            `json:"served,omitempty" doc:"It came up once: a rollback may go back to it"`
+	Reason   string          `json:"reason,omitempty" doc:"Why it failed"`
+	Again    int64           `json:"again,omitempty" doc:"The generation whose command and variables it runs again, as a rollback, restart or start does"`
+	Runtime  string          `json:"runtime"`
+	Run      Run             `json:"run,omitzero"`
+	EnvNames []string        `json:"env_names,omitempty" doc:"Names of its environment variables; values are not shown"`
+	Replicas int             `json:"replicas" doc:"How many instances it has, or had last"`
+	Owner    string          `json:"owner,omitempty" doc:"Who deployed it"`
+	Source   string          `json:"source,omitempty" doc:"Where that deployment came from"`
+	At       time.Time       `json:"at" doc:"When it was asked for"`
+}
+
+// GenerationState says how far a generation came.
+type GenerationState string
+
+// The states of a generation.
+const (
+	GenerationPending    GenerationState = "pending"    // wanted, not yet healthy
+	GenerationServing    GenerationState = "serving"    // became healthy; the one that answers
+	GenerationFailed     GenerationState = "failed"     // did not become healthy
+	GenerationSuperseded GenerationState = "superseded" // something else was wanted later
+)
+
+// Rollback says to which generation a version goes back.
+type Rollback struct {
+	To int64 `json:"to,omitempty" minimum:"0" doc:"Number of a generation that served. Default: the newest one that served besides the one that does now"`
+}
+
+// Scale says how many instances a version has from now on.
+type Scale struct {
+	Replicas int `json:"replicas" minimum:"1" maximum:"100" doc:"How many instances"`
 }
 
 // LogLine is one line an instance wrote.

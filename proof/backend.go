@@ -15,6 +15,9 @@ import (
 // backendCommand as the first argument makes this program an instance of a service.
 const backendCommand = "proof-backend"
 
+// sick is the generation that answers requests, and says that it is not healthy.
+const sick = "sick"
+
 // backend is an instance that says who it is: its version, and the generation that its
 // second argument names. It streams, and takes bodies. After SIGTERM it ends what is in flight.
 func backend(args []string) (code int, ok bool) {
@@ -25,6 +28,11 @@ func backend(args []string) (code int, ok bool) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintln(w, who) // the client may be gone, here and below
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if args[2] == sick {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
 	})
 	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)

@@ -62,11 +62,24 @@ func noLoss(ctx context.Context, plan noLossPlan) (result, error) {
 	}
 	defer done()
 	n := &losing{environment: e, plan: plan}
-	if err := n.prepare(ctx); err != nil {
+	total, err := n.underLoad(ctx, "", n.phases)
+	if err != nil {
 		return result{}, err
 	}
+	figure := fmt.Sprintf("%d requests at %d/s (%d on new connections, %d on kept ones, %d with a body, %d streams of %s), %d kills, %d hand-overs, %d replacements: %d failed, %d sent twice, %d wrong version",
+		total.sent, plan.rate, total.byKind[kindNew], total.byKind[kindKept], total.byKind[kindPost], total.byKind[kindStream], plan.stream,
+		plan.kills, n.handedOver, plan.replaced, total.failed, total.again, total.wrong)
+	return result{figure: figure, bar: "0 failed, 0 sent twice, 0 wrong", ok: total.failed+total.again+total.wrong == 0}, nil
+}
+
+// underLoad prepares the environment, of which service are further lines, and sends
+// requests while do goes on. It returns what became of them.
+func (n *losing) underLoad(ctx context.Context, service string, do func(context.Context) error) (counts, error) {
+	if err := n.prepare(ctx, service); err != nil {
+		return counts{}, err
+	}
 	defer n.endProxy()
-	n.load = newLoad(n.address, plan)
+	n.load = newLoad(n.address, n.plan)
 	loading, endLoad := context.WithCancel(ctx)
 	defer endLoad()
 	ended := make(chan struct{})
@@ -74,23 +87,20 @@ func noLoss(ctx context.Context, plan noLossPlan) (result, error) {
 		defer close(ended)
 		n.load.run(loading)
 	}()
-	err = n.phases(ctx)
+	err := do(ctx)
 	endLoad()
 	<-ended
 	if err != nil {
-		return result{}, errors.Join(err, errors.New("the proxy said:\n"+n.proxySaid.String()))
+		return counts{}, errors.Join(err, errors.New("the proxy said:\n"+n.proxySaid.String()))
 	}
 	total := n.load.total()
 	if total.sent == 0 || total.byKind[kindStream] == 0 {
-		return result{}, errors.New("nothing was sent")
+		return counts{}, errors.New("nothing was sent")
 	}
 	for _, fault := range n.load.faults {
 		fmt.Println("  fault:", fault)
 	}
-	figure := fmt.Sprintf("%d requests at %d/s (%d on new connections, %d on kept ones, %d with a body, %d streams of %s), %d kills, %d hand-overs, %d replacements: %d failed, %d sent twice, %d wrong version",
-		total.sent, plan.rate, total.byKind[kindNew], total.byKind[kindKept], total.byKind[kindPost], total.byKind[kindStream], plan.stream,
-		plan.kills, n.handedOver, plan.replaced, total.failed, total.again, total.wrong)
-	return result{figure: figure, bar: "0 failed, 0 sent twice, 0 wrong", ok: total.failed+total.again+total.wrong == 0}, nil
+	return total, nil
 }
 
 type losing struct {
@@ -105,7 +115,7 @@ type losing struct {
 	generation int
 }
 
-func (n *losing) prepare(ctx context.Context) error {
+func (n *losing) prepare(ctx context.Context, service string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -116,7 +126,7 @@ services:
   pricing:
     run: {process: {command: [%q, %s, "1"]}}
     versions: {x: {command: [%q, %s, "1"]}}
-`, n.proxyPort, self, backendCommand, self, backendCommand)
+%s`, n.proxyPort, self, backendCommand, self, backendCommand, service)
 	if err := n.write(yaml); err != nil {
 		return err
 	}

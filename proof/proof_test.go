@@ -64,6 +64,24 @@ func TestNoLossCanFail(t *testing.T) {
 	require.False(t, r.ok, r.figure)
 }
 
+func TestReplace(t *testing.T) {
+	r, err := replace(t.Context(), replaceSmall())
+	require.NoError(t, err)
+	t.Log(r.figure)
+	require.True(t, r.ok, r.figure)
+}
+
+// TestReplaceCanFail holds that the proof sees a bad build that gets requests.
+func TestReplaceCanFail(t *testing.T) {
+	plan := replaceSmall()
+	plan.rounds, plan.sabotage = 2, true
+	r, err := replace(t.Context(), plan)
+	require.NoError(t, err)
+	t.Log(r.figure)
+	require.False(t, r.ok, r.figure)
+	require.NotContains(t, r.figure, " 0 wrong version")
+}
+
 func TestResolveAllocatesNothing(t *testing.T) {
 	table, err := route.Compile(routetest.Spec(routetest.Shape(10_000)))
 	require.NoError(t, err)

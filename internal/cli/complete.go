@@ -54,6 +54,16 @@ func completeTargets(app *App) cobra.CompletionFunc {
 	})
 }
 
+// completeFirst completes the first argument alone: what follows cannot be known.
+func completeFirst(first cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return first(cmd, args, word)
+	}
+}
+
 // completeServices offers services.
 func completeServices(app *App) cobra.CompletionFunc {
 	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {

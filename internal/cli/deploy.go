@@ -32,6 +32,8 @@ type deployOptions struct {
 	Timeout time.Duration
 	NoWait  bool
 	JSON    bool
+
+	Replicas int
 }
 
 func newDeployCmd(app *App) *cobra.Command {
@@ -80,6 +82,7 @@ commit, branch, pull request, author and a link to the build are shown with the 
 	f.StringVar(&opts.Who.Author, "author", "", "whose change it is (default: the CI job's)")
 	f.StringVar(&opts.Who.Link, "link", "", "page of its build or change (default: the CI job's)")
 	f.DurationVar(&opts.Timeout, "timeout", 0, "how long it may take to become healthy (default: the service's, 2m)")
+	f.IntVar(&opts.Replicas, "replicas", 0, "how many instances (default: as many as it was scaled to, else the service's, 1)")
 	f.BoolVar(&opts.NoWait, "no-wait", false, "return as soon as the wish is recorded")
 	f.BoolVar(&opts.JSON, "json", false, "print the version as JSON")
 	return cmd
@@ -141,7 +144,7 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 		return target{}, api.Deployment{}, err
 	}
 	d := api.Deployment{
-		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env},
+		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env, Replicas: o.Replicas},
 		Branch:    cmp.Or(o.Branch, t.Branch),
 		Timeout:   api.Duration(o.Timeout),
 	}
@@ -183,6 +186,10 @@ func (o *deployOptions) check() error {
 		return usagef("", "--dir is for a command, not for %s", ways[0])
 	case o.Timeout < 0:
 		return usagef("", "--timeout %s is negative", o.Timeout)
+	case o.Replicas < 0 || o.Replicas > api.MaxReplicas:
+		return usagef("to run none: layover stop", "--replicas %d is not between 1 and %d", o.Replicas, api.MaxReplicas)
+	case o.Replicas > 1 && o.URL != "":
+		return usagef("who runs it says how many addresses it has", "--replicas is not for an address that somebody else runs")
 	case o.Port < 0 || o.Port > 65535:
 		return usagef("", "--port %d is not between 1 and 65535", o.Port)
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -108,7 +109,7 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	for _, v := range versions {
 		rows = append(rows, []string{
 			v.Service, v.Name, app.state(v.State), cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt),
-			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(v.Reason),
+			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(cmp.Or(v.Reason, healthyOf(v))),
 		})
 	}
 	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "REQUESTS", "ADDRESS", "WHY"}, rows)
@@ -220,6 +221,14 @@ func (a *App) state(s api.State) string {
 	default:
 		return string(s)
 	}
+}
+
+// healthyOf says how many instances of a version are healthy, where some are not.
+func healthyOf(v api.Version) string {
+	if v.State != api.StateRunning || v.Serving != v.Generation || v.Healthy >= v.Replicas {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d instances are healthy", v.Healthy, v.Replicas)
 }
 
 func addresses(v api.Version) string {

@@ -54,7 +54,12 @@ func runStatus(ctx context.Context, app *App, t target, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	generations, err := client.History(ctx, v.Service, v.Name)
+	if err != nil {
+		return err
+	}
 	showStatus(app, v)
+	showGenerations(app, generations)
 	app.printf("  what happened:\n")
 	for _, e := range past {
 		app.printf("    %-8s %s%s\n", app.age(e.Time), oneLine(e.Message), took(e))
@@ -85,6 +90,8 @@ func nextSteps(v api.Version) string {
 		return "layover start " + v.ID()
 	case v.State == api.StateStarting:
 		return "layover logs -f " + v.ID()
+	case v.Serving == v.Generation && v.Healthy < v.Replicas:
+		return "layover logs " + v.ID()
 	case v.Reason != "":
 		return "deploy it again: layover deploy " + v.ID()
 	}
@@ -110,6 +117,11 @@ func showStatus(app *App, v api.Version) {
 		app.printf("  %-11s %d\n", "generation", v.Generation)
 	}
 	line("runs", describeRun(v.Run))
+	if v.Serving != 0 && (v.Replicas > 1 || len(v.Instances) > 1) {
+		app.printf("  %-11s %d of %d healthy\n", "replicas", v.Healthy, v.Replicas)
+	} else if v.Replicas > 1 {
+		app.printf("  %-11s %d\n", "replicas", v.Replicas)
+	}
 	line("owner", v.Owner)
 	line("branch", v.Branch)
 	line("note", v.Note)
@@ -164,6 +176,20 @@ func labelList(labels map[string]string) string {
 		out = append(out, name+"="+labels[name])
 	}
 	return strings.Join(out, " ")
+}
+
+// statusGenerations is how many earlier generations a status shows.
+const statusGenerations = 5
+
+// showGenerations prints the newest generations behind the first one.
+func showGenerations(app *App, generations []api.Generation) {
+	if len(generations) < 2 {
+		return
+	}
+	app.printf("  generations before:\n")
+	for _, g := range generations[1:min(len(generations), statusGenerations+1)] {
+		app.printf("    %-3d %-8s %-10s %s\n", g.Number, app.age(g.At), app.generationState(g), oneLine(cmp.Or(g.Reason, repeats(g), describeRun(g.Run))))
+	}
 }
 
 func describeRun(r api.Run) string {

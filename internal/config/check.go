@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -213,6 +214,9 @@ func (k checker) service(name string, s Service) {
 	k.health(s.Health, p.with("health"))
 	k.env(s.Env, p.with("env"))
 	k.run(s.Run, p.with("run"))
+	if s.Replicas > 1 && s.Run.External != nil {
+		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "the service is an address that somebody else runs")
+	}
 	own := false
 	for _, version := range slices.Sorted(maps.Keys(s.Versions)) {
 		v := s.Versions[version]
@@ -289,8 +293,20 @@ func (k checker) version(s Service, v Version, p path) {
 	if v.Dir != "" && runtime != api.RuntimeProcess && runtime != "" {
 		k.key(p.with("dir"), "", "a folder is for commands, this version runs with %s", runtime)
 	}
+	k.replicas(s, v, runtime, p)
 	if v.Port != 0 && runtime == api.RuntimeExternal {
 		k.key(p.with("port"), "put the port into the url", "this version is an address that somebody else runs")
+	}
+}
+
+// replicas looks for a number of instances that the version cannot have.
+func (k checker) replicas(s Service, v Version, runtime string, p path) {
+	n := cmp.Or(v.Replicas, s.Replicas)
+	switch {
+	case v.Replicas > 1 && runtime == api.RuntimeExternal:
+		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "this version is an address that somebody else runs")
+	case n > 1 && v.Port != 0 && runtime == api.RuntimeProcess:
+		k.key(p.with("port"), "leave it out: each instance gets a free one in PORT; or set replicas: 1", "%d instances cannot all listen on one port of this machine", n)
 	}
 }
 

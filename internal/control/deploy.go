@@ -41,7 +41,16 @@ func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room fu
 		if err := r.takeWho(d); err != nil {
 			return Generation{}, err
 		}
-		return Generation{Deployment: d, Run: run, Env: env}, nil
+		g := Generation{Deployment: d, Run: run, Env: env}
+		n := replicasOf(s, r, d, run)
+		if err := checkReplicas(run, d.Port, n); err != nil {
+			return Generation{}, err
+		}
+		g.resize(n)
+		if d.Replicas > 0 || r.Desired == DesiredRemoved {
+			r.Scaled = 0
+		}
+		return g, nil
 	})
 	if err == nil && d.Owner != "" {
 		c.noteOverruled(ctx, before, d.Owner, "deployed anew")
@@ -120,7 +129,7 @@ func (c *Control) again(ctx context.Context, key Key, by By) (api.Version, error
 		if last == nil {
 			return Generation{}, c.unknownVersion(key)
 		}
-		return Generation{Deployment: last.Deployment, Run: last.Run, Env: last.Env}, nil
+		return last.repeat(len(last.slots())), nil
 	})
 }
 
@@ -131,6 +140,7 @@ func (c *Control) begin(
 	room func(before, next *VersionRecord) error, make func(*VersionRecord) (Generation, error),
 ) (api.Version, error) {
 	var superseded, number int64
+	var like string
 	err := c.update(ctx, key, func(r *VersionRecord) (*VersionRecord, error) {
 		if _, ok := c.service(key.Service); !ok { // removed since it was looked up
 			return nil, c.unknownService(key.Service)
@@ -148,7 +158,7 @@ func (c *Control) begin(
 		g.State, g.At = GenerationPending, time.Now().UTC()
 		r.append(g)
 		r.Desired = DesiredRunning
-		number = r.newest().Number
+		number, like = r.newest().Number, r.newest().described()
 		return r, room(c.record(key), r)
 	})
 	if err != nil {
@@ -157,7 +167,7 @@ func (c *Control) begin(
 	c.noteSuperseded(ctx, key, superseded, actor)
 	c.note(ctx, api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
-		Message: fmt.Sprintf("%sdeploying %s (generation %d)", how, key, number),
+		Message: fmt.Sprintf("%sdeploying %s (generation %d%s)", how, key, number, like),
 	})
 	c.changed(ctx) // requests for it are held from here on
 	v := c.versionOrGone(ctx, key)
@@ -259,6 +269,9 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 			return err
 		}
 		if same {
+			if err := c.fit(ctx, w); err != nil {
+				return err
+			}
 			continue
 		}
 		if _, err := c.deploy(ctx, w.Key, w.Deployment, func(_, _ *VersionRecord) error { return nil }); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/layover-dev/layover/api"
 )
 
@@ -14,42 +16,125 @@ import (
 type deployment struct {
 	k          *keeper
 	generation *Generation
-	quiet      bool // no events: a restart, not a deployment
 
 	step      api.Step // in progress
 	stepBegan time.Time
 	detailAt  time.Time // of the last progress within the step
 }
 
-// bringUp starts an instance and waits until it is healthy. The instance is
-// returned also with an error, where there is one.
-func (d *deployment) bringUp(ctx context.Context) (*instance, error) {
-	s, ok := d.k.c.service(d.k.key.Service)
-	if !ok {
-		return nil, fmt.Errorf("service %s is gone", d.k.key.Service)
-	}
-	timeout := d.generation.Deployment.Timeout.Or(s.Timeout.Or(defaultTimeout))
-	inst, err := d.start(ctx, timeout)
+// startsAtOnce is how many instances of one version are started at a time.
+const startsAtOnce = 4
+
+// bringUp starts the instances of the generation, and waits until enough of them are
+// healthy. With an error it returns the instance that caused it, where there is one.
+//
+// The first is started alone: what is wrong with all shows there, and what all
+// need, such as an image, is fetched once.
+func (d *deployment) bringUp(ctx context.Context, enough int) (*instance, error) {
+	s, timeout, err := d.service()
 	if err != nil {
 		return nil, err
 	}
+	ids := d.generation.instanceIDs(d.k.key)
+	instances := make([]*instance, len(ids))
+	d.stepBegan = time.Now()
+	if instances[0], err = d.start(ctx, ids[0], timeout, func(step api.Step, detail string) { d.enter(ctx, step, detail) }); err != nil {
+		return nil, err
+	}
+	errs := make([]error, len(ids))
+	var group errgroup.Group
+	group.SetLimit(startsAtOnce)
+	for i := 1; i < len(ids); i++ {
+		group.Go(func() error {
+			instances[i], errs[i] = d.start(ctx, ids[i], timeout, nil)
+			return nil
+		})
+	}
+	_ = group.Wait() // every error is in errs
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	d.done(ctx, api.StepStart)
 	d.enter(ctx, api.StepHealthy, "")
-	if err := d.waitHealthy(ctx, s, inst, timeout); err != nil {
+	inst, err := d.waitEnough(ctx, s, instances, errs, min(enough, len(ids)), timeout)
+	if err != nil {
 		return inst, err
 	}
 	d.done(ctx, api.StepHealthy)
-	return inst, nil
+	return nil, nil
+}
+
+// bringUpOne starts one instance of the generation and waits until it is healthy.
+func (d *deployment) bringUpOne(ctx context.Context, id string) error {
+	s, timeout, err := d.service()
+	if err != nil {
+		return err
+	}
+	inst, err := d.start(ctx, id, timeout, nil)
+	if err != nil {
+		return err
+	}
+	return d.waitHealthy(ctx, s, inst, timeout)
+}
+
+// service returns the service, and how long an instance may take to become healthy.
+func (d *deployment) service() (api.Service, time.Duration, error) {
+	s, ok := d.k.c.service(d.k.key.Service)
+	if !ok {
+		return s, 0, fmt.Errorf("service %s is gone", d.k.key.Service)
+	}
+	return s, d.generation.Deployment.Timeout.Or(s.Timeout.Or(defaultTimeout)), nil
+}
+
+// waitEnough waits until so many instances are healthy, or so many failed that this cannot
+// be any more. errs says which were not started. The others go on as they are.
+func (d *deployment) waitEnough(
+	ctx context.Context, s api.Service, instances []*instance, errs []error, enough int, timeout time.Duration,
+) (*instance, error) {
+	waiting, cancel := context.WithCancelCause(ctx)
+	type outcome struct {
+		inst *instance
+		err  error
+	}
+	outcomes := make(chan outcome, len(instances))
+	var group errgroup.Group
+	defer func() {
+		cancel(nil)
+		_ = group.Wait() // every error is among the outcomes
+	}()
+	for i, inst := range instances {
+		if errs[i] != nil {
+			outcomes <- outcome{inst, errs[i]}
+			continue
+		}
+		group.Go(func() error {
+			outcomes <- outcome{inst, d.waitHealthy(waiting, s, inst, timeout)}
+			return nil
+		})
+	}
+	healthy, failed := 0, 0
+	for healthy < enough {
+		o := <-outcomes
+		if o.err == nil {
+			healthy++
+			continue
+		}
+		if failed++; len(instances)-failed < enough {
+			return o.inst, o.err
+		}
+	}
+	return nil, nil
 }
 
 // start starts the instance, or takes the one that already runs. A runtime
-// that makes no progress for as long as timeout is given up.
-func (d *deployment) start(ctx context.Context, timeout time.Duration) (*instance, error) {
+// that makes no progress for as long as timeout is given up. told, which may be nil, learns of
+// the progress.
+func (d *deployment) start(ctx context.Context, id string, timeout time.Duration, told func(api.Step, string)) (*instance, error) {
 	k, name := d.k, d.generation.Run.Runtime()
 	rt, ok := k.c.opts.Runtimes[name]
 	if !ok {
 		return nil, invalidf("this server runs without it", "there is no runtime %q here", name)
 	}
-	id := instanceID(k.key, d.generation.Number)
 	k.c.mu.Lock()
 	inst, ok := k.instances[id]
 	if ok && inst.Running {
@@ -64,15 +149,16 @@ func (d *deployment) start(ctx context.Context, timeout time.Duration) (*instanc
 		k.c.mu.Unlock()
 	}()
 
-	d.stepBegan = time.Now()
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	hung := fmt.Errorf("the start made no progress for %s", timeout)
 	idle := time.AfterFunc(timeout, func() { cancel(hung) })
 	defer idle.Stop()
-	status, err := rt.Start(starting, k.c.workload(k.key, d.generation), func(step api.Step, detail string) {
+	status, err := rt.Start(starting, k.c.workload(k.key, d.generation, id), func(step api.Step, detail string) {
 		idle.Reset(timeout)
-		d.enter(ctx, step, detail)
+		if told != nil {
+			told(step, detail)
+		}
 	})
 	if err != nil {
 		if cause := context.Cause(starting); cause != nil && errors.Is(cause, hung) {
@@ -80,9 +166,7 @@ func (d *deployment) start(ctx context.Context, timeout time.Duration) (*instanc
 		}
 		return nil, err
 	}
-	inst = k.c.take(k, name, status)
-	d.done(ctx, api.StepStart)
-	return inst, nil
+	return k.c.take(k, name, status), nil
 }
 
 // waitHealthy asks the instance until it is healthy, it ends, or timeout is over.
@@ -144,7 +228,7 @@ func (d *deployment) enter(ctx context.Context, step api.Step, detail string) {
 		}
 		d.step, d.stepBegan = step, time.Now()
 	}
-	if detail == "" || d.quiet || time.Since(d.detailAt) < time.Second {
+	if detail == "" || time.Since(d.detailAt) < time.Second {
 		return
 	}
 	d.detailAt = time.Now()
@@ -181,9 +265,6 @@ func (d *deployment) done(ctx context.Context, step api.Step) { d.told(ctx, step
 func (d *deployment) told(ctx context.Context, step api.Step, words string) {
 	if d.step == step {
 		d.step = ""
-	}
-	if d.quiet {
-		return
 	}
 	d.k.event(ctx, api.Event{
 		Type: api.EventDeployStep, Generation: d.generation.Number, Step: step,

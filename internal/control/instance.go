@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +19,7 @@ import (
 type instance struct {
 	Status
 	EndedAt   time.Time       // when it was seen to have ended
+	since     time.Time       // when this server saw it run first, or come back
 	runtime   string          // name of its runtime
 	healthy   map[string]bool // addresses that passed their last check
 	health    string          // the last check, in words
@@ -31,17 +31,12 @@ type instance struct {
 }
 
 func newInstance(runtime string, s Status) *instance {
-	i := &instance{Status: s, runtime: runtime, healthy: map[string]bool{}, ended: make(chan struct{})}
+	i := &instance{Status: s, since: time.Now(), runtime: runtime, healthy: map[string]bool{}, ended: make(chan struct{})}
 	if !s.Running {
 		i.EndedAt = time.Now()
 		close(i.ended)
 	}
 	return i
-}
-
-// instanceID names the instance of one generation. Names have no "--", so it is unambiguous.
-func instanceID(key Key, generation int64) string {
-	return key.Service + "--" + key.Version + "--" + strconv.FormatInt(generation, 10)
 }
 
 // updateLocked takes over what a runtime says, and says whether anything changed. A
@@ -58,7 +53,7 @@ func (i *instance) updateLocked(s Status) bool {
 		return true
 	case !i.Running && s.Running && s.StartedAt.After(i.StartedAt):
 		i.take(s)
-		i.healthy, i.ended = map[string]bool{}, make(chan struct{})
+		i.since, i.healthy, i.ended = time.Now(), map[string]bool{}, make(chan struct{})
 		i.misses, i.health, i.nextCheck, i.ready = nil, "", time.Time{}, false
 		return true
 	case i.Running && s.Running && !slices.Equal(i.Addresses, s.Addresses):
@@ -167,10 +162,10 @@ func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) check
 	return seen
 }
 
-// recoveredLocked forgets why the serving generation did not answer, where inst is its.
+// recoveredLocked forgets why an instance did not answer.
 func (k *keeper) recoveredLocked(inst *instance) {
-	if rec := k.c.records[k.key]; rec != nil && rec.serving() != nil && rec.serving().Number == inst.Generation {
-		k.failure = ""
+	if p := k.places[inst.ID]; p != nil {
+		p.failure = ""
 	}
 }
 
@@ -190,14 +185,15 @@ func describeHealth(errs []error) string {
 
 // release lets go of the instances that rec does not want: they leave the table,
 // finish what is in flight, and are stopped, all in the background. None is wanted
-// again: a later deployment has another ID. It returns how many are still there.
+// again: a later deployment has another ID, and so has an instance that is added. It
+// returns how many are still there, or are just being started.
 func (k *keeper) release(rec *VersionRecord) int {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
 	ctx := k.c.ctx // the step that lets go ends before
-	left := 0
+	left := k.withdrawLocked(rec)
 	for _, inst := range k.instances {
-		if rec.wants(inst.Generation) {
+		if rec.wants(inst.Generation, inst.ID) {
 			continue
 		}
 		left++

@@ -25,9 +25,7 @@ type keeper struct {
 	starting  map[string]bool         // IDs of the instances that are being started
 	cancel    context.CancelCauseFunc // of the attempt in progress; nil where there is none
 	told      int64                   // the newest generation whose beginning is among the events
-	failure   string                  // why the serving generation has no instance; "" where it has or will have
-	restarts  int                     // of the serving generation in a row
-	nextStart time.Time               // not before
+	places    map[string]*place       // of the serving generation's instances, by their IDs
 	halting   *halt                   // who asked to stop; nil where that is told already
 	unseen    bool                    // an earlier server left it serving, and it was not looked at yet
 }
@@ -47,7 +45,7 @@ const (
 func newKeeper(c *Control, key Key) *keeper {
 	return &keeper{
 		c: c, key: key, wake: make(chan struct{}, 1),
-		instances: map[string]*instance{}, starting: map[string]bool{},
+		instances: map[string]*instance{}, starting: map[string]bool{}, places: map[string]*place{},
 	}
 }
 
@@ -147,13 +145,13 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	}
 	began := time.Now()
 	d := &deployment{k: k, generation: g, stepBegan: began}
-	enough := k.keepMeanwhile(ctx, serving)
-	inst, err := d.bringUp(ctx)
+	kept := k.keepMeanwhile(ctx, serving)
+	inst, err := d.bringUp(ctx, k.enough(g, serving))
 	d.stepBegan = time.Now()
 	if err == nil {
 		err = k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) { return r.promote(g.Number) })
 	}
-	enough()
+	kept()
 	if err != nil {
 		return k.deployFailed(ctx, g, inst, err)
 	}
@@ -168,6 +166,20 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	})
 	k.look()
 	return 0
+}
+
+// enough returns how many instances of g have to be healthy before it takes over: all, where
+// the other one answers; the first, where nothing does.
+func (k *keeper) enough(g, serving *Generation) int {
+	k.c.mu.Lock()
+	defer k.c.mu.Unlock()
+	if serving == nil {
+		return 1
+	}
+	if _, healthy := k.answeringLocked(serving); healthy == 0 {
+		return 1
+	}
+	return len(g.slots())
 }
 
 // keepMeanwhile keeps the serving generation, if any, while another is brought
@@ -210,125 +222,6 @@ func (k *keeper) deployFailed(ctx context.Context, g *Generation, inst *instance
 		Message: fmt.Sprintf("%s did not come up: %s", k.key, reason),
 	})
 	return 0
-}
-
-// keep makes sure that the serving generation has an instance. One that ended
-// is started again at once, and then less and less often.
-func (k *keeper) keep(ctx context.Context, g *Generation) time.Duration {
-	// What a runtime has must be known before anything is started again.
-	if w := k.c.watchers[g.Run.Runtime()]; w != nil && !w.waitListed(ctx) {
-		return 0
-	}
-	k.c.mu.Lock()
-	inst := k.instances[instanceID(k.key, g.Number)]
-	if inst != nil && inst.Running {
-		k.c.mu.Unlock()
-		again := k.attend(ctx, inst)
-		if ctx.Err() == nil {
-			k.seen()
-		}
-		return again
-	}
-	if inst != nil && inst.EndedAt.Sub(inst.StartedAt) > stableAfter {
-		k.restarts, k.nextStart = 0, time.Time{}
-	}
-	wait := time.Until(k.nextStart)
-	k.c.mu.Unlock()
-	if wait > 0 || g.Run.External == nil {
-		k.seen() // what ran, runs no more; what somebody else runs is found by starting it
-	}
-	if wait > 0 {
-		if inst != nil {
-			k.fail(ctx, exitReason(inst.Status), wait)
-		}
-		return wait
-	}
-	delay := k.countRestart()
-	k.c.changed(ctx) // requests are held while it starts
-
-	inst, err := (&deployment{k: k, generation: g, quiet: true}).bringUp(ctx)
-	switch {
-	case err == nil:
-		k.c.changed(ctx)
-		k.seen()
-		k.event(ctx, api.Event{
-			Type: api.EventInstanceHealth, Generation: g.Number,
-			Message: fmt.Sprintf("%s was started again and is healthy", k.key),
-		})
-		return k.attend(ctx, inst)
-	case ctx.Err() != nil:
-		return 0
-	}
-	k.fail(ctx, err.Error(), delay)
-	k.seen()
-	return delay
-}
-
-// attend checks the health of the instance that serves, where it is time to.
-func (k *keeper) attend(ctx context.Context, inst *instance) time.Duration {
-	s, _ := k.c.service(k.key.Service)
-	interval := interval(s)
-	k.c.mu.Lock()
-	if wait := time.Until(inst.nextCheck); wait > 0 {
-		k.c.mu.Unlock()
-		return wait
-	}
-	inst.nextCheck = time.Now().Add(interval) // before the check: an address that changes meanwhile asks for another
-	known := inst.ready
-	k.c.mu.Unlock()
-	seen := k.probe(ctx, s, inst)
-	if seen.after == 0 && interval > time.Second {
-		interval = time.Second
-		k.c.mu.Lock()
-		inst.nextCheck = time.Now().Add(interval)
-		k.c.mu.Unlock()
-	}
-	if !seen.changed || ctx.Err() != nil {
-		return interval
-	}
-	k.c.changed(ctx)
-	if known && (seen.before == 0 || seen.after == 0) {
-		k.event(ctx, api.Event{
-			Type: api.EventInstanceHealth, Generation: inst.Generation,
-			Message: fmt.Sprintf("%s: %s", k.key, seen.health),
-		})
-	}
-	return interval
-}
-
-// countRestart counts a start of the serving generation, and returns for how long none may follow.
-func (k *keeper) countRestart() time.Duration {
-	k.c.mu.Lock()
-	defer k.c.mu.Unlock()
-	delay := min(restartDelay<<min(k.restarts, 10), maxRestartDelay)
-	k.restarts++
-	k.nextStart = time.Now().Add(delay)
-	k.failure = ""
-	k.c.touchLocked(k.key)
-	return delay
-}
-
-// fail says why the serving generation does not answer and, where it has no
-// instance that runs, when the next one is tried.
-func (k *keeper) fail(ctx context.Context, reason string, wait time.Duration) {
-	k.c.mu.Lock()
-	k.failure = bounded(reason, maxReason)
-	if !k.runsLocked() {
-		k.failure += fmt.Sprintf("; next try in %s", max(wait, 0).Round(time.Second))
-	}
-	k.c.touchLocked(k.key)
-	k.c.mu.Unlock()
-	k.c.changed(ctx)
-}
-
-// runsLocked says whether an instance of the serving generation runs, healthy or not.
-func (k *keeper) runsLocked() bool {
-	rec := k.c.records[k.key]
-	if rec == nil || rec.serving() == nil {
-		return false
-	}
-	inst := k.instances[instanceID(k.key, rec.serving().Number)]
-	return inst != nil && inst.Running
 }
 
 // halt says that a version without instances is stopped, or deletes its record
@@ -383,7 +276,7 @@ func (k *keeper) store(ctx context.Context, edit func(*VersionRecord) (*VersionR
 func (k *keeper) retired() bool {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	if _, ok := k.c.records[k.key]; ok || len(k.instances) > 0 {
+	if _, ok := k.c.records[k.key]; ok || len(k.instances) > 0 || k.revivingLocked() {
 		return false
 	}
 	delete(k.c.keepers, k.key)
@@ -394,7 +287,12 @@ func (k *keeper) retired() bool {
 func (k *keeper) settled() {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	k.failure, k.restarts, k.nextStart = "", 0, time.Time{}
+	for id, p := range k.places {
+		p.forget()
+		if p.cancel == nil {
+			delete(k.places, id)
+		}
+	}
 	k.c.touchLocked(k.key)
 }
 

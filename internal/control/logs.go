@@ -11,7 +11,7 @@ import (
 	"github.com/layover-dev/layover/api"
 )
 
-// Logs opens the log of the version's newest instance. Where its newest generation
+// Logs opens the log of the version's newest instances. Where its newest generation
 // failed and left no instance, the lines kept of it are all there is.
 func (c *Control) Logs(ctx context.Context, key Key, opts LogOptions) (LogReader, error) {
 	c.mu.Lock()
@@ -20,29 +20,51 @@ func (c *Control) Logs(ctx context.Context, key Key, opts LogOptions) (LogReader
 		c.mu.Unlock()
 		return nil, c.unknownVersion(key)
 	}
-	var inst *instance
+	var newest []*instance // of one generation
 	for _, id := range slices.Sorted(maps.Keys(k.instances)) {
-		if i := k.instances[id]; inst == nil || i.Generation > inst.Generation {
-			inst = i
+		i := k.instances[id]
+		if len(newest) > 0 && i.Generation > newest[0].Generation {
+			newest = nil
+		}
+		if len(newest) == 0 || i.Generation == newest[0].Generation {
+			newest = append(newest, i)
 		}
 	}
-	newest := rec.newest()
+	last := rec.newest()
 	c.mu.Unlock()
 
-	if inst != nil {
-		logs, err := c.opts.Runtimes[inst.runtime].Logs(ctx, inst.ID, opts)
-		if !errors.Is(err, ErrNoInstance) {
-			return logs, err
+	ctx, cancel := context.WithCancel(ctx)
+	logs := mergedLog{cancel: cancel, follow: opts.Follow}
+	for _, inst := range newest {
+		one, err := c.opts.Runtimes[inst.runtime].Logs(ctx, inst.ID, opts)
+		if errors.Is(err, ErrNoInstance) {
+			continue // it has just ended
 		}
+		if err != nil {
+			return nil, errors.Join(err, logs.Close())
+		}
+		logs.readers = append(logs.readers, one)
 	}
-	if newest == nil {
-		return &keptLog{}, nil
+	if len(logs.readers) == 0 {
+		cancel()
+		return keptLogOf(key, last, opts), nil
 	}
-	kept := &keptLog{at: newest.At, instance: instanceID(key, newest.Number), lines: newest.LogTail}
+	if opts.Follow {
+		logs.begin()
+	}
+	return &logs, nil
+}
+
+// keptLogOf returns the lines that were kept of a generation, which may be nil.
+func keptLogOf(key Key, g *Generation, opts LogOptions) *keptLog {
+	if g == nil {
+		return &keptLog{}
+	}
+	kept := &keptLog{at: g.At, instance: instanceID(key, g.Number, 1), lines: g.LogTail}
 	if opts.Tail > 0 {
 		kept.lines = kept.lines[max(0, len(kept.lines)-opts.Tail):]
 	}
-	return kept, nil
+	return kept
 }
 
 // keptLog gives the lines that were kept of a failed instance.

@@ -102,7 +102,8 @@ func (r *VersionRecord) sameWish(o *VersionRecord) bool {
 		return false
 	}
 	a, b := r.newest(), o.newest()
-	return r.Desired == o.Desired && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number)
+	return r.Desired == o.Desired && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number) &&
+		a.sameSlots(b) && r.serving().sameSlots(o.serving())
 }
 
 // generation returns the generation with that number, or nil.
@@ -115,11 +116,12 @@ func (r *VersionRecord) generation(number int64) *Generation {
 	return nil
 }
 
-// wants says whether an instance of that generation has a reason to be there.
-func (r *VersionRecord) wants(number int64) bool {
+// wants says whether the instance id of that generation has a reason to be there.
+func (r *VersionRecord) wants(number int64, id string) bool {
 	g := r.generation(number)
 	return r.Desired == DesiredRunning && g != nil &&
-		(g.State == GenerationServing || g.State == GenerationPending)
+		(g.State == GenerationServing || g.State == GenerationPending) &&
+		slices.Contains(g.instanceIDs(r.Key), id)
 }
 
 // lastServed returns the number of the newest generation that came up, 0 where none did.
@@ -145,10 +147,22 @@ func (r *VersionRecord) append(g Generation) {
 	}
 	r.Generations = append(r.Generations, g)
 	for len(r.Generations) > keptGenerations {
-		again := r.lastServed()
-		i := slices.IndexFunc(r.Generations, func(g Generation) bool { return g.Number != again })
+		// What a start or a rollback goes back to stays, however many failed since.
+		last := r.lastServed()
+		before := r.servedBefore(last)
+		i := slices.IndexFunc(r.Generations, func(g Generation) bool { return g.Number != last && g.Number != before })
 		r.Generations = slices.Delete(r.Generations, i, i+1)
 	}
+}
+
+// servedBefore returns the number of the newest generation that came up besides that one, 0 where none did.
+func (r *VersionRecord) servedBefore(number int64) int64 {
+	for _, g := range slices.Backward(r.Generations) {
+		if g.Served && g.Number != number {
+			return g.Number
+		}
+	}
+	return 0
 }
 
 // promote makes a generation the one that serves. It returns [errSuperseded] where

@@ -71,6 +71,7 @@ type VersionRecord struct {
 	Owner   string  `json:"owner,omitempty"`  // of the newest generation
 	Source  string  `json:"source,omitempty"` // of the newest generation
 	Who
+	Scaled      int          `json:"scaled,omitempty"`      // instances that a person asked for, apart from a deployment; 0 where none did
 	CreatedAt   time.Time    `json:"created_at"`            // first deployment
 	Generations []Generation `json:"generations,omitempty"` // oldest first; bounded by control
 }
@@ -96,6 +97,9 @@ type Generation struct {
 	Reason     string            `json:"reason,omitempty"`   // why it failed
 	LogTail    []string          `json:"log_tail,omitempty"` // its last lines, where it failed
 	At         time.Time         `json:"at"`
+	Again      int64             `json:"again,omitempty"`     // the generation that it repeats; 0 where it is new
+	Slots      []int             `json:"slots,omitempty"`     // numbers of its instances; none stands for the 1 alone
+	LastSlot   int               `json:"last_slot,omitempty"` // the highest number that an instance of it had
 }
 
 // GenerationState says how far a generation came.

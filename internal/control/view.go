@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -58,8 +59,10 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 	shown := rec.newest()
 	if serving := rec.serving(); serving != nil {
 		v.Serving = serving.Number
+		_, v.Healthy = k.answeringLocked(serving)
 	}
 	if shown != nil {
+		v.Replicas = len(shown.slots())
 		v.Generation, v.DeployedAt = shown.Number, shown.At
 		v.LogTail = shown.LogTail
 		v.Run, v.Runtime = shown.Run, shown.Run.Runtime()
@@ -123,20 +126,63 @@ func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
 		}
 		return api.StateFailed, failed
 	}
-	inst := k.instances[instanceID(k.key, serving.Number)]
+	_, healthy := k.answeringLocked(serving)
+	trouble, all := k.troubleLocked(serving)
 	switch {
-	case inst != nil && len(inst.routed()) > 0:
+	case healthy > 0:
 		if failed != "" {
-			failed = "the newest generation did not come up: " + failed
+			return api.StateRunning, "the newest generation did not come up: " + failed
 		}
-		return api.StateRunning, failed
-	case k.failure != "":
-		return api.StateFailed, k.failure
-	case inst != nil && inst.Running && inst.ready:
-		return api.StateStarting, inst.health
+		if trouble != "" {
+			trouble = fmt.Sprintf("%d of %d instances are healthy: %s", healthy, len(serving.slots()), trouble)
+		}
+		return api.StateRunning, trouble
+	case trouble != "" && all:
+		return api.StateFailed, trouble
 	default:
-		return api.StateStarting, ""
+		return api.StateStarting, k.unhealthyLocked(serving)
 	}
+}
+
+// answeringLocked returns the addresses of generation g that may get requests, and how many
+// of its instances have one.
+func (k *keeper) answeringLocked(g *Generation) (routed []route.Instance, healthy int) {
+	for _, id := range g.instanceIDs(k.key) {
+		inst := k.instances[id]
+		if inst == nil {
+			continue
+		}
+		addresses := inst.routed()
+		routed = append(routed, addresses...)
+		healthy += min(len(addresses), 1)
+	}
+	return routed, healthy
+}
+
+// troubleLocked says why an instance of generation g does not answer, "" where each does or
+// may still, and whether that is so of all.
+func (k *keeper) troubleLocked(g *Generation) (why string, all bool) {
+	all = true
+	for _, id := range g.instanceIDs(k.key) {
+		p := k.places[id]
+		switch {
+		case p == nil || p.failure == "":
+			all = false
+		case why == "":
+			why = p.failure
+		}
+	}
+	return why, all
+}
+
+// unhealthyLocked says what is wrong with an instance of generation g that answered once, and runs.
+func (k *keeper) unhealthyLocked(g *Generation) string {
+	for _, id := range g.instanceIDs(k.key) {
+		if inst := k.instances[id]; inst != nil && inst.Running && inst.ready {
+			return inst.health
+		}
+	}
+	return ""
 }
 
 // routedLocked returns the version as the table has it, and false where it has no route.
@@ -149,7 +195,7 @@ func (k *keeper) routedLocked(rec *VersionRecord) (route.Version, bool) {
 	switch state {
 	case api.StateRunning:
 		v.State = route.Ready
-		v.Instances = k.instances[instanceID(k.key, rec.serving().Number)].routed()
+		v.Instances, _ = k.answeringLocked(rec.serving())
 	case api.StateFailed:
 		v.State, v.Reason = route.Failed, reason
 	default:

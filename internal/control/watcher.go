@@ -227,7 +227,7 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	}
 	inst, known := k.instances[s.ID]
 	if !known {
-		if rec == nil || !rec.wants(s.Generation) || s.ID != instanceID(key, s.Generation) {
+		if rec == nil || !rec.wants(s.Generation, s.ID) {
 			c.mu.Unlock()
 			return false
 		}
@@ -248,6 +248,7 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	if changed {
 		c.touchLocked(key)
 	}
+	name := instanceName(key, rec, s.Generation, s.ID)
 	c.mu.Unlock()
 	if !changed {
 		return true
@@ -257,7 +258,7 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 		if !s.Running {
 			k.event(ctx, api.Event{
 				Type: api.EventInstanceExited, Generation: s.Generation,
-				Message: fmt.Sprintf("%s: %s", key, exitReason(s)),
+				Message: fmt.Sprintf("%s: %s", name, exitReason(s)),
 			})
 		}
 	}

@@ -206,7 +206,7 @@ func checkPlaceholders(what string, texts ...string) error {
 }
 
 // workload fills in everything but {port}, which the runtime knows.
-func (c *Control) workload(key Key, g *Generation) Workload {
+func (c *Control) workload(key Key, g *Generation, id string) Workload {
 	values := map[string]string{
 		"service": key.Service,
 		"version": key.Version,
@@ -214,7 +214,7 @@ func (c *Control) workload(key Key, g *Generation) Workload {
 		"proxy":   c.opts.ProxyAddress[g.Run.Runtime()],
 	}
 	w := Workload{
-		ID:          instanceID(key, g.Number),
+		ID:          id,
 		Environment: c.opts.Environment,
 		Service:     key.Service,
 		Version:     key.Version,
@@ -237,20 +237,20 @@ func (c *Control) workload(key Key, g *Generation) Workload {
 			w.Env[name] = value
 		}
 	}
-	w.Env["OTEL_RESOURCE_ATTRIBUTES"] = resourceAttributes(w.Env["OTEL_RESOURCE_ATTRIBUTES"], c.opts.Environment, key, g.Number)
+	w.Env["OTEL_RESOURCE_ATTRIBUTES"] = resourceAttributes(w.Env["OTEL_RESOURCE_ATTRIBUTES"], c.opts.Environment, key, id)
 	return w
 }
 
 // resourceAttributes adds to the attributes that the service sets itself, which win, those
 // that name the version (OpenTelemetry resource semantic conventions).
-func resourceAttributes(own, environment string, key Key, generation int64) string {
+func resourceAttributes(own, environment string, key Key, id string) string {
 	var list []string
 	if own != "" {
 		list = append(list, own)
 	}
 	for _, a := range [][2]string{
 		{"service.version", key.Version},
-		{"service.instance.id", instanceID(key, generation)},
+		{"service.instance.id", id},
 		{"deployment.environment.name", environment},
 		{"layover.version", key.Version},
 	} {

@@ -41,6 +41,9 @@ type Versions interface {
 	Stop(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Restart(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Remove(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Rollback(ctx context.Context, key control.Key, to int64, by control.By) (api.Version, error)
+	Scale(ctx context.Context, key control.Key, replicas int, by control.By) (api.Version, error)
+	History(ctx context.Context, key control.Key) ([]api.Generation, error)
 	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
 }
 

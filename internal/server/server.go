@@ -82,6 +82,7 @@ func New(opts Options) (*Server, error) {
 	s.api = humago.New(mux, apiConfig(opts.Build))
 	s.registerServices()
 	s.registerVersions()
+	s.registerGenerations()
 	s.registerLogs()
 	s.registerRoutes()
 	s.registerExplain()

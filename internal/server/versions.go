@@ -124,15 +124,18 @@ const versionPath = "/api/v1/services/{service}/versions/{version}"
 
 type action = func(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 
-type actInput struct {
+// ActInput is the input part of operations that act on a version.
+type ActInput struct {
 	VersionPath
 	ActorHeader
 	Branch string `query:"branch" maxLength:"255" doc:"The Git branch whose version is meant. Where the version is another branch's that comes out as the same name, the answer is 409" example:"feature/2981"`
 }
 
-func (s *Server) acting(act action) func(context.Context, *actInput) (*answer[api.Version], error) {
-	return func(ctx context.Context, in *actInput) (*answer[api.Version], error) {
-		v, err := act(ctx, in.key(), control.By{Actor: in.actor(), Branch: in.Branch})
+func (in *ActInput) by() control.By { return control.By{Actor: in.actor(), Branch: in.Branch} }
+
+func (s *Server) acting(act action) func(context.Context, *ActInput) (*answer[api.Version], error) {
+	return func(ctx context.Context, in *ActInput) (*answer[api.Version], error) {
+		v, err := act(ctx, in.key(), in.by())
 		return reply(v), err
 	}
 }

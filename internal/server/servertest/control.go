@@ -225,6 +225,37 @@ func (c *Control) Restart(ctx context.Context, key control.Key, by control.By) (
 	return c.Start(ctx, key, by)
 }
 
+// Rollback does as Start does, and refuses a generation that there never was.
+func (c *Control) Rollback(ctx context.Context, key control.Key, to int64, by control.By) (api.Version, error) {
+	v, err := c.Version(ctx, key)
+	if err == nil && to >= v.Generation {
+		return v, &control.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no generation %d", to), Hint: "see: layover history"}
+	}
+	return c.Start(ctx, key, by)
+}
+
+// Scale notes the number of instances.
+func (c *Control) Scale(_ context.Context, key control.Key, replicas int, by control.By) (api.Version, error) {
+	return c.change(key, by, func() {
+		v := c.versions[key]
+		v.Replicas = replicas
+		c.versions[key] = v
+	})
+}
+
+// History returns a generation for each deployment, newest first.
+func (c *Control) History(ctx context.Context, key control.Key) ([]api.Generation, error) {
+	v, err := c.Version(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Generation
+	for n := v.Generation; n > 0; n-- {
+		out = append(out, api.Generation{Number: n, State: api.GenerationSuperseded, Runtime: v.Runtime, At: v.DeployedAt})
+	}
+	return out, nil
+}
+
 // Stop marks the version as stopped.
 func (c *Control) Stop(_ context.Context, key control.Key, by control.By) (api.Version, error) {
 	return c.change(key, by, func() {
