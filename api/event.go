@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Event is one thing that happened in the environment. Events are ordered by ID,
 // which only grows, and are kept in the store.
@@ -42,6 +45,25 @@ const (
 	EventRouteChanged     EventType = "route.changed"
 	EventRouteRemoved     EventType = "route.removed"
 )
+
+// EventTypes returns every type of event.
+func EventTypes() []EventType {
+	return []EventType{
+		EventDeployStarted, EventDeployStep, EventDeployDone, EventDeployFailed, EventDeploySuperseded,
+		EventVersionStopped, EventVersionRemoved, EventVersionOverruled,
+		EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanEnded,
+		EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
+	}
+}
+
+// Matches says whether pattern, a type or the beginning of one and a star such as
+// "deploy.*", stands for t.
+func (t EventType) Matches(pattern string) bool {
+	if begin, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(string(t), begin)
+	}
+	return string(t) == pattern
+}
 
 // Step is one step of a deployment.
 type Step string

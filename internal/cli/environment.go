@@ -29,6 +29,7 @@ import (
 	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/store"
+	"github.com/layover-dev/layover/internal/webhook"
 )
 
 // environment is server, proxy, runtimes and store of one environment in one process;
@@ -43,6 +44,7 @@ type environment struct {
 	proxy     *proxy.Proxy     // nil where it runs apart
 	accessLog *proxy.AccessLog // nil where the file asks for none
 	control   *control.Control
+	webhooks  *webhook.Sender
 	server    *server.Server
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
 	certs     *proxy.Certificates // of the latter; nil where there are none
@@ -121,8 +123,19 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if err != nil {
 		return err
 	}
+	hooks, err := hooks(file, os.Getenv)
+	if err != nil {
+		return err
+	}
+	e.webhooks, err = webhook.New(ctx, webhook.Options{
+		Environment: file.Environment, Hooks: hooks, Log: e.control, Store: e.store, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
+		Webhooks:       e.webhooks,
 		Environment:    e.describe(),
 		AllowedHosts:   file.Server.AllowedHosts,
 		AllowedOrigins: file.Server.AllowedOrigins,
@@ -144,6 +157,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind.Go(func() error { return e.control.Run(ctxBehind) })
 	behind.Go(func() error { return e.store.Hold(ctxBehind) })
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
+	behind.Go(func() error { return e.webhooks.Run(ctxBehind) })
 	if e.accessLog != nil {
 		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
 	}

@@ -31,6 +31,7 @@ type File struct {
 	RouteHeader    string             `yaml:"route_header,omitempty" env:"LAYOVER_ROUTE_HEADER" doc:"Another request header that carries the route, for callers that cannot send baggage. Default: none" example:"X-Route"`
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
+	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
 	ServicesByName map[string]Service `yaml:"services,omitempty" name:"service" doc:"The services, by name"`
 	RoutesByName   map[string]Route   `yaml:"routes,omitempty" name:"route" doc:"Named routes, by name"`

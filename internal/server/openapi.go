@@ -27,6 +27,7 @@ const (
 	tagRouting  = "Routing"
 	tagProxies  = "Proxies"
 	tagEvents   = "Events"
+	tagWebhooks = "Webhooks"
 	tagServer   = "Server"
 )
 
@@ -64,6 +65,7 @@ func apiConfig(build api.Build) huma.Config {
 				{Name: tagRouting, Description: "What the data plane decides from, and why it decides as it does."},
 				{Name: tagProxies, Description: "The stand-alone proxies: where each is, and how far behind."},
 				{Name: tagEvents, Description: "Everything that happened, in its order."},
+				{Name: tagWebhooks, Description: "Where events are sent to, and what could not be delivered."},
 				{Name: tagServer, Description: "The server itself."},
 			},
 		},

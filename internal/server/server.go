@@ -39,6 +39,7 @@ type Options struct {
 	// AllowedOrigins are origins ("https://console.example.com") whose pages may use the API.
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
+	Webhooks       Webhooks        // nil where there are none
 	Build          api.Build
 	Logger         *slog.Logger
 	KeepAlive      time.Duration // how often an idle stream says something; 0 means 15 s
@@ -47,14 +48,15 @@ type Options struct {
 
 // Server is the HTTP server of one environment.
 type Server struct {
-	opts    Options
-	control Control
-	log     *slog.Logger
-	guard   guard
-	api     huma.API
-	handler http.Handler
-	openAPI []byte
-	tables  tableCache
+	opts     Options
+	control  Control
+	webhooks Webhooks
+	log      *slog.Logger
+	guard    guard
+	api      huma.API
+	handler  http.Handler
+	openAPI  []byte
+	tables   tableCache
 
 	closing   chan struct{} // closed when streams must end
 	closeOnce sync.Once
@@ -72,11 +74,15 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opts:    opts,
-		control: opts.Control,
-		log:     cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
-		guard:   guard,
-		closing: make(chan struct{}),
+		opts:     opts,
+		control:  opts.Control,
+		webhooks: opts.Webhooks,
+		log:      cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
+		guard:    guard,
+		closing:  make(chan struct{}),
+	}
+	if s.webhooks == nil {
+		s.webhooks = noWebhooks{}
 	}
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, apiConfig(opts.Build))
@@ -89,6 +95,7 @@ func New(opts Options) (*Server, error) {
 	s.registerTable()
 	s.registerProxies()
 	s.registerEvents()
+	s.registerWebhooks()
 	s.registerSystem()
 	if s.openAPI, err = finishOpenAPI(s.api.OpenAPI()); err != nil {
 		return nil, fmt.Errorf("write the OpenAPI document: %w", err)

@@ -37,7 +37,7 @@ type Counts map[string]int64
 func (c Counts) String() string {
 	var parts []string
 	for _, t := range tables() {
-		if t.name != "counters" {
+		if !slices.Contains([]string{"webhooks", "dead_letters", "counters"}, t.name) {
 			parts = append(parts, fmt.Sprintf("%d %s", c[t.name], t.name))
 		}
 	}
@@ -57,6 +57,8 @@ func tables() []table {
 		{"versions", "service, version", readable[control.VersionRecord]},
 		{"routes", "name", readable[api.NamedRoute]},
 		{"events", "id", readable[api.Event]},
+		{"webhooks", "name", nil},
+		{"dead_letters", "id", readable[api.DeadLetter]},
 		{"counters", "name", nil},
 	}
 }

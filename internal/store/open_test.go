@@ -126,7 +126,7 @@ func TestOpenSQLite_Refuses(t *testing.T) {
 				require.NoError(t, open(t, path).Close())
 				raw(t, path, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (7001, 1)`)
 			},
-			code: api.CodeConflict, says: "has schema 7001, and this layover knows schemas up to 1", hint: "use a newer layover",
+			code: api.CodeConflict, says: "has schema 7001, and this layover knows schemas up to ", hint: "use a newer layover",
 		},
 		"an emptied store with a log": {
 			make: func(t *testing.T, path string) {

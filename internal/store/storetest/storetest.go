@@ -1,5 +1,5 @@
-// Package storetest has the conformance suite of [control.Store]: what its
-// contract says, sentence by sentence, as tests for any implementation.
+// Package storetest has the conformance suite of [control.Store] and [webhook.Store]: what their
+// contracts say, sentence by sentence, as tests for any implementation.
 package storetest
 
 import (
@@ -10,11 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/webhook"
 )
 
 // Store is a store under test. Close ends its use in an orderly way; the data stay.
 type Store interface {
 	control.Store
+	webhook.Store
 	io.Closer
 }
 
@@ -33,6 +35,7 @@ func Run(t *testing.T, place func(t *testing.T) Open) {
 		"routes":   routeTests(),
 		"events":   eventTests(),
 		"revision": revisionTests(),
+		"webhooks": webhookTests(),
 		"context":  contextTests(),
 	}
 	for area, tests := range areas {
