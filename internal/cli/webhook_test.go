@@ -91,7 +91,7 @@ func startKillable(t *testing.T, dir string) *killable {
 	k.url = address.FindStringSubmatch(said.String())[1]
 	k.Client, err = api.NewClient(k.url)
 	require.NoError(t, err)
-	t.Cleanup(k.Client.Close)
+	t.Cleanup(k.Close)
 	require.Eventually(t, func() bool {
 		_, err := k.Service(t.Context(), "cart")
 		return err == nil

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,12 +65,7 @@ type Hook struct {
 }
 
 func (h Hook) wants(t api.EventType) bool {
-	for _, pattern := range h.Events {
-		if t.Matches(pattern) {
-			return true
-		}
-	}
-	return len(h.Events) == 0
+	return len(h.Events) == 0 || slices.ContainsFunc(h.Events, t.Matches)
 }
 
 // Options are what a Sender is made from. Log and Store are required.

@@ -332,7 +332,7 @@ func TestBadReceivers(t *testing.T) {
 	r := newReceiver(t, func(w http.ResponseWriter, n int) {
 		switch n {
 		case 1:
-			for i := 0; i < 1<<16; i++ {
+			for range 1 << 16 {
 				if _, err := io.WriteString(w, strings.Repeat("x", 1<<10)); err != nil {
 					return
 				}

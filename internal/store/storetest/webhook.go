@@ -29,7 +29,7 @@ func webhookTests() map[string]func(*testing.T, *subject) {
 		"every field of a dead letter is kept, but for the ID": func(t *testing.T, s *subject) {
 			want := full[api.DeadLetter](t)
 			require.NoError(t, s.AddDeadLetter(t.Context(), want, 10))
-			require.EqualValues(t, want.Event.ID, position(t, s, want.Webhook), "the webhook is behind its event")
+			require.Equal(t, want.Event.ID, position(t, s, want.Webhook), "the webhook is behind its event")
 			want.ID = 1
 			s.bothWays(t, func(t *testing.T) {
 				all, err := s.DeadLetters(t.Context())
