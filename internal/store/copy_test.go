@@ -59,10 +59,12 @@ func TestCopy_BetweenAll(t *testing.T) {
 				source, target := makeFrom(t), makeTo(t)
 				db := source.open(t)
 				fillStore(t, db)
+				require.NoError(t, db.PutWebhookPosition(t.Context(), "audit", 1))
+				require.NoError(t, db.AddDeadLetter(t.Context(), api.DeadLetter{Webhook: "chat", Event: api.Event{ID: 2}}, 10))
 				var exported, again bytes.Buffer
 				counts, err := source.export(t.Context(), &exported)
 				require.NoError(t, err)
-				require.Equal(t, store.Counts{"services": 1, "versions": 120, "routes": 1, "events": 3, "counters": 2}, counts)
+				require.Equal(t, store.Counts{"services": 1, "versions": 120, "routes": 1, "events": 3, "counters": 3, "webhooks": 2, "dead_letters": 1}, counts)
 				require.Equal(t, "1 services, 120 versions, 1 routes, 3 events", counts.String())
 
 				copied := target.open(t)
@@ -84,6 +86,12 @@ func TestCopy_BetweenAll(t *testing.T) {
 				event, err := copied.AppendEvent(t.Context(), api.Event{})
 				require.NoError(t, err)
 				require.EqualValues(t, 4, event)
+				position, _, err := copied.WebhookPosition(t.Context(), "chat")
+				require.NoError(t, err)
+				require.EqualValues(t, 2, position)
+				letters, err := copied.DeadLetters(t.Context())
+				require.NoError(t, err)
+				require.Len(t, letters, 1)
 			})
 		}
 	}
@@ -140,7 +148,7 @@ func TestImport_RefusesAndStoresNothing(t *testing.T) {
 					}
 					counts, err := target.export(t.Context(), io.Discard)
 					require.NoError(t, err)
-					require.Equal(t, store.Counts{"services": 0, "versions": 0, "routes": 0, "events": 0, "counters": 0}, counts)
+					require.Equal(t, store.Counts{"services": 0, "versions": 0, "routes": 0, "events": 0, "counters": 0, "webhooks": 0, "dead_letters": 0}, counts)
 				})
 			}
 			_, err = db.Import(t.Context(), strings.NewReader(good))

@@ -28,6 +28,7 @@ func webhookTests() map[string]func(*testing.T, *subject) {
 		},
 		"every field of a dead letter is kept, but for the ID": func(t *testing.T, s *subject) {
 			want := full[api.DeadLetter](t)
+			want.Webhook = "chat" // a name
 			require.NoError(t, s.AddDeadLetter(t.Context(), want, 10))
 			require.Equal(t, want.Event.ID, position(t, s, want.Webhook), "the webhook is behind its event")
 			want.ID = 1
