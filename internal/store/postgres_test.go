@@ -1,14 +1,18 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +27,7 @@ import (
 )
 
 func TestPostgres_Conformance(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Open {
 		address := postgrestest.URL(t)
 		return func(t *testing.T) storetest.Store {
@@ -34,6 +39,7 @@ func TestPostgres_Conformance(t *testing.T) {
 }
 
 func TestPostgres_OneServerAtATime(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
 	_, err := store.OpenPostgres(t.Context(), address)
@@ -52,6 +58,7 @@ func TestPostgres_OneServerAtATime(t *testing.T) {
 
 // Servers that start at once over an empty schema make it once, and one of them gets it.
 func TestPostgres_StartsAtOnce(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	const servers = 4
 	opened, refused := make(chan *store.DB, servers), make(chan error, servers)
@@ -80,6 +87,7 @@ func TestPostgres_StartsAtOnce(t *testing.T) {
 
 // A server that was cut off while another took the store writes nothing, and is told.
 func TestPostgres_ExHolderWritesNothing(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
 	key := control.Key{Service: "cart", Version: "main"}
@@ -118,6 +126,7 @@ func TestPostgres_ExHolderWritesNothing(t *testing.T) {
 
 // A transaction that has begun is waited for: it is not broken off, and does not come later.
 func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
 	key := control.Key{Service: "cart", Version: "main"}
@@ -154,6 +163,7 @@ func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
 
 // A connection that broke, as when PostgreSQL starts again, loses the store to nobody.
 func TestPostgres_HoldsAgain(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	db := openPostgres(t, address)
 	ctx, stop := context.WithCancel(t.Context())
@@ -170,6 +180,7 @@ func TestPostgres_HoldsAgain(t *testing.T) {
 
 // What cannot be used is refused with a hint. No text about it has the password.
 func TestOpenPostgres_Refuses(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	port := func() string { // where nobody listens
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -338,4 +349,96 @@ func count(t *testing.T, address, query string) int {
 	var n int
 	require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&n))
 	return n
+}
+
+// A call whose context ends while its commit is under way is told what became of it: an error
+// means that nothing was stored.
+func TestPostgres_ContextEndsDuringCommit(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	slow := newSlowCommits(t, address)
+	db := openPostgres(t, postgrestest.With(t, address, "host", slow.dir))
+	ctx, cancel := context.WithCancel(t.Context())
+	slow.armed.Store(true)
+	stored := make(chan error, 1)
+	go func() { stored <- db.PutRoute(ctx, api.NamedRoute{Name: "team"}) }()
+	<-slow.committed
+	require.Eventually(t, func() bool { return count(t, address, `SELECT COUNT(*) FROM routes`) == 1 }, 20*time.Second, time.Millisecond)
+	cancel()
+	runtime.Gosched()
+	close(slow.goOn)
+	require.NoError(t, <-stored)
+}
+
+// slowCommits passes PostgreSQL's protocol on. Once it is armed it keeps back the answer to the next commit.
+type slowCommits struct {
+	dir       string
+	armed     atomic.Bool
+	committed chan struct{} // closed when that commit was passed on
+	goOn      chan struct{}
+}
+
+func newSlowCommits(t *testing.T, address string) *slowCommits {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	s := &slowCommits{committed: make(chan struct{}), goOn: make(chan struct{})}
+	s.dir, err = os.MkdirTemp("", "pg") // the name of a socket is short
+	require.NoError(t, err)
+	l, err := net.Listen("unix", filepath.Join(s.dir, ".s.PGSQL.5432"))
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		require.NoError(t, l.Close())
+		all.Wait()
+		require.NoError(t, os.RemoveAll(s.dir))
+	})
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"))
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			held := make(chan struct{})
+			all.Go(func() {
+				s.pass(server, client, func(data []byte) {
+					if bytes.Contains(data, []byte("commit")) && s.armed.CompareAndSwap(true, false) {
+						close(held)
+						close(s.committed)
+					}
+				})
+			})
+			all.Go(func() {
+				s.pass(client, server, func([]byte) {
+					select {
+					case <-held:
+						<-s.goOn
+					default:
+					}
+				})
+			})
+		}
+	})
+	return s
+}
+
+// pass copies until a side ends; look sees the data before they are passed on.
+func (s *slowCommits) pass(to, from net.Conn, look func([]byte)) {
+	defer func() { _, _ = to.Close(), from.Close() }()
+	data := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(data)
+		if err != nil {
+			return
+		}
+		look(data[:n])
+		if _, err := to.Write(data[:n]); err != nil {
+			return
+		}
+	}
 }
