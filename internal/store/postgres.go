@@ -31,12 +31,12 @@ var postgresMigrations embed.FS
 const (
 	callTime        = 30 * time.Second // how long one call may take, with all it waits for
 	connectTime     = 5 * time.Second  // how long a connection may take to come up, unless the address says
-	connections     = 16               // of one server, beside the one that holds the store
+	connections     = 16               // of one server at most
+	idleTime        = 2 * time.Second  // how long a transaction may lie idle: a paused server must not keep its locks
 	aliveEvery      = 5 * time.Second  // how often TCP asks whether an idle other side is still there
 	aliveMisses     = 3                // how many times without an answer
 	lockOpening     = 0x4c41594f       // "LAYO": the first number of our advisory locks; while the schema is made
-	lockHolding     = lockOpening + 1  // while a server has the store
-	lockVersion     = lockOpening + 2  // while a version is changed
+	lockVersion     = lockOpening + 1  // while a version is changed
 	holderTable     = "layover_holder" // what marks a database as ours
 	hintOwnDatabase = "give it a database of its own (createdb layover), or a schema (?search_path=layover)"
 )
@@ -91,14 +91,16 @@ func connectPostgres(address string) (*postgres, error) {
 	seconds := strconv.Itoa(int(aliveEvery.Seconds()))
 	for name, value := range map[string]string{
 		"application_name": "layover",
-		// So that a server whose machine is gone does not hold the store for long.
-		"tcp_keepalives_idle": seconds, "tcp_keepalives_interval": seconds, "tcp_keepalives_count": strconv.Itoa(aliveMisses),
+		// So that a server which is paused, or whose machine is gone, keeps nothing locked for long.
+		"idle_in_transaction_session_timeout": strconv.Itoa(int(idleTime.Milliseconds())),
+		"tcp_keepalives_idle":                 seconds, "tcp_keepalives_interval": seconds, "tcp_keepalives_count": strconv.Itoa(aliveMisses),
 	} {
 		if _, set := config.RuntimeParams[name]; !set {
 			config.RuntimeParams[name] = value
 		}
 	}
 	p := &postgres{name: publicAddress(config), pool: stdlib.OpenDB(*config)}
+	p.changed = make(chan struct{})
 	p.pool.SetMaxOpenConns(connections)
 	p.pool.SetMaxIdleConns(connections)
 	p.pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -228,6 +230,11 @@ func (p *postgres) inTx(ctx context.Context, kind txKind, work func(*sql.Tx) err
 	err = runTx(whole, conn, func(tx *sql.Tx) error {
 		if err := p.check(ctx, tx); err != nil {
 			return err
+		}
+		if kind == longTx { // it may wait for its input
+			if _, err := tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+				return err
+			}
 		}
 		if kind != quickTx { // whatever the database's setting is
 			if _, err := tx.ExecContext(ctx, `SET LOCAL synchronous_commit = on`); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"net"
 	"net/url"
 	"os"
@@ -42,6 +43,9 @@ func TestPostgres_OneServerAtATime(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
+	ctx, stop := context.WithCancel(t.Context())
+	var holding errgroup.Group
+	holding.Go(func() error { return first.Hold(ctx) })
 	_, err := store.OpenPostgres(t.Context(), address)
 	e := requireError(t, err, api.CodeConflict)
 	require.Contains(t, e.Message, "is in use by another layover server: process ")
@@ -49,6 +53,8 @@ func TestPostgres_OneServerAtATime(t *testing.T) {
 	require.NotEmpty(t, e.Hint)
 	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}), "the attempt took nothing away")
 
+	stop()
+	require.ErrorIs(t, holding.Wait(), context.Canceled)
 	require.NoError(t, first.Close())
 	require.NoError(t, first.Close(), "closing again")
 	services, err := openPostgres(t, address).Services(t.Context())
@@ -61,6 +67,8 @@ func TestPostgres_StartsAtOnce(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.URL(t)
 	const servers = 4
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
 	opened, refused := make(chan *store.DB, servers), make(chan error, servers)
 	var group errgroup.Group
 	for range servers {
@@ -71,15 +79,18 @@ func TestPostgres_StartsAtOnce(t *testing.T) {
 				return nil
 			}
 			opened <- db
+			if err := db.Hold(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
 			return nil
 		})
 	}
-	require.NoError(t, group.Wait())
-	require.Len(t, opened, 1)
-	require.Len(t, refused, servers-1)
 	for range servers - 1 {
 		require.Contains(t, requireError(t, <-refused, api.CodeConflict).Message, "in use")
 	}
+	stop()
+	require.NoError(t, group.Wait())
+	require.Len(t, opened, 1)
 	db := <-opened
 	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
 	require.NoError(t, db.Close())
@@ -92,7 +103,7 @@ func TestPostgres_ExHolderWritesNothing(t *testing.T) {
 	first := openPostgres(t, address)
 	key := control.Key{Service: "cart", Version: "main"}
 	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}))
-	cutOff(t, address)
+	expire(t, address)
 	second := openPostgres(t, address)
 
 	writes := map[string]func() error{
@@ -140,7 +151,7 @@ func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
 		})
 	})
 	<-inside
-	cutOff(t, address)
+	expire(t, address)
 	taken := make(chan []control.VersionRecord, 1)
 	group.Go(func() error {
 		second, err := store.OpenPostgres(t.Context(), address)
@@ -149,33 +160,82 @@ func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
 		}
 		all, err := second.Versions(t.Context())
 		taken <- all
-		if err != nil {
-			return err
-		}
-		return second.Close()
+		return errors.Join(err, second.Close())
 	})
-	waitForLock(t, address, "UPDATE layover_holder")
+	waitForLock(t, address, "UPDATE layover_holder SET number")
 	require.Empty(t, taken)
 	close(goOn)
 	require.NoError(t, group.Wait())
 	require.Len(t, <-taken, 1)
 }
 
-// A connection that broke, as when PostgreSQL starts again, loses the store to nobody.
+// A server that is paused in the middle of a transaction keeps the store from nobody, and
+// stores nothing when it goes on.
+func TestPostgres_PausedInTransaction(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	key := control.Key{Service: "cart", Version: "main"}
+	err := first.UpdateVersion(t.Context(), key, func(*control.VersionRecord) (*control.VersionRecord, error) {
+		began := time.Now()
+		second, err := store.OpenPostgres(t.Context(), address) // nobody renews the lease of the first
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), 15*time.Second)
+		require.NoError(t, second.Close())
+		return &control.VersionRecord{Key: key}, nil
+	})
+	require.Error(t, err)
+	all, err := openPostgres(t, address).Versions(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
+// Connections that break, as when PostgreSQL starts again, lose the store to nobody.
 func TestPostgres_HoldsAgain(t *testing.T) {
 	t.Parallel()
 	address := postgrestest.URL(t)
+	address = postgrestest.With(t, address, "application_name", "holds-again")
 	db := openPostgres(t, address)
-	ctx, stop := context.WithCancel(t.Context())
-	var group errgroup.Group
-	group.Go(func() error { return db.Hold(ctx) })
-	cutOff(t, address)
-	require.Eventually(t, func() bool { return holders(t, address) == 1 }, 20*time.Second, 20*time.Millisecond)
+	hold(t, db)
+	require.Eventually(t, func() bool { return cutOff(t, address) }, 20*time.Second, 20*time.Millisecond)
+	before := count(t, address, renewed)
+	require.Eventually(t, func() bool { return count(t, address, renewed) > before }, 20*time.Second, 20*time.Millisecond)
 	_, err := store.OpenPostgres(t.Context(), address)
 	require.Contains(t, requireError(t, err, api.CodeConflict).Message, "in use")
 	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
+}
+
+// What acts outside of the database is let through only while the lease was renewed a moment ago, and
+// never by a server whose store another one has taken.
+func TestPostgres_WaitProof(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	require.NoError(t, first.WaitProof(t.Context()), "it has just been taken")
+	require.Eventually(t, func() bool { // nobody renews the lease
+		ended, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		return first.WaitProof(ended) != nil
+	}, 20*time.Second, 20*time.Millisecond)
+	_, err := first.LastEvent(t.Context())
+	require.NoError(t, err)
+	require.Less(t, count(t, address, `SELECT extract(epoch FROM clock_timestamp() - renewed) * 1000 FROM layover_holder`), 4000,
+		"the proof ends before the lease")
+
+	ctx, stop := context.WithCancel(t.Context())
+	var holding errgroup.Group
+	holding.Go(func() error { return first.Hold(ctx) })
+	require.NoError(t, first.WaitProof(t.Context()), "it is renewed")
 	stop()
-	require.ErrorIs(t, group.Wait(), context.Canceled)
+	require.ErrorIs(t, holding.Wait(), context.Canceled)
+
+	second := openPostgres(t, address)
+	hold(t, second)
+	waiting := make(chan error, 1)
+	go func() { waiting <- first.WaitProof(t.Context()) }()
+	require.ErrorIs(t, first.Hold(t.Context()), store.ErrTaken)
+	require.ErrorIs(t, <-waiting, store.ErrTaken)
+	require.NoError(t, second.WaitProof(t.Context()))
 }
 
 // What cannot be used is refused with a hint. No text about it has the password.
@@ -310,27 +370,35 @@ func openPostgres(t *testing.T, address string) *store.DB {
 	return db
 }
 
-// ofSchema is the condition on pg_locks that a lock is that of the server which has the schema of address.
-func ofSchema(t *testing.T, address string) string {
+// hold renews the lease of db until the test ends.
+func hold(t *testing.T, db *store.DB) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- db.Hold(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// renewed is when the lease was renewed, in milliseconds.
+const renewed = `SELECT extract(epoch FROM renewed) * 1000 FROM layover_holder`
+
+// expire lets the lease end, as if its holder had been paused or cut off for as long.
+func expire(t *testing.T, address string) {
+	t.Helper()
+	postgrestest.Exec(t, address, `UPDATE layover_holder SET renewed = clock_timestamp() - interval '1 hour'`)
+}
+
+// cutOff breaks the connections to the schema of address, as a lost network does, and says whether there
+// was one that renews the lease.
+func cutOff(t *testing.T, address string) bool {
 	t.Helper()
 	u, err := url.Parse(address)
 	require.NoError(t, err)
-	return `locktype = 'advisory' AND classid = 1279351120 AND granted AND objid = CAST(CAST(hashtext('` +
-		u.Query().Get("search_path") + `') AS bigint) & 4294967295 AS oid)`
-}
-
-// cutOff breaks the connection that has the store, as a lost network does.
-func cutOff(t *testing.T, address string) {
-	t.Helper()
-	require.Equal(t, 1, holders(t, address))
-	postgrestest.Exec(t, address, `SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE `+ofSchema(t, address))
-	require.Zero(t, holders(t, address))
-}
-
-// holders returns how many connections have the store.
-func holders(t *testing.T, address string) int {
-	t.Helper()
-	return count(t, address, `SELECT COUNT(*) FROM pg_locks WHERE `+ofSchema(t, address))
+	return count(t, address, `SELECT COUNT(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+		WHERE pid <> pg_backend_pid() AND query LIKE 'UPDATE layover_holder SET renewed%' AND application_name = '`+u.Query().Get("application_name")+`'`) > 0
 }
 
 // waitForLock returns when a statement that begins with text waits for another transaction.
@@ -346,9 +414,9 @@ func count(t *testing.T, address, query string) int {
 	db, err := sql.Open("pgx", address)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
-	var n int
+	var n float64
 	require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&n))
-	return n
+	return int(n)
 }
 
 // A call whose context ends while its commit is under way is told what became of it: an error

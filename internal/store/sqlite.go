@@ -331,3 +331,5 @@ func (e sqliteEngine) hold(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
+
+func (e sqliteEngine) waitProof(context.Context) error { return nil }

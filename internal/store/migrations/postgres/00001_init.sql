@@ -29,14 +29,15 @@ CREATE TABLE counters (
     value BIGINT NOT NULL
 );
 
--- Which server has the store: one row. The number grows with each server that takes
--- it, and every transaction that writes checks it. It has the name of the program, and
--- so marks a database as ours.
+-- Which server has the store: one row. The number grows with each server that takes it, and
+-- every transaction that writes checks it. It is a key, so that those who check it do not
+-- keep the others from renewing the lease. The table has the name of the program, and so marks a database as ours.
 
 CREATE TABLE layover_holder (
-    number BIGINT NOT NULL,
-    holder TEXT NOT NULL,
-    since  TIMESTAMPTZ NOT NULL
+    number  BIGINT NOT NULL PRIMARY KEY,
+    holder  TEXT NOT NULL,
+    since   TIMESTAMPTZ NOT NULL,
+    renewed TIMESTAMPTZ NOT NULL
 );
 
-INSERT INTO layover_holder VALUES (0, '', now());
+INSERT INTO layover_holder VALUES (0, '', now(), '-infinity');
