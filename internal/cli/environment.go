@@ -76,7 +76,13 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if data, err = filepath.Abs(data); err != nil {
 		return fmt.Errorf("find the folder %s: %w", data, err)
 	}
-	if e.store, err = openStore(ctx, e.file.StoreLocation(data)); err != nil {
+	location := e.file.StoreLocation(data)
+	if e.apart && config.IsPostgres(location) {
+		e.store, err = e.standBy(ctx, location)
+	} else {
+		e.store, err = openStore(ctx, location)
+	}
+	if err != nil {
 		return err
 	}
 	e.hold(ctx)
@@ -87,12 +93,19 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if err != nil {
 		return err
 	}
+	if e.serverLis != nil { // it stood by
+		if identity, err = e.store.Announce(ctx, e.sharedURL(), identity); err != nil {
+			return err
+		}
+	}
 	runtimes, err := e.openRuntimes(ctx, data, identity)
 	if err != nil {
 		return err
 	}
-	if err := e.listen(ctx); err != nil {
-		return err
+	if e.serverLis == nil {
+		if err := e.listen(ctx); err != nil {
+			return err
+		}
 	}
 	file, log := e.file, e.log
 	var plane control.DataPlane
@@ -127,7 +140,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
 		Environment:    e.describe(),
-		AllowedHosts:   file.Server.AllowedHosts,
+		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: file.Server.AllowedOrigins,
 		Build:          build(),
 		Logger:         log,

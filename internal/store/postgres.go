@@ -49,11 +49,25 @@ const (
 // It fails where another server has the store, and where the database is of something else, or has a newer
 // schema than this program knows. Such errors are [control.Error] values with a hint, and none has the password.
 func OpenPostgres(ctx context.Context, address string) (*DB, error) {
+	return openPostgresStore(ctx, address, func(ctx context.Context, p *postgres) error {
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		return p.take(ctx)
+	})
+}
+
+// WaitPostgres is [OpenPostgres], and waits while another server has the store. It calls seen with who that is,
+// several times a second.
+func WaitPostgres(ctx context.Context, address string, seen func(Holder)) (*DB, error) {
+	return openPostgresStore(ctx, address, func(ctx context.Context, p *postgres) error { return p.wait(ctx, seen) })
+}
+
+func openPostgresStore(ctx context.Context, address string, take func(context.Context, *postgres) error) (*DB, error) {
 	p, err := connectPostgres(address)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.open(ctx); err != nil {
+	if err := p.open(ctx, take); err != nil {
 		p.release()
 		return nil, errors.Join(p.explainOpen(ctx, err), p.pool.Close())
 	}
@@ -133,19 +147,23 @@ func publicAddress(config *pgx.ConnConfig) string {
 	return u.String()
 }
 
-// open makes the schema what it must be, and takes the store.
-func (p *postgres) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
-	if err := p.migrate(ctx); err != nil {
+// open makes the tables where there are none, takes the store, and then brings tables that were there up
+// to date: a server that has the store may not know the newer ones.
+func (p *postgres) open(ctx context.Context, take func(context.Context, *postgres) error) error {
+	if err := p.migrate(ctx, func(found int64) bool { return found == 0 }); err != nil {
 		return err
 	}
-	return p.take(ctx)
+	if err := take(ctx, p); err != nil {
+		return err
+	}
+	return p.migrate(ctx, func(int64) bool { return true })
 }
 
-// migrate brings the schema to what this program knows. Servers that start at once do it
-// one after another.
-func (p *postgres) migrate(ctx context.Context) error {
+// migrate brings the schema to what this program knows, where wanted says so of the version that it has. Servers
+// that start at once do it one after another.
+func (p *postgres) migrate(ctx context.Context, wanted func(found int64) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return err
@@ -163,7 +181,7 @@ func (p *postgres) migrate(ctx context.Context) error {
 		return err
 	}
 	found, err := p.checkSchema(ctx, conn, newest(migrations))
-	if err != nil || found == newest(migrations) {
+	if err != nil || found == newest(migrations) || !wanted(found) {
 		return err
 	}
 	if _, err := migrations.Up(ctx); err != nil {

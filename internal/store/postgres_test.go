@@ -219,7 +219,7 @@ func TestPostgres_WaitProof(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 	_, err := first.LastEvent(t.Context())
 	require.NoError(t, err)
-	require.Less(t, count(t, address, `SELECT extract(epoch FROM clock_timestamp() - renewed) * 1000 FROM layover_holder`), 4000,
+	require.Less(t, count(t, address, `SELECT extract(epoch FROM clock_timestamp() - renewed) * 1000 FROM layover_holder`), 3000,
 		"the proof ends before the lease")
 
 	ctx, stop := context.WithCancel(t.Context())

@@ -333,3 +333,7 @@ func (e sqliteEngine) hold(ctx context.Context) error {
 }
 
 func (e sqliteEngine) waitProof(context.Context) error { return nil }
+
+func (e sqliteEngine) announce(_ context.Context, _, identity string) (string, error) {
+	return identity, nil
+}

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	leaseTime  = 4 * time.Second        // after the last renewal another server may take the store
-	provenTime = 3 * time.Second        // after the start of the last renewal this server acts as the holder
+	leaseTime  = 3 * time.Second        // after the last renewal another server may take the store
+	provenTime = 2 * time.Second        // after the start of the last renewal this server acts as the holder
 	renewEvery = 500 * time.Millisecond // of the lease
-	renewTime  = 2 * time.Second        // how long one renewal may take
+	renewTime  = time.Second            // how long one renewal may take
 	takeEvery  = 200 * time.Millisecond // how often a store that another server has is tried
 )
 
@@ -41,6 +41,47 @@ type tenure struct {
 // ErrTaken says that another server has the store now.
 var ErrTaken = errors.New("the store was taken over")
 
+// wait makes the store this server's as soon as no other server has it. It calls seen with who has it, again
+// and again. That the database does not answer for a time is waited out, too.
+func (p *postgres) wait(ctx context.Context, seen func(Holder)) error {
+	for {
+		err := p.tryTake(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if h, err := p.holder(ctx); err == nil {
+			seen(Holder{Name: h.name, URL: h.url})
+		}
+		select {
+		case <-time.After(takeEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// errHeld says that another server has the store.
+var errHeld = errors.New("another server has the store")
+
+// tryTake makes the store this server's where the lease of another has ended. It waits for the
+// transactions of an earlier holder that have checked their number.
+func (p *postgres) tryTake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	begin := time.Now()
+	err := p.pool.QueryRowContext(ctx, `
+		UPDATE layover_holder SET number = number + 1, holder = $1, url = '', since = clock_timestamp(), renewed = clock_timestamp()
+		WHERE renewed < clock_timestamp() - make_interval(secs => $2) RETURNING number`,
+		thisServer(), leaseTime.Seconds()).Scan(&p.number)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return errHeld
+	case err == nil:
+		p.prove(begin)
+	}
+	return err
+}
+
 // take makes the store this server's, or returns the error that names who has it: another
 // server that renews its lease while this one looks.
 func (p *postgres) take(ctx context.Context) error {
@@ -49,17 +90,8 @@ func (p *postgres) take(ctx context.Context) error {
 		return err
 	}
 	for {
-		begin := time.Now()
-		// This waits for the transactions of an earlier holder that have checked their number.
-		err := p.pool.QueryRowContext(ctx, `
-			UPDATE layover_holder SET number = number + 1, holder = $1, since = clock_timestamp(), renewed = clock_timestamp()
-			WHERE renewed < clock_timestamp() - make_interval(secs => $2) RETURNING number`,
-			thisServer(), leaseTime.Seconds()).Scan(&p.number)
-		if err == nil {
-			p.prove(begin)
-			return nil
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
+		err := p.tryTake(ctx)
+		if !errors.Is(err, errHeld) {
 			return err
 		}
 		select {
@@ -81,17 +113,33 @@ func (p *postgres) take(ctx context.Context) error {
 	}
 }
 
+// announce is [DB.Announce].
+func (p *postgres) announce(ctx context.Context, url, identity string) (string, error) {
+	err := p.inTx(ctx, quickTx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `
+			UPDATE layover_holder SET url = $1, identity = CASE WHEN identity = '' THEN $2 ELSE identity END
+			RETURNING identity`, url, identity).Scan(&identity)
+	})
+	return identity, err
+}
+
+// Holder is the server that has a store.
+type Holder struct {
+	Name string // for people
+	URL  string // of its API; "" where it has not said so yet
+}
+
 type holderRow struct {
 	number         int64
-	name           string
+	name, url      string
 	since, renewed time.Time
 }
 
 // holder returns who has the store, or had it last.
 func (p *postgres) holder(ctx context.Context) (h holderRow, err error) {
 	var renewed float64 // a server that ended has given the store up at minus infinity, which is no time
-	err = p.pool.QueryRowContext(ctx, `SELECT number, holder, since, GREATEST(extract(epoch FROM renewed), 0)::float8 FROM layover_holder`).
-		Scan(&h.number, &h.name, &h.since, &renewed)
+	err = p.pool.QueryRowContext(ctx, `SELECT number, holder, url, since, GREATEST(extract(epoch FROM renewed), 0)::float8 FROM layover_holder`).
+		Scan(&h.number, &h.name, &h.url, &h.since, &renewed)
 	h.renewed = time.UnixMicro(int64(renewed * 1e6))
 	return h, err
 }
