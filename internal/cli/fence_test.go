@@ -49,11 +49,11 @@ type countingRuntime struct {
 }
 
 func (r *countingRuntime) Start(ctx context.Context, w control.Workload, step func(api.Step, string)) (control.Status, error) {
-	step("pull", "")
 	if r.pulling != nil {
+		step("pull", "")
 		r.pulling()
+		step("start", "")
 	}
-	step("start", "")
 	if ctx.Err() != nil {
 		return control.Status{}, ctx.Err()
 	}
