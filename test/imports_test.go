@@ -54,7 +54,7 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
-		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process"},
+		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store/postgrestest"},
 		"test":  {},
 	}
 }

@@ -141,7 +141,6 @@ func demoConfig(app *App, anyPort bool) (*config.File, error) {
 	if err := file.ApplyEnv(environ); err != nil {
 		return nil, err
 	}
-	file.Store = "" // never that of a real environment
 	if anyPort {
 		file.Proxy.Listen, file.Server.Listen = []string{"127.0.0.1:0"}, "127.0.0.1:0"
 	}

@@ -35,10 +35,12 @@ import (
 // environment is server, proxy, runtimes and store of one environment in one process;
 // or all of that but the proxy, where proxies run apart.
 type environment struct {
-	file  *config.File
-	apart bool
-	log   *slog.Logger
-	store *store.DB
+	file   *config.File
+	apart  bool
+	log    *slog.Logger
+	store  *store.DB
+	held   chan error // what [store.DB.Hold] returned
+	unhold func()     // ends it, and waits for that
 
 	docker    *docker.Runtime
 	proxy     *proxy.Proxy     // nil where it runs apart
@@ -76,9 +78,16 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if data, err = filepath.Abs(data); err != nil {
 		return fmt.Errorf("find the folder %s: %w", data, err)
 	}
-	if e.store, err = openStore(ctx, e.file.StoreLocation(data)); err != nil {
+	location := e.file.StoreLocation(data)
+	if e.apart && config.IsPostgres(location) {
+		e.store, err = e.standBy(ctx, location)
+	} else {
+		e.store, err = openStore(ctx, location)
+	}
+	if err != nil {
 		return err
 	}
+	e.hold(ctx)
 	if err := os.MkdirAll(data, 0o700); err != nil { // a store elsewhere does not make it
 		return fmt.Errorf("make the data folder: %w", err)
 	}
@@ -86,12 +95,19 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if err != nil {
 		return err
 	}
+	if e.serverLis != nil { // it stood by
+		if identity, err = e.store.Announce(ctx, e.sharedURL(), identity); err != nil {
+			return err
+		}
+	}
 	runtimes, err := e.openRuntimes(ctx, data, identity)
 	if err != nil {
 		return err
 	}
-	if err := e.listen(ctx); err != nil {
-		return err
+	if e.serverLis == nil {
+		if err := e.listen(ctx); err != nil {
+			return err
+		}
 	}
 	file, log := e.file, e.log
 	var plane control.DataPlane
@@ -137,7 +153,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		Control:        e.control,
 		Webhooks:       e.webhooks,
 		Environment:    e.describe(),
-		AllowedHosts:   file.Server.AllowedHosts,
+		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: file.Server.AllowedOrigins,
 		Build:          build(),
 		Logger:         log,
@@ -155,7 +171,14 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	defer endReconciling()
 	behind, ctxBehind := errgroup.WithContext(reconciling)
 	behind.Go(func() error { return e.control.Run(ctxBehind) })
-	behind.Go(func() error { return e.store.Hold(ctxBehind) })
+	behind.Go(func() error {
+		select {
+		case err := <-e.held:
+			return err
+		case <-ctxBehind.Done():
+			return nil
+		}
+	})
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 	behind.Go(func() error { return e.webhooks.Run(ctxBehind) })
 	if e.accessLog != nil {
@@ -194,6 +217,21 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	return errors.Join(err, e.control.StopInstances(stopping))
 }
 
+// hold keeps the store ours from now on, until [environment.close]: also while instances are ended.
+func (e *environment) hold(ctx context.Context) {
+	holding, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	e.held = make(chan error, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.held <- e.store.Hold(holding)
+	}()
+	e.unhold = func() {
+		cancel()
+		<-ended
+	}
+}
+
 // apply makes the environment hold what the file declares.
 func (e *environment) apply(ctx context.Context) error {
 	var wanted []control.Wanted
@@ -219,6 +257,9 @@ func (e *environment) close() error {
 	}
 	if e.docker != nil {
 		errs = append(errs, e.docker.Close())
+	}
+	if e.unhold != nil {
+		e.unhold()
 	}
 	if e.store != nil {
 		errs = append(errs, e.store.Close())
@@ -250,11 +291,15 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 	if e.docker, err = docker.New(docker.Options{Environment: identity, ProxyAddress: gateway, Logger: e.log}); err != nil {
 		return nil, err
 	}
-	return map[string]control.Runtime{
+	runtimes := map[string]control.Runtime{
 		api.RuntimeProcess:  processes,
 		api.RuntimeDocker:   e.docker,
 		api.RuntimeExternal: external.New(external.Options{Logger: e.log}),
-	}, nil
+	}
+	for name, r := range runtimes {
+		runtimes[name] = fencedRuntime{Runtime: r, store: e.store}
+	}
+	return runtimes, nil
 }
 
 // dockerHost in proxy.listen stands for the gateway of the Docker bridge.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/store"
 )
 
 type upOptions struct {
@@ -58,12 +60,23 @@ func newServerCmd(app *App) *cobra.Command {
 the process: proxies follow this server, and serve on while it is away. Instances and previews
 reach them at proxy.address (LAYOVER_PROXY_ADDRESS).
 
+Where the store is a PostgreSQL database, several servers can share it: one has it and does the
+work, the others answer with what that one says, and one of them takes over where it is gone.
+
 Ctrl-C and SIGTERM end the server alone. What it started goes on, the proxies serve it, and the
 next start adopts it. To end versions, stop them first.`,
 		Example: `  layover server
   LAYOVER_PROXY_ADDRESS=10.0.0.7:8080 layover server -f shop/layover.yaml`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd.Context(), app, opts, openServer) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for {
+				err := runUp(cmd.Context(), app, opts, openServer)
+				if !errors.Is(err, store.ErrTaken) || cmd.Context().Err() != nil {
+					return err
+				}
+				printError(app, err) // and stand by
+			}
+		},
 	}
 	opts.flags(cmd)
 	return cmd

@@ -65,6 +65,9 @@ func (k checker) globals() {
 	k.listeners()
 	k.proxy()
 	k.address(f.Server.Listen, path{"server", "listen"}, false)
+	if f.Server.Address != "" {
+		k.reachable(f.Server.Address, path{"server", "address"})
+	}
 	for i, host := range f.Server.AllowedHosts {
 		bare := host
 		if h, port, err := net.SplitHostPort(host); err == nil && !strings.Contains(port, "/") {

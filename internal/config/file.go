@@ -63,6 +63,7 @@ type KeyPair struct {
 // Server is the control plane of the environment.
 type Server struct {
 	Listen         string   `yaml:"listen,omitempty" env:"LAYOVER_SERVER_LISTEN" default:"127.0.0.1:7070" doc:"Address to listen on, as host:port"`
+	Address        string   `yaml:"address,omitempty" env:"LAYOVER_SERVER_ADDRESS" doc:"Where the other servers of a PostgreSQL store reach this one, as host:port. Default: the address of listen" example:"10.0.0.5:7070"`
 	AllowedHosts   []string `yaml:"allowed_hosts,omitempty" env:"LAYOVER_SERVER_ALLOWED_HOSTS" doc:"Hosts a request may name, besides loopback names and the address of listen" example:"layover.example.com"`
 	AllowedOrigins []string `yaml:"allowed_origins,omitempty" env:"LAYOVER_SERVER_ALLOWED_ORIGINS" doc:"Origins of web pages that may call the API, besides its own" example:"https://tools.example.com"`
 }

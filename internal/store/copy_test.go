@@ -53,6 +53,7 @@ func kinds() map[string]func(t *testing.T) kind {
 // What an environment is comes over whole, whichever way, while a server has the store: the same export comes out
 // of the copy, and what is counted is counted on.
 func TestCopy_BetweenAll(t *testing.T) {
+	t.Parallel()
 	for from, makeFrom := range kinds() {
 		for to, makeTo := range kinds() {
 			t.Run(from+" to "+to, func(t *testing.T) {
@@ -99,6 +100,7 @@ func TestCopy_BetweenAll(t *testing.T) {
 
 // An import that is not wholly good, or not wanted, stores nothing.
 func TestImport_RefusesAndStoresNothing(t *testing.T) {
+	t.Parallel()
 	source := kinds()["SQLite"](t)
 	fillStore(t, source.open(t))
 	var exported bytes.Buffer
@@ -203,6 +205,7 @@ func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
 
 // A backup that is made while a server writes is a store, of one moment: what belongs together is together.
 func TestBackup_WhileWriting(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path, copied := filepath.Join(dir, "layover.db"), filepath.Join(dir, "backup.db")
 	db := open(t, path)

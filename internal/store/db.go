@@ -39,8 +39,10 @@ type engine interface {
 	bound(ctx context.Context) (context.Context, context.CancelFunc)
 	// explain returns err, as a [control.Error] where a person can do something about it.
 	explain(err error) error
-	// hold is [DB.Hold].
+	// hold is [DB.Hold], waitProof is [DB.WaitProof], announce is [DB.Announce].
+	announce(ctx context.Context, url, identity string) (string, error)
 	hold(ctx context.Context) error
+	waitProof(ctx context.Context) error
 }
 
 // txKind says what a write transaction needs.
@@ -63,6 +65,18 @@ func (db *DB) Close() error { return db.close() }
 // Hold keeps the store this server's own until ctx ends. It returns an error where another
 // server has it now; nothing can be written then any more.
 func (db *DB) Hold(ctx context.Context) error { return db.engine.hold(ctx) }
+
+// Announce tells the servers that wait for the store where the API of this one is. It returns by what name the
+// instances of the environment are known: identity, unless a server that had the store before has given another.
+func (db *DB) Announce(ctx context.Context, url, identity string) (string, error) {
+	identity, err := db.engine.announce(ctx, url, identity)
+	return identity, db.explain("announce this server", err)
+}
+
+// WaitProof returns nil while it is certain that no other server has the store. Where that is not
+// certain it waits until [DB.Hold] has found out. It returns an error where another server has it. What acts on
+// anything but the store asks this first.
+func (db *DB) WaitProof(ctx context.Context) error { return db.engine.waitProof(ctx) }
 
 // inTx runs work in a write transaction, see [engine].
 //

@@ -31,12 +31,12 @@ var postgresMigrations embed.FS
 const (
 	callTime        = 30 * time.Second // how long one call may take, with all it waits for
 	connectTime     = 5 * time.Second  // how long a connection may take to come up, unless the address says
-	connections     = 16               // of one server, beside the one that holds the store
+	connections     = 16               // of one server at most
+	idleTime        = 2 * time.Second  // how long a transaction may lie idle: a paused server must not keep its locks
 	aliveEvery      = 5 * time.Second  // how often TCP asks whether an idle other side is still there
 	aliveMisses     = 3                // how many times without an answer
 	lockOpening     = 0x4c41594f       // "LAYO": the first number of our advisory locks; while the schema is made
-	lockHolding     = lockOpening + 1  // while a server has the store
-	lockVersion     = lockOpening + 2  // while a version is changed
+	lockVersion     = lockOpening + 1  // while a version is changed
 	holderTable     = "layover_holder" // what marks a database as ours
 	hintOwnDatabase = "give it a database of its own (createdb layover), or a schema (?search_path=layover)"
 )
@@ -49,11 +49,25 @@ const (
 // It fails where another server has the store, and where the database is of something else, or has a newer
 // schema than this program knows. Such errors are [control.Error] values with a hint, and none has the password.
 func OpenPostgres(ctx context.Context, address string) (*DB, error) {
+	return openPostgresStore(ctx, address, func(ctx context.Context, p *postgres) error {
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		return p.take(ctx)
+	})
+}
+
+// WaitPostgres is [OpenPostgres], and waits while another server has the store. It calls seen with who that is,
+// several times a second.
+func WaitPostgres(ctx context.Context, address string, seen func(Holder)) (*DB, error) {
+	return openPostgresStore(ctx, address, func(ctx context.Context, p *postgres) error { return p.wait(ctx, seen) })
+}
+
+func openPostgresStore(ctx context.Context, address string, take func(context.Context, *postgres) error) (*DB, error) {
 	p, err := connectPostgres(address)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.open(ctx); err != nil {
+	if err := p.open(ctx, take); err != nil {
 		p.release()
 		return nil, errors.Join(p.explainOpen(ctx, err), p.pool.Close())
 	}
@@ -91,14 +105,16 @@ func connectPostgres(address string) (*postgres, error) {
 	seconds := strconv.Itoa(int(aliveEvery.Seconds()))
 	for name, value := range map[string]string{
 		"application_name": "layover",
-		// So that a server whose machine is gone does not hold the store for long.
-		"tcp_keepalives_idle": seconds, "tcp_keepalives_interval": seconds, "tcp_keepalives_count": strconv.Itoa(aliveMisses),
+		// So that a server which is paused, or whose machine is gone, keeps nothing locked for long.
+		"idle_in_transaction_session_timeout": strconv.Itoa(int(idleTime.Milliseconds())),
+		"tcp_keepalives_idle":                 seconds, "tcp_keepalives_interval": seconds, "tcp_keepalives_count": strconv.Itoa(aliveMisses),
 	} {
 		if _, set := config.RuntimeParams[name]; !set {
 			config.RuntimeParams[name] = value
 		}
 	}
 	p := &postgres{name: publicAddress(config), pool: stdlib.OpenDB(*config)}
+	p.changed = make(chan struct{})
 	p.pool.SetMaxOpenConns(connections)
 	p.pool.SetMaxIdleConns(connections)
 	p.pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -131,19 +147,23 @@ func publicAddress(config *pgx.ConnConfig) string {
 	return u.String()
 }
 
-// open makes the schema what it must be, and takes the store.
-func (p *postgres) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
-	if err := p.migrate(ctx); err != nil {
+// open makes the tables where there are none, takes the store, and then brings tables that were there up
+// to date: a server that has the store may not know the newer ones.
+func (p *postgres) open(ctx context.Context, take func(context.Context, *postgres) error) error {
+	if err := p.migrate(ctx, func(found int64) bool { return found == 0 }); err != nil {
 		return err
 	}
-	return p.take(ctx)
+	if err := take(ctx, p); err != nil {
+		return err
+	}
+	return p.migrate(ctx, func(int64) bool { return true })
 }
 
-// migrate brings the schema to what this program knows. Servers that start at once do it
-// one after another.
-func (p *postgres) migrate(ctx context.Context) error {
+// migrate brings the schema to what this program knows, where wanted says so of the version that it has. Servers
+// that start at once do it one after another.
+func (p *postgres) migrate(ctx context.Context, wanted func(found int64) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
 	conn, err := p.pool.Conn(ctx)
 	if err != nil {
 		return err
@@ -161,7 +181,7 @@ func (p *postgres) migrate(ctx context.Context) error {
 		return err
 	}
 	found, err := p.checkSchema(ctx, conn, newest(migrations))
-	if err != nil || found == newest(migrations) {
+	if err != nil || found == newest(migrations) || !wanted(found) {
 		return err
 	}
 	if _, err := migrations.Up(ctx); err != nil {
@@ -228,6 +248,11 @@ func (p *postgres) inTx(ctx context.Context, kind txKind, work func(*sql.Tx) err
 	err = runTx(whole, conn, func(tx *sql.Tx) error {
 		if err := p.check(ctx, tx); err != nil {
 			return err
+		}
+		if kind == longTx { // it may wait for its input
+			if _, err := tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+				return err
+			}
 		}
 		if kind != quickTx { // whatever the database's setting is
 			if _, err := tx.ExecContext(ctx, `SET LOCAL synchronous_commit = on`); err != nil {

@@ -1,14 +1,19 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +28,7 @@ import (
 )
 
 func TestPostgres_Conformance(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Open {
 		address := postgrestest.URL(t)
 		return func(t *testing.T) storetest.Store {
@@ -34,8 +40,12 @@ func TestPostgres_Conformance(t *testing.T) {
 }
 
 func TestPostgres_OneServerAtATime(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
+	ctx, stop := context.WithCancel(t.Context())
+	var holding errgroup.Group
+	holding.Go(func() error { return first.Hold(ctx) })
 	_, err := store.OpenPostgres(t.Context(), address)
 	e := requireError(t, err, api.CodeConflict)
 	require.Contains(t, e.Message, "is in use by another layover server: process ")
@@ -43,6 +53,8 @@ func TestPostgres_OneServerAtATime(t *testing.T) {
 	require.NotEmpty(t, e.Hint)
 	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}), "the attempt took nothing away")
 
+	stop()
+	require.ErrorIs(t, holding.Wait(), context.Canceled)
 	require.NoError(t, first.Close())
 	require.NoError(t, first.Close(), "closing again")
 	services, err := openPostgres(t, address).Services(t.Context())
@@ -52,8 +64,11 @@ func TestPostgres_OneServerAtATime(t *testing.T) {
 
 // Servers that start at once over an empty schema make it once, and one of them gets it.
 func TestPostgres_StartsAtOnce(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	const servers = 4
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
 	opened, refused := make(chan *store.DB, servers), make(chan error, servers)
 	var group errgroup.Group
 	for range servers {
@@ -64,15 +79,18 @@ func TestPostgres_StartsAtOnce(t *testing.T) {
 				return nil
 			}
 			opened <- db
+			if err := db.Hold(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
 			return nil
 		})
 	}
-	require.NoError(t, group.Wait())
-	require.Len(t, opened, 1)
-	require.Len(t, refused, servers-1)
 	for range servers - 1 {
 		require.Contains(t, requireError(t, <-refused, api.CodeConflict).Message, "in use")
 	}
+	stop()
+	require.NoError(t, group.Wait())
+	require.Len(t, opened, 1)
 	db := <-opened
 	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
 	require.NoError(t, db.Close())
@@ -80,11 +98,12 @@ func TestPostgres_StartsAtOnce(t *testing.T) {
 
 // A server that was cut off while another took the store writes nothing, and is told.
 func TestPostgres_ExHolderWritesNothing(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
 	key := control.Key{Service: "cart", Version: "main"}
 	require.NoError(t, first.PutService(t.Context(), api.Service{Name: "cart"}))
-	cutOff(t, address)
+	expire(t, address)
 	second := openPostgres(t, address)
 
 	writes := map[string]func() error{
@@ -118,6 +137,7 @@ func TestPostgres_ExHolderWritesNothing(t *testing.T) {
 
 // A transaction that has begun is waited for: it is not broken off, and does not come later.
 func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	first := openPostgres(t, address)
 	key := control.Key{Service: "cart", Version: "main"}
@@ -131,7 +151,7 @@ func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
 		})
 	})
 	<-inside
-	cutOff(t, address)
+	expire(t, address)
 	taken := make(chan []control.VersionRecord, 1)
 	group.Go(func() error {
 		second, err := store.OpenPostgres(t.Context(), address)
@@ -140,36 +160,87 @@ func TestPostgres_TakingWaitsForTransactions(t *testing.T) {
 		}
 		all, err := second.Versions(t.Context())
 		taken <- all
-		if err != nil {
-			return err
-		}
-		return second.Close()
+		return errors.Join(err, second.Close())
 	})
-	waitForLock(t, address, "UPDATE layover_holder")
+	waitForLock(t, address, "UPDATE layover_holder SET number")
 	require.Empty(t, taken)
 	close(goOn)
 	require.NoError(t, group.Wait())
 	require.Len(t, <-taken, 1)
 }
 
-// A connection that broke, as when PostgreSQL starts again, loses the store to nobody.
-func TestPostgres_HoldsAgain(t *testing.T) {
+// A server that is paused in the middle of a transaction keeps the store from nobody, and
+// stores nothing when it goes on.
+func TestPostgres_PausedInTransaction(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	key := control.Key{Service: "cart", Version: "main"}
+	err := first.UpdateVersion(t.Context(), key, func(*control.VersionRecord) (*control.VersionRecord, error) {
+		began := time.Now()
+		second, err := store.OpenPostgres(t.Context(), address) // nobody renews the lease of the first
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), 15*time.Second)
+		require.NoError(t, second.Close())
+		return &control.VersionRecord{Key: key}, nil
+	})
+	require.Error(t, err)
+	all, err := openPostgres(t, address).Versions(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
+// Connections that break, as when PostgreSQL starts again, lose the store to nobody.
+func TestPostgres_HoldsAgain(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	address = postgrestest.With(t, address, "application_name", "holds-again")
 	db := openPostgres(t, address)
-	ctx, stop := context.WithCancel(t.Context())
-	var group errgroup.Group
-	group.Go(func() error { return db.Hold(ctx) })
-	cutOff(t, address)
-	require.Eventually(t, func() bool { return holders(t, address) == 1 }, 20*time.Second, 20*time.Millisecond)
+	hold(t, db)
+	require.Eventually(t, func() bool { return cutOff(t, address) }, 20*time.Second, 20*time.Millisecond)
+	before := count(t, address, renewed)
+	require.Eventually(t, func() bool { return count(t, address, renewed) > before }, 20*time.Second, 20*time.Millisecond)
 	_, err := store.OpenPostgres(t.Context(), address)
 	require.Contains(t, requireError(t, err, api.CodeConflict).Message, "in use")
 	require.NoError(t, db.PutService(t.Context(), api.Service{Name: "cart"}))
+}
+
+// What acts outside of the database is let through only while the lease was renewed a moment ago, and
+// never by a server whose store another one has taken.
+func TestPostgres_WaitProof(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	first := openPostgres(t, address)
+	require.NoError(t, first.WaitProof(t.Context()), "it has just been taken")
+	require.Eventually(t, func() bool { // nobody renews the lease
+		ended, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		return first.WaitProof(ended) != nil
+	}, 20*time.Second, 20*time.Millisecond)
+	_, err := first.LastEvent(t.Context())
+	require.NoError(t, err)
+	require.Less(t, count(t, address, `SELECT extract(epoch FROM clock_timestamp() - renewed) * 1000 FROM layover_holder`), 3000,
+		"the proof ends before the lease")
+
+	ctx, stop := context.WithCancel(t.Context())
+	var holding errgroup.Group
+	holding.Go(func() error { return first.Hold(ctx) })
+	require.NoError(t, first.WaitProof(t.Context()), "it is renewed")
 	stop()
-	require.ErrorIs(t, group.Wait(), context.Canceled)
+	require.ErrorIs(t, holding.Wait(), context.Canceled)
+
+	second := openPostgres(t, address)
+	hold(t, second)
+	waiting := make(chan error, 1)
+	go func() { waiting <- first.WaitProof(t.Context()) }()
+	require.ErrorIs(t, first.Hold(t.Context()), store.ErrTaken)
+	require.ErrorIs(t, <-waiting, store.ErrTaken)
+	require.NoError(t, second.WaitProof(t.Context()))
 }
 
 // What cannot be used is refused with a hint. No text about it has the password.
 func TestOpenPostgres_Refuses(t *testing.T) {
+	t.Parallel()
 	address := postgrestest.URL(t)
 	port := func() string { // where nobody listens
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -299,27 +370,35 @@ func openPostgres(t *testing.T, address string) *store.DB {
 	return db
 }
 
-// ofSchema is the condition on pg_locks that a lock is that of the server which has the schema of address.
-func ofSchema(t *testing.T, address string) string {
+// hold renews the lease of db until the test ends.
+func hold(t *testing.T, db *store.DB) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- db.Hold(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// renewed is when the lease was renewed, in milliseconds.
+const renewed = `SELECT extract(epoch FROM renewed) * 1000 FROM layover_holder`
+
+// expire lets the lease end, as if its holder had been paused or cut off for as long.
+func expire(t *testing.T, address string) {
+	t.Helper()
+	postgrestest.Exec(t, address, `UPDATE layover_holder SET renewed = clock_timestamp() - interval '1 hour'`)
+}
+
+// cutOff breaks the connections to the schema of address, as a lost network does, and says whether there
+// was one that renews the lease.
+func cutOff(t *testing.T, address string) bool {
 	t.Helper()
 	u, err := url.Parse(address)
 	require.NoError(t, err)
-	return `locktype = 'advisory' AND classid = 1279351120 AND granted AND objid = CAST(CAST(hashtext('` +
-		u.Query().Get("search_path") + `') AS bigint) & 4294967295 AS oid)`
-}
-
-// cutOff breaks the connection that has the store, as a lost network does.
-func cutOff(t *testing.T, address string) {
-	t.Helper()
-	require.Equal(t, 1, holders(t, address))
-	postgrestest.Exec(t, address, `SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE `+ofSchema(t, address))
-	require.Zero(t, holders(t, address))
-}
-
-// holders returns how many connections have the store.
-func holders(t *testing.T, address string) int {
-	t.Helper()
-	return count(t, address, `SELECT COUNT(*) FROM pg_locks WHERE `+ofSchema(t, address))
+	return count(t, address, `SELECT COUNT(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+		WHERE pid <> pg_backend_pid() AND query LIKE 'UPDATE layover_holder SET renewed%' AND application_name = '`+u.Query().Get("application_name")+`'`) > 0
 }
 
 // waitForLock returns when a statement that begins with text waits for another transaction.
@@ -335,7 +414,99 @@ func count(t *testing.T, address, query string) int {
 	db, err := sql.Open("pgx", address)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
-	var n int
+	var n float64
 	require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&n))
-	return n
+	return int(n)
+}
+
+// A call whose context ends while its commit is under way is told what became of it: an error
+// means that nothing was stored.
+func TestPostgres_ContextEndsDuringCommit(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.URL(t)
+	slow := newSlowCommits(t, address)
+	db := openPostgres(t, postgrestest.With(t, address, "host", slow.dir))
+	ctx, cancel := context.WithCancel(t.Context())
+	slow.armed.Store(true)
+	stored := make(chan error, 1)
+	go func() { stored <- db.PutRoute(ctx, api.NamedRoute{Name: "team"}) }()
+	<-slow.committed
+	require.Eventually(t, func() bool { return count(t, address, `SELECT COUNT(*) FROM routes`) == 1 }, 20*time.Second, time.Millisecond)
+	cancel()
+	runtime.Gosched()
+	close(slow.goOn)
+	require.NoError(t, <-stored)
+}
+
+// slowCommits passes PostgreSQL's protocol on. Once it is armed it keeps back the answer to the next commit.
+type slowCommits struct {
+	dir       string
+	armed     atomic.Bool
+	committed chan struct{} // closed when that commit was passed on
+	goOn      chan struct{}
+}
+
+func newSlowCommits(t *testing.T, address string) *slowCommits {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	s := &slowCommits{committed: make(chan struct{}), goOn: make(chan struct{})}
+	s.dir, err = os.MkdirTemp("", "pg") // the name of a socket is short
+	require.NoError(t, err)
+	l, err := net.Listen("unix", filepath.Join(s.dir, ".s.PGSQL.5432"))
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		require.NoError(t, l.Close())
+		all.Wait()
+		require.NoError(t, os.RemoveAll(s.dir))
+	})
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"))
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			held := make(chan struct{})
+			all.Go(func() {
+				s.pass(server, client, func(data []byte) {
+					if bytes.Contains(data, []byte("commit")) && s.armed.CompareAndSwap(true, false) {
+						close(held)
+						close(s.committed)
+					}
+				})
+			})
+			all.Go(func() {
+				s.pass(client, server, func([]byte) {
+					select {
+					case <-held:
+						<-s.goOn
+					default:
+					}
+				})
+			})
+		}
+	})
+	return s
+}
+
+// pass copies until a side ends; look sees the data before they are passed on.
+func (s *slowCommits) pass(to, from net.Conn, look func([]byte)) {
+	defer func() { _, _ = to.Close(), from.Close() }()
+	data := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(data)
+		if err != nil {
+			return
+		}
+		look(data[:n])
+		if _, err := to.Write(data[:n]); err != nil {
+			return
+		}
+	}
 }

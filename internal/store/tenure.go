@@ -13,35 +13,44 @@ import (
 )
 
 const (
-	takeTime  = time.Second           // how long a store that somebody has is waited for: they may be ending
-	takeEvery = 50 * time.Millisecond // how often it is tried meanwhile
-	holdEvery = time.Second           // how often the holder looks whether it still is
+	leaseTime  = 3 * time.Second        // after the last renewal another server may take the store
+	provenTime = 2 * time.Second        // after the start of the last renewal this server acts as the holder
+	renewEvery = 500 * time.Millisecond // of the lease
+	renewTime  = time.Second            // how long one renewal may take
+	takeEvery  = 200 * time.Millisecond // how often a store that another server has is tried
 )
 
-// tenure makes a PostgreSQL store one server's own, in two ways. An advisory lock of a
-// connection that does nothing else keeps others away while the server is there. A number, which
-// grows with each server that takes the store, keeps a server from writing that was paused or cut off
-// while another took over: each transaction that writes checks it.
+// tenure makes a PostgreSQL store one server's own, by one row of the database.
+//
+// A lease, by the clock of the database, keeps others away while the server renews it. A number, which
+// grows with each server that takes the store, keeps a server from writing that was paused or cut off while
+// another took over: each transaction that writes checks it. And what is not a transaction, such as
+// a start of an instance, waits for the proof that the lease was renewed a moment ago. That moment is
+// taken before the renewal is sent and by this machine's own clock, and lasts less than the lease: so the proof
+// has ended before another server can have taken the store.
 type tenure struct {
 	number int64
 
-	mu   sync.Mutex
-	conn *sql.Conn // has the lock; nil once it is given up
+	mu      sync.Mutex
+	proven  time.Time     // until then the store is this server's, for certain
+	taken   bool          // another server has it, for ever
+	changed chan struct{} // closed, and made anew, when one of those changed
+	conn    *sql.Conn     // renews the lease; nil where there is none
 }
 
-// take makes the store this server's, or returns the error that names who has it.
-func (p *postgres) take(ctx context.Context) error {
-	deadline := time.Now().Add(takeTime)
+// ErrTaken says that another server has the store now.
+var ErrTaken = errors.New("the store was taken over")
+
+// wait makes the store this server's as soon as no other server has it. It calls seen with who has it, again
+// and again. That the database does not answer for a time is waited out, too.
+func (p *postgres) wait(ctx context.Context, seen func(Holder)) error {
 	for {
-		err := p.lock(ctx)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, errHeld) {
+		err := p.tryTake(ctx)
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return p.heldBy(ctx, "%s is in use by another layover server: %s, since %s")
+		if h, err := p.holder(ctx); err == nil {
+			seen(Holder{Name: h.name, URL: h.url})
 		}
 		select {
 		case <-time.After(takeEvery):
@@ -49,80 +58,122 @@ func (p *postgres) take(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	// This waits for the transactions of an earlier holder that have checked their number.
-	return p.pool.QueryRowContext(ctx, `
-		UPDATE layover_holder SET number = number + 1, holder = $1, since = now() RETURNING number`,
-		thisServer()).Scan(&p.number)
 }
 
-// errHeld says that another connection has the lock.
-var errHeld = errors.New("the store is held")
+// errHeld says that another server has the store.
+var errHeld = errors.New("another server has the store")
 
-// lock takes the lock on a connection of its own, without waiting.
-func (p *postgres) lock(ctx context.Context) (err error) {
-	conn, err := p.pool.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			discard(conn)
-		}
-	}()
-	var locked bool
-	err = conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1, hashtext(current_schema()))`, lockHolding).Scan(&locked)
-	if err != nil {
-		return err
-	}
-	if !locked {
-		return errHeld
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.conn = conn
-	return nil
-}
-
-// release gives the lock up.
-func (p *postgres) release() {
-	p.mu.Lock()
-	conn := p.conn
-	p.conn = nil
-	p.mu.Unlock()
-	if conn == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
+// tryTake makes the store this server's where the lease of another has ended. It waits for the
+// transactions of an earlier holder that have checked their number.
+func (p *postgres) tryTake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	_, _ = conn.ExecContext(ctx, `SELECT pg_advisory_unlock_all()`) // so that it is free when this returns; else soon
-	discard(conn)
-}
-
-// heldBy returns the error that names the server which has the store.
-func (p *postgres) heldBy(ctx context.Context, format string) error {
-	var who string
-	var since time.Time
-	err := p.pool.QueryRowContext(ctx, `SELECT holder, since FROM layover_holder`).Scan(&who, &since)
-	if err != nil {
-		return err
-	}
-	return conflict("end that server first; one whose machine is gone holds the store for at most half a minute",
-		format, p.name, who, since.Local().Format(time.DateTime))
-}
-
-// check lets a transaction go on only while the store is this server's. The row stays locked
-// until the transaction ends, so that a server which takes the store waits for it.
-func (p *postgres) check(ctx context.Context, tx *sql.Tx) error {
-	var one int
-	err := tx.QueryRowContext(ctx, `SELECT 1 FROM layover_holder WHERE number = $1 FOR SHARE`, p.number).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return p.lost()
+	begin := time.Now()
+	err := p.pool.QueryRowContext(ctx, `
+		UPDATE layover_holder SET number = number + 1, holder = $1, url = '', since = clock_timestamp(), renewed = clock_timestamp()
+		WHERE renewed < clock_timestamp() - make_interval(secs => $2) RETURNING number`,
+		thisServer(), leaseTime.Seconds()).Scan(&p.number)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return errHeld
+	case err == nil:
+		p.prove(begin)
 	}
 	return err
 }
 
-// ErrTaken says that another server has the store now.
-var ErrTaken = errors.New("the store was taken over")
+// take makes the store this server's, or returns the error that names who has it: another
+// server that renews its lease while this one looks.
+func (p *postgres) take(ctx context.Context) error {
+	first, err := p.holder(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		err := p.tryTake(ctx)
+		if !errors.Is(err, errHeld) {
+			return err
+		}
+		select {
+		case <-time.After(takeEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		now, err := p.holder(ctx)
+		if err != nil {
+			return err
+		}
+		if now.number == first.number && now.renewed.After(first.renewed) || now.number > first.number+1 {
+			return conflict("end that server first; one that was killed holds the store for some seconds",
+				"%s is in use by another layover server: %s, since %s", p.name, now.name, now.since.Local().Format(time.DateTime))
+		}
+		if now.number != first.number {
+			first = now
+		}
+	}
+}
+
+// announce is [DB.Announce].
+func (p *postgres) announce(ctx context.Context, url, identity string) (string, error) {
+	err := p.inTx(ctx, quickTx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `
+			UPDATE layover_holder SET url = $1, identity = CASE WHEN identity = '' THEN $2 ELSE identity END
+			RETURNING identity`, url, identity).Scan(&identity)
+	})
+	return identity, err
+}
+
+// Holder is the server that has a store.
+type Holder struct {
+	Name string // for people
+	URL  string // of its API; "" where it has not said so yet
+}
+
+type holderRow struct {
+	number         int64
+	name, url      string
+	since, renewed time.Time
+}
+
+// holder returns who has the store, or had it last.
+func (p *postgres) holder(ctx context.Context) (h holderRow, err error) {
+	var renewed float64 // a server that ended has given the store up at minus infinity, which is no time
+	err = p.pool.QueryRowContext(ctx, `SELECT number, holder, url, since, GREATEST(extract(epoch FROM renewed), 0)::float8 FROM layover_holder`).
+		Scan(&h.number, &h.name, &h.url, &h.since, &renewed)
+	h.renewed = time.UnixMicro(int64(renewed * 1e6))
+	return h, err
+}
+
+// release lets another server take the store at once.
+func (p *postgres) release() {
+	p.mu.Lock()
+	conn := p.conn
+	p.conn, p.proven = nil, time.Time{}
+	p.mu.Unlock()
+	if conn != nil {
+		discard(conn)
+	}
+	if p.number == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
+	defer cancel()
+	// Where this fails, the lease ends by itself.
+	_, _ = p.pool.ExecContext(ctx, `UPDATE layover_holder SET renewed = '-infinity' WHERE number = $1`, p.number)
+}
+
+// check lets a transaction go on only while the store is this server's. The key of the row stays locked
+// until the transaction ends, so that a server which takes the store waits for it. Renewing the
+// lease does not change the key, and waits for nobody.
+func (p *postgres) check(ctx context.Context, tx *sql.Tx) error {
+	var one int
+	err := tx.QueryRowContext(ctx, `SELECT 1 FROM layover_holder WHERE number = $1 FOR KEY SHARE`, p.number).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		p.lose()
+		return p.lost()
+	}
+	return err
+}
 
 func (p *postgres) lost() error {
 	return &control.Error{
@@ -133,53 +184,93 @@ func (p *postgres) lost() error {
 	}
 }
 
-// hold looks after the lock: where its connection broke, it is taken again. A database that
-// does not answer is waited for; nothing can be written meanwhile by anybody.
+// hold renews the lease. A database that does not answer is waited for.
 func (p *postgres) hold(ctx context.Context) error {
-	tick := time.NewTicker(holdEvery)
+	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
+		if err := p.renew(ctx); errors.Is(err, ErrTaken) {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
-		err := p.holds(ctx)
-		if _, ok := errors.AsType[*control.Error](err); ok {
-			return err
-		}
 	}
 }
 
-// holds returns nil where the lock is there, or is there again, and a [control.Error]
-// where another server has the store.
-func (p *postgres) holds(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
+// renew renews the lease once, over a connection that nothing else waits for.
+func (p *postgres) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTime)
 	defer cancel()
 	p.mu.Lock()
-	conn := p.conn
+	conn, taken := p.conn, p.taken
+	p.conn = nil
 	p.mu.Unlock()
-	if conn != nil {
-		if _, err := conn.ExecContext(ctx, `SELECT 1`); err == nil {
-			return nil
-		}
-		p.mu.Lock()
-		p.conn = nil
-		p.mu.Unlock()
-		discard(conn) // it is broken
-	}
-	if err := p.lock(ctx); err != nil && !errors.Is(err, errHeld) {
-		return fmt.Errorf("take the lock of the store again: %w", err)
-	}
-	// Somebody else's lock alone says nothing: it may be that of the connection that broke, and which
-	// PostgreSQL has not missed yet.
-	var number int64
-	if err := p.pool.QueryRowContext(ctx, `SELECT number FROM layover_holder`).Scan(&number); err != nil {
-		return err
-	}
-	if number != p.number {
-		p.release()
+	if taken {
 		return p.lost()
 	}
+	if conn == nil {
+		var err error
+		if conn, err = p.pool.Conn(ctx); err != nil {
+			return err
+		}
+	}
+	begin := time.Now()
+	result, err := conn.ExecContext(ctx, `UPDATE layover_holder SET renewed = clock_timestamp() WHERE number = $1`, p.number)
+	if err != nil {
+		discard(conn)
+		return err
+	}
+	p.mu.Lock()
+	p.conn = conn
+	p.mu.Unlock()
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		p.lose()
+		return p.lost()
+	}
+	p.prove(begin)
 	return nil
+}
+
+// prove notes that the lease was renewed by a call that began then.
+func (p *postgres) prove(began time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.proven = began.Add(provenTime)
+	p.tellLocked()
+}
+
+// lose notes that another server has the store.
+func (p *postgres) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken, p.proven = true, time.Time{}
+	p.tellLocked()
+}
+
+func (p *postgres) tellLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// waitProof is [DB.WaitProof].
+func (p *postgres) waitProof(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		proven, taken, changed := p.proven, p.taken, p.changed
+		p.mu.Unlock()
+		if taken {
+			return p.lost()
+		}
+		if time.Now().Before(proven) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

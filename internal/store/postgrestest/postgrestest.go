@@ -61,6 +61,15 @@ func URL(t testing.TB) string {
 	return With(t, shared.cluster.url, "search_path", schema)
 }
 
+// Start makes a cluster that is nobody else's, for a program that is no test. stop ends and removes it.
+func Start() (address string, stop func(), err error) {
+	c, err := start()
+	if err != nil {
+		return "", nil, err
+	}
+	return c.url, c.stop, nil
+}
+
 // With returns address with a parameter set.
 func With(t testing.TB, address, name, value string) string {
 	t.Helper()

@@ -29,14 +29,18 @@ CREATE TABLE counters (
     value BIGINT NOT NULL
 );
 
--- Which server has the store: one row. The number grows with each server that takes
--- it, and every transaction that writes checks it. It has the name of the program, and
--- so marks a database as ours.
+-- Which server has the store: one row. The number grows with each server that takes it, and
+-- every transaction that writes checks it. It is a key, so that those who check it do not
+-- keep the others from renewing the lease. The table has the name of the program, and so marks a database as ours. Servers
+-- read and write it before they bring the other tables up to date: later migrations leave it alone.
 
 CREATE TABLE layover_holder (
-    number BIGINT NOT NULL,
-    holder TEXT NOT NULL,
-    since  TIMESTAMPTZ NOT NULL
+    number   BIGINT NOT NULL PRIMARY KEY,
+    holder   TEXT NOT NULL,
+    url      TEXT NOT NULL, -- of its API
+    identity TEXT NOT NULL, -- by which every server finds the instances of the environment
+    since    TIMESTAMPTZ NOT NULL,
+    renewed  TIMESTAMPTZ NOT NULL
 );
 
-INSERT INTO layover_holder VALUES (0, '', now());
+INSERT INTO layover_holder VALUES (0, '', '', '', now(), '-infinity');

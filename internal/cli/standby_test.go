@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/store/postgrestest"
+)
+
+// Two servers share a store: each answers for both. Where the one that has it is killed, or is paused, the other has
+// it some seconds later, with all that was acknowledged; the paused one stands by when it goes on.
+func TestServers_ShareAStore(t *testing.T) {
+	address := postgrestest.URL(t)
+	dir, backend := t.TempDir(), listenTCP(t)
+	writeFile(t, dir, serverFile, backend)
+	first, second := startProgram(t, dir, address), startProgram(t, dir, address)
+	for _, p := range []*program{first, second} {
+		p.answers(t)
+		require.Equal(t, http.StatusForbidden, p.status(t, "evil.example.com"), "a standby guards, too")
+		require.Equal(t, http.StatusOK, p.status(t, p.address))
+	}
+	leader, other := first, second
+	if strings.Contains(first.said.String(), "standing by") {
+		leader, other = second, first
+	}
+	require.Contains(t, other.said.String(), "standing by")
+	deploy := func(p *program, version string) {
+		v, err := p.Deploy(t.Context(), "cart", version, api.Deployment{})
+		require.NoError(t, err)
+		require.Equal(t, version, v.Name)
+	}
+	has := func(p *program, versions int) {
+		t.Helper()
+		all, err := p.Versions(t.Context(), api.VersionFilter{})
+		require.NoError(t, err)
+		require.Len(t, all, versions)
+	}
+	deploy(leader, "one")
+	deploy(other, "two")
+	has(leader, 3)
+	has(other, 3)
+
+	began := time.Now()
+	require.NoError(t, leader.command.Process.Signal(syscall.SIGSTOP))
+	require.Eventually(t, func() bool { // the signal takes a moment
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := leader.Versions(ctx, api.VersionFilter{})
+		return err != nil
+	}, time.Minute, 10*time.Millisecond)
+	other.answers(t)
+	t.Logf("paused: another answers after %s", time.Since(began).Round(10*time.Millisecond))
+	deploy(other, "three")
+	has(other, 4)
+	require.NoError(t, leader.command.Process.Signal(syscall.SIGCONT))
+	require.Eventually(t, func() bool { return strings.Contains(leader.said.String(), "standing by") }, time.Minute, 10*time.Millisecond, leader.said)
+	require.Contains(t, leader.said.String(), "was taken over by another layover server")
+	deploy(leader, "four")
+	has(other, 5)
+
+	began = time.Now()
+	require.NoError(t, other.command.Process.Kill())
+	<-other.ended
+	require.Eventually(t, func() bool {
+		_, err := leader.Deploy(t.Context(), "cart", "five", api.Deployment{})
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	t.Logf("killed: another deploys after %s", time.Since(began).Round(10*time.Millisecond))
+	has(leader, 6)
+}
+
+// program is layover server in a process of its own.
+type program struct {
+	*api.Client
+	address string
+	command *exec.Cmd
+	said    *lockedBuffer
+	ended   chan struct{}
+}
+
+func startProgram(t *testing.T, dir, store string) *program {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &program{address: l.Addr().String(), said: &lockedBuffer{}, ended: make(chan struct{})}
+	require.NoError(t, l.Close())
+	p.command = exec.Command(os.Args[0], "server", "-f", filepath.Join(dir, "layover.yaml"))
+	p.command.Env = append(os.Environ(), asProgram+"=1", "LAYOVER_STORE="+store, "LAYOVER_SERVER_LISTEN="+p.address)
+	p.command.Stdout, p.command.Stderr = p.said, p.said
+	require.NoError(t, p.command.Start())
+	go func() {
+		defer close(p.ended)
+		_ = p.command.Wait()
+	}()
+	p.Client, err = api.NewClient("http://" + p.address)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		p.Close()
+		_ = p.command.Process.Kill()
+		<-p.ended
+		require.False(t, bytes.Contains([]byte(p.said.String()), []byte(postgrestest.Password)))
+		if t.Failed() {
+			t.Log(p.said)
+		}
+	})
+	return p
+}
+
+// answers returns when the server, or the one that it stands by for, answers and has applied its file.
+func (p *program) answers(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		all, err := p.Versions(t.Context(), api.VersionFilter{})
+		return err == nil && len(all) > 0
+	}, time.Minute, 10*time.Millisecond, p.said)
+}
+
+// status asks for the environment under the name of host.
+func (p *program) status(t *testing.T, host string) int {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.address+"/api/v1/environment", nil)
+	require.NoError(t, err)
+	r.Host = host
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	return answer.StatusCode
+}
