@@ -44,9 +44,30 @@ type VersionFilter struct {
 
 // Versions returns the versions that the filter selects, ordered by service and name.
 func (c *Client) Versions(ctx context.Context, f VersionFilter) ([]Version, error) {
-	var out List[Version]
-	err := c.do(ctx, call{method: http.MethodGet, path: []string{"versions"}, query: f.query()}, &out)
-	return out.Items, err
+	all := []Version{}
+	for after := ""; ; {
+		page, err := c.VersionPage(ctx, f, after, 0)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if after = page.Next; after == "" {
+			return all, nil
+		}
+	}
+}
+
+// VersionPage returns a page of the versions that the filter selects: those behind the
+// one that after names ("" for the first page), limit at most; 0 means [DefaultVersionPage].
+func (c *Client) VersionPage(ctx context.Context, f VersionFilter, after string, limit int) (VersionList, error) {
+	q := f.query()
+	setIf(q, "after", after)
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var out VersionList
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"versions"}, query: q}, &out)
+	return out, err
 }
 
 // Version returns one version.
@@ -109,6 +130,24 @@ func (c *Client) History(ctx context.Context, service, version string) ([]Genera
 	path := append(versionPath(service, version), "generations")
 	err := c.do(ctx, call{method: http.MethodGet, path: path}, &out)
 	return out.Items, err
+}
+
+// Sleep ends the version's instances, once their requests have ended, and keeps its route:
+// the next request wakes it. It returns as soon as the server has recorded that.
+func (c *Client) Sleep(ctx context.Context, service, version, branch string) (Version, error) {
+	return c.act(ctx, service, version, branch, "sleep")
+}
+
+// Wake starts a version that sleeps. It returns as soon as the server has recorded that.
+func (c *Client) Wake(ctx context.Context, service, version, branch string) (Version, error) {
+	return c.act(ctx, service, version, branch, "wake")
+}
+
+// Extend makes the lease of a version longer.
+func (c *Client) Extend(ctx context.Context, service, version, branch string, e Extension) (Version, error) {
+	var out Version
+	err := c.do(ctx, call{method: http.MethodPost, path: append(versionPath(service, version), "extend"), query: branchQuery(branch), body: e}, &out)
+	return out, err
 }
 
 // Remove stops a version and forgets it.

@@ -3,14 +3,25 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strconv"
 	"time"
 )
 
-// Duration is a span of time, written as Go writes it ("1m30s") in JSON and YAML.
+// Duration is a span of time, written as Go writes it ("1m30s") in JSON and YAML. Days
+// are read as well ("3d", "1d12h"), and "never".
 type Duration time.Duration
 
+// Never is the duration of what has no end, far longer than anything lasts.
+const Never = Duration(100 * 365 * 24 * time.Hour)
+
 // String returns d as Go writes a duration, for example "1m30s".
-func (d Duration) String() string { return time.Duration(d).String() }
+func (d Duration) String() string {
+	if d == Never {
+		return "never"
+	}
+	return time.Duration(d).String()
+}
 
 // Or returns d, or fallback where d is zero.
 func (d Duration) Or(fallback time.Duration) time.Duration {
@@ -23,16 +34,33 @@ func (d Duration) Or(fallback time.Duration) time.Duration {
 // MarshalText writes d as [Duration.String] does.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads what [time.ParseDuration] reads. A negative duration is an error.
+var withDays = regexp.MustCompile(`^(\d{1,5})d(.*)$`)
+
+// UnmarshalText reads what [time.ParseDuration] reads, days before it, and "never". A
+// negative duration is an error, and one that is longer than Never.
 func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
+	if string(text) == "never" {
+		*d = Never
+		return nil
+	}
+	rest, days := string(text), 0
+	if parts := withDays.FindStringSubmatch(rest); parts != nil {
+		days, _ = strconv.Atoi(parts[1]) // up to five digits
+		if rest = parts[2]; rest == "" {
+			rest = "0"
+		}
+	}
+	v, err := time.ParseDuration(rest)
 	if err != nil {
-		return fmt.Errorf("%q is not a duration such as 500ms, 30s or 2m", text)
+		return fmt.Errorf("%q is not a duration such as 500ms, 30s, 2m or 3d", text)
 	}
 	if v < 0 {
 		return fmt.Errorf("%q is negative", text)
 	}
-	*d = Duration(v)
+	if v > time.Duration(Never) || days > 100*365 {
+		return fmt.Errorf("%q is longer than 100 years: write never", text)
+	}
+	*d = min(Duration(v+time.Duration(days)*24*time.Hour), Never)
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -36,6 +36,13 @@ const (
 	EventVersionRemoved   EventType = "version.removed"
 	EventVersionOverruled EventType = "version.overruled" // somebody else than its owner deployed, restarted, stopped or removed it
 	EventVersionScaled    EventType = "version.scaled"    // has another number of instances from now on
+	EventVersionAsleep    EventType = "version.asleep"
+	EventVersionWaking    EventType = "version.waking"    // a request came, or a person asked for it
+	EventVersionAwake     EventType = "version.awake"     // its instance is healthy
+	EventVersionNotAwake  EventType = "version.not_awake" // its instance did not come up
+	EventLeaseEnding      EventType = "lease.ending"      // a warning
+	EventLeaseEnded       EventType = "lease.ended"       // the version is removed for that
+	EventLeaseExtended    EventType = "lease.extended"    // by a person
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"

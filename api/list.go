@@ -5,6 +5,18 @@ type List[T any] struct {
 	Items []T `json:"items" nullable:"false" doc:"The things asked for; empty where there are none"`
 }
 
+// VersionList is a page of versions.
+type VersionList struct {
+	Items []Version `json:"items" nullable:"false" doc:"Versions, ordered by service and name"`
+	Next  string    `json:"next,omitempty" doc:"Where there are more: what to ask for as after" example:"cart@feature-2981"`
+}
+
+// The bounds of a page of versions.
+const (
+	DefaultVersionPage = 1000
+	MaxVersionPage     = 5000
+)
+
 // EventList is a part of the event log.
 type EventList struct {
 	Items []Event `json:"items" nullable:"false" doc:"Events, oldest first"`

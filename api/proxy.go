@@ -30,6 +30,7 @@ type ProxyReport struct {
 	Revision  uint64            `json:"revision" doc:"Of the table it decides on"`
 	Draining  []string          `json:"draining,omitempty" doc:"Instances that are not in its table any more and still have requests in flight"`
 	Requests  map[string]uint64 `json:"requests,omitempty" doc:"Requests answered since its start, by service@version"`
+	Busy      []string          `json:"busy,omitempty" doc:"Versions with requests, streams or WebSockets in progress, as service@version. Reports between the regular ones leave it out"`
 }
 
 // Proxy is a stand-alone proxy as the server knows it.

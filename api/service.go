@@ -14,6 +14,16 @@ type Service struct {
 	Timeout  Duration          `json:"timeout,omitzero" yaml:"timeout,omitempty" doc:"How long an instance may take to become healthy. Default: 2m"`
 	Grace    Duration          `json:"grace,omitzero" yaml:"grace,omitempty" doc:"How long an instance may take to end after SIGTERM. Default: 10s"`
 	Drain    Duration          `json:"drain,omitzero" yaml:"drain,omitempty" doc:"How long requests in flight may go on at an instance that leaves. Default: 10s"`
+
+	IdleSleep Duration `json:"idle_sleep,omitzero" yaml:"idle_sleep,omitempty" doc:"After how long without activity a version falls asleep: its instance is stopped, and started again by the next request; the default version never does. Default: never" example:"30m"`
+	TTL       Duration `json:"ttl,omitzero" yaml:"ttl,omitempty" doc:"How long a version may live without activity, before it is removed; the default version always stays. Default: never" example:"72h"`
+	Held      Held     `json:"held,omitzero" yaml:"held,omitempty" doc:"How much may wait for versions that are asleep or starting, in each proxy"`
+}
+
+// Held bounds the requests to a service that wait for versions that are not ready.
+type Held struct {
+	Requests int `json:"requests,omitempty" yaml:"requests,omitempty" minimum:"0" maximum:"4096" doc:"How many requests. Default: 1024"`
+	Bytes    int `json:"bytes,omitempty" yaml:"bytes,omitempty" minimum:"0" maximum:"1073741824" doc:"How many bytes of memory they may take, together. Default: 67108864 (64 MiB)"`
 }
 
 // Health says when an instance is healthy.

@@ -12,6 +12,10 @@ type Deployment struct {
 	Note    string            `json:"note,omitempty" doc:"What the version is for. Without one, the version keeps the one it has" example:"demo on Friday"`
 	Labels  map[string]string `json:"labels,omitempty" doc:"Added to those of the version; one without a value is taken away" example:"{\"team\":\"payments\"}"`
 	Timeout Duration          `json:"timeout,omitzero" doc:"How long it may take to become healthy. Default: the service's"`
+
+	TTL          Duration  `json:"ttl,omitzero" doc:"How long it may live without activity, before it is removed; never for no end. Default: as deployed before, else the service's" example:"72h"`
+	IdleSleep    Duration  `json:"idle_sleep,omitzero" doc:"After how long without activity it falls asleep; never for not at all. Default: as deployed before, else the service's" example:"30m"`
+	ProtectUntil time.Time `json:"protect_until,omitzero" doc:"It is not removed before, whatever its ttl. Default: as deployed before"`
 }
 
 // State says what a version does, in the words of `layover ls`.
@@ -21,6 +25,7 @@ type State string
 const (
 	StateStarting State = "starting" // being started, or restarted after its instance ended
 	StateRunning  State = "running"  // at least one instance is healthy
+	StateAsleep   State = "asleep"   // has no instance; a request starts one
 	StateStopping State = "stopping" // draining and ending
 	StateStopped  State = "stopped"  // stopped by a person; has no route
 	StateFailed   State = "failed"   // did not start, or keeps ending; Reason says why
@@ -30,7 +35,7 @@ const (
 type Version struct {
 	Service    string            `json:"service"`
 	Name       string            `json:"name"`
-	State      State             `json:"state" enum:"starting,running,stopping,stopped,failed" doc:"What it does"`
+	State      State             `json:"state" enum:"starting,running,asleep,stopping,stopped,failed" doc:"What it does"`
 	Reason     string            `json:"reason,omitempty" doc:"Why it is not running, or why its newest generation is not"`
 	LogTail    []string          `json:"log_tail,omitempty" doc:"Last lines of the instance that failed"`
 	Default    bool              `json:"default,omitempty" doc:"It is the default version of its service"`
@@ -48,6 +53,7 @@ type Version struct {
 	CreatedAt  time.Time         `json:"created_at"`
 	DeployedAt time.Time         `json:"deployed_at"`
 	Requests   uint64            `json:"requests" doc:"Requests answered since the server started"`
+	Lease      *Lease            `json:"lease,omitempty" doc:"When it sleeps and how long it may live; left out for default versions and where neither is set"`
 	PreviewURL string            `json:"preview_url,omitempty" doc:"URL that selects this version without a header"`
 	Replicas   int               `json:"replicas,omitempty" doc:"How many instances it is to have"`
 	Healthy    int               `json:"healthy,omitempty" doc:"How many instances of the generation that answers are healthy; one is enough to answer"`
@@ -56,6 +62,22 @@ type Version struct {
 
 // ID returns service@version.
 func (v Version) ID() string { return v.Service + "@" + v.Name }
+
+// Lease says when a version falls asleep, and how long it may live.
+type Lease struct {
+	TTL          Duration  `json:"ttl,omitzero" doc:"How long it may live without activity"`
+	IdleSleep    Duration  `json:"idle_sleep,omitzero" doc:"After how long without activity it falls asleep"`
+	ActiveAt     time.Time `json:"active_at" doc:"Last activity: a request, stream or WebSocket, or a deployment"`
+	SleepsAt     time.Time `json:"sleeps_at,omitzero" doc:"When it falls asleep if nothing happens"`
+	EndsAt       time.Time `json:"ends_at,omitzero" doc:"When it is removed if nothing happens"`
+	ProtectUntil time.Time `json:"protect_until,omitzero" doc:"It is not removed before"`
+}
+
+// Extension makes a lease longer: by a time, or until one; where both are left out, by its ttl from now.
+type Extension struct {
+	By    Duration  `json:"by,omitzero" doc:"Added to what is left" example:"48h"`
+	Until time.Time `json:"until,omitzero" doc:"The new end, later than the present one"`
+}
 
 // Instance is one running copy of a version.
 type Instance struct {

@@ -38,6 +38,8 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"wake", "A sleeping version is started once by however many requests, which it answers as soon as it is up", proveWake(wakeRounds)},
+		{"sleepers", "Thousands of sleeping versions take next to nothing, and 100,000 are listed page by page", proveSleepers(sleeperPlan{2000, 100_000, sleeperMeasure})},
 		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 		{"failover", "Of two servers on one PostgreSQL either can be lost: the other takes over, and nothing is lost or done twice", proveFailover},

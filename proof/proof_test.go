@@ -34,6 +34,21 @@ func TestDeployTime(t *testing.T) {
 	t.Log(r.figure)
 }
 
+func TestWake(t *testing.T) {
+	r, err := wake(t.Context(), 1)
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "1 start and 50 answers from it each")
+	t.Log(r.figure)
+}
+
+func TestSleepers(t *testing.T) {
+	needsLinux(t)
+	r, err := sleepers(t.Context(), sleeperPlan{100, 1000, time.Second})
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "100 asleep")
+	t.Log(r.figure)
+}
+
 func TestKill(t *testing.T) {
 	r, err := kill(t.Context(), 3)
 	require.NoError(t, err)

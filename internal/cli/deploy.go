@@ -30,6 +30,9 @@ type deployOptions struct {
 	Branch  string
 	Who     whoOptions
 	Timeout time.Duration
+	TTL     durationFlag
+	Idle    durationFlag
+	Protect timeFlag
 	NoWait  bool
 	JSON    bool
 
@@ -55,6 +58,7 @@ commit, branch, pull request, author and a link to the build are shown with the 
 		Example: `  layover deploy cart@feature-2981 --image registry.example.com/cart:2981
   layover deploy cart@try-1 --command './bin/cart --verbose' --env LOG_LEVEL=debug
   layover deploy cart@main --url http://cart.internal:8080
+  layover deploy cart@feature-2981 --idle-sleep 30m --ttl 3d
   layover deploy cart@$(git branch --show-current) --env-file .env
   layover deploy cart@sales --note 'demo on Friday' --label team=payments`,
 		Args:              cobra.ExactArgs(1),
@@ -83,6 +87,9 @@ commit, branch, pull request, author and a link to the build are shown with the 
 	f.StringVar(&opts.Who.Link, "link", "", "page of its build or change (default: the CI job's)")
 	f.DurationVar(&opts.Timeout, "timeout", 0, "how long it may take to become healthy (default: the service's, 2m)")
 	f.IntVar(&opts.Replicas, "replicas", 0, "how many instances (default: as many as it was scaled to, else the service's, 1)")
+	f.Var(&opts.Idle, "idle-sleep", "after how long without activity it falls asleep, such as 30m, or never (default: as before, else the service's)")
+	f.Var(&opts.TTL, "ttl", "how long it may live without activity, such as 3d, or never (default: as before, else the service's)")
+	f.Var(&opts.Protect, "protect-until", "not to be removed before this time, such as 2031-05-01")
 	f.BoolVar(&opts.NoWait, "no-wait", false, "return as soon as the wish is recorded")
 	f.BoolVar(&opts.JSON, "json", false, "print the version as JSON")
 	return cmd
@@ -147,6 +154,7 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env, Replicas: o.Replicas},
 		Branch:    cmp.Or(o.Branch, t.Branch),
 		Timeout:   api.Duration(o.Timeout),
+		TTL:       api.Duration(o.TTL), IdleSleep: api.Duration(o.Idle), ProtectUntil: time.Time(o.Protect),
 	}
 	if err := o.Who.put(app, &d); err != nil {
 		return target{}, api.Deployment{}, err

@@ -119,6 +119,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		if e.accessLog != nil {
 			options.Recorder = e.accessLog.Record
 		}
+		options.Wake = e.wake
 		e.proxy = proxy.New(options)
 		plane = e.proxy
 	}
@@ -128,6 +129,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		BaggageKey:   file.BaggageKey,
 		RouteHeader:  file.RouteHeader,
 		Hold:         time.Duration(file.Hold),
+		LeaseWarning: time.Duration(file.LeaseWarning),
 		PreviewPort:  port(e.proxyAddress()),
 		Store:        e.store,
 		Runtimes:     runtimes,
@@ -230,6 +232,13 @@ func (e *environment) hold(ctx context.Context) {
 		cancel()
 		<-ended
 	}
+}
+
+// wake starts a version that sleeps, for a request to the proxy.
+func (e *environment) wake(ctx context.Context, version string) error {
+	service, name, _ := strings.Cut(version, "@")
+	_, err := e.control.Wake(ctx, control.Key{Service: service, Version: name}, control.By{})
+	return err
 }
 
 // apply makes the environment hold what the file declares.

@@ -22,6 +22,8 @@ type listOptions struct {
 	Mine    bool
 	Labels  []string
 	Sort    string
+	After   string
+	Limit   int
 	JSON    bool
 }
 
@@ -33,7 +35,8 @@ func newListCmd(app *App) *cobra.Command {
 		GroupID: groupVersions,
 		Short:   "Who runs what: every version with its state and owner",
 		Long: `List the versions of every service. With --route, list instead what each service would
-answer a request with that route with, and why.
+answer a request with that route with, and why. Where there are very many, a list for people shows
+the first 1,000, and how to see the next; --json prints all, unless --limit is given.
 
 They are sorted by service and name, or as --sort says: age puts the oldest deployment
 first, requests the most used, state what is wrong, name and owner go by the alphabet.`,
@@ -41,6 +44,7 @@ first, requests the most used, state what is wrong, name and owner go by the alp
   layover ls --service cart
   layover ls --mine --sort age
   layover ls --label team=payments
+  layover ls --limit 50 --after cart@feature-2981
   layover ls --route feature-2981
   layover ls --json | jq -r '.[] | select(.state == "failed") | .name'`,
 		Args: cobra.NoArgs,
@@ -61,6 +65,9 @@ first, requests the most used, state what is wrong, name and owner go by the alp
 	cmd.Flags().StringArrayVar(&opts.Labels, "label", nil, "only versions with this label, as NAME=VALUE (repeatable: with all of them)")
 	cmd.Flags().StringVar(&opts.Sort, "sort", "", "order: age, name, owner, requests or state (default: service and name)")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
+	cmd.Flags().IntVar(&opts.Limit, "limit", 0, "how many versions at most (default 1000; with --json all)")
+	cmd.Flags().StringVar(&opts.After, "after", "", "only versions behind this one, as SERVICE@VERSION")
+	completeFlag(cmd, "after", completeTargets(app))
 	completeFlag(cmd, "owner", completeOwners(app))
 	completeFlag(cmd, "label", completeLabels(app))
 	completeFlag(cmd, "sort", cobra.FixedCompletions(slices.Sorted(maps.Keys(orders())), cobra.ShellCompDirectiveNoFileComp))
@@ -83,12 +90,12 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	if err != nil {
 		return err
 	}
-	versions, err := client.Versions(ctx, filter)
+	versions, next, err := opts.versions(ctx, client, filter, order)
 	if err != nil {
 		return err
 	}
-	if order != nil {
-		slices.SortStableFunc(versions, order)
+	if next != "" {
+		defer func() { app.say("there are more: layover ls --after %s\n", next) }()
 	}
 	if len(versions) == 0 && opts.Service != "" {
 		if _, err := findService(ctx, client, opts.Service); err != nil {
@@ -108,12 +115,54 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	var rows [][]string
 	for _, v := range versions {
 		rows = append(rows, []string{
-			v.Service, v.Name, app.state(v.State), cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt),
+			v.Service, v.Name, app.state(v.State), cmp.Or(oneLine(v.Owner), "-"), cmp.Or(oneLine(v.Source), "-"), app.age(v.DeployedAt), leftOf(v),
 			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(cmp.Or(v.Reason, healthyOf(v))),
 		})
 	}
-	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "REQUESTS", "ADDRESS", "WHY"}, rows)
+	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "LEFT", "REQUESTS", "ADDRESS", "WHY"}, rows)
 	return nil
+}
+
+// versions returns those to list and, where there are more, the last of them.
+func (o *listOptions) versions(
+	ctx context.Context, client *api.Client, filter api.VersionFilter, order func(a, b api.Version) int,
+) (all []api.Version, next string, err error) {
+	limit := o.Limit
+	switch {
+	case limit < 0:
+		return nil, "", usagef("", "--limit %d is negative", limit)
+	case o.After != "" && order != nil:
+		return nil, "", usagef("what comes after it in another order nobody can tell", "--after and --sort exclude each other")
+	case o.After != "":
+		if _, err := parseTarget(o.After, false); err != nil {
+			return nil, "", err
+		}
+	}
+	if order != nil { // which come first is known only when all are
+		if all, err = client.Versions(ctx, filter); err != nil {
+			return nil, "", err
+		}
+		slices.SortStableFunc(all, order)
+		if limit > 0 {
+			all = all[:min(limit, len(all))]
+		}
+		return all, "", nil
+	}
+	if limit == 0 && !o.JSON {
+		limit = api.DefaultVersionPage
+	}
+	all = []api.Version{}
+	for next = o.After; ; {
+		size := min(max(limit-len(all), 0), api.MaxVersionPage) // 0 where there is no limit
+		page, err := client.VersionPage(ctx, filter, next, size)
+		if err != nil {
+			return nil, "", err
+		}
+		all, next = append(all, page.Items...), page.Next
+		if next == "" || limit > 0 && len(all) >= limit {
+			return all, next, nil
+		}
+	}
 }
 
 // filter says which versions are asked for.
@@ -132,7 +181,7 @@ func (o *listOptions) filter(app *App) (api.VersionFilter, error) {
 // orders are the orders of --sort. What is the same in one of them stays in the order of the
 // service and name.
 func orders() map[string]func(a, b api.Version) int {
-	states := []api.State{api.StateFailed, api.StateStarting, api.StateStopping, api.StateRunning, api.StateStopped}
+	states := []api.State{api.StateFailed, api.StateStarting, api.StateStopping, api.StateRunning, api.StateAsleep, api.StateStopped}
 	return map[string]func(a, b api.Version) int{
 		"age":      func(a, b api.Version) int { return a.DeployedAt.Compare(b.DeployedAt) },
 		"name":     func(a, b api.Version) int { return cmp.Compare(a.Name, b.Name) },

@@ -177,6 +177,7 @@ all others answer with main.
 		newUpCmd(app), newServerCmd(app), newProxyCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app), newStoreCmd(app),
 		newDeployCmd(app), newStartCmd(app), newStopCmd(app), newRestartCmd(app), newRemoveCmd(app),
 		newRollbackCmd(app), newHistoryCmd(app), newScaleCmd(app),
+		newSleepCmd(app), newWakeCmd(app), newExtendCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newWebhookCmd(app), newServiceCmd(app),
 		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app),
 		newVersionCmd(app), newShopCmd(app),

@@ -18,6 +18,7 @@ import (
 	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/server/servertest"
 	"github.com/layover-dev/layover/internal/store/postgrestest"
@@ -27,6 +28,9 @@ import (
 const asProgram = "LAYOVER_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
+	if code, ok := process.Supervise(os.Args); ok {
+		os.Exit(code)
+	}
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
@@ -167,7 +171,7 @@ func TestListVersions(t *testing.T) {
 	c.deployed(t, "cart", "main")
 	c.deployed(t, "pricing", "pr-88")
 	require.Equal(t, exitOK, c.run(t.Context(), "ls"))
-	require.Regexp(t, `^cart\tmain\trunning\tana\tcli\t20[0-9T:-]+Z\t0\t-\t\npricing\tpr-88\trunning\t.*\n$`, c.out.String())
+	require.Regexp(t, `^cart\tmain\trunning\tana\tcli\t20[0-9T:-]+Z\t-\t0\t-\t\npricing\tpr-88\trunning\t.*\n$`, c.out.String())
 	require.Equal(t, exitOK, c.run(t.Context(), "ls", "--service", "cart"))
 	require.NotContains(t, c.out.String(), "pricing")
 	require.Equal(t, exitUsage, c.run(t.Context(), "ls", "--service", "nope"))
@@ -176,8 +180,8 @@ func TestListVersions(t *testing.T) {
 
 	c.app.Terminal = true
 	require.Equal(t, exitOK, c.run(t.Context(), "ls"))
-	require.Contains(t, c.out.String(), "SERVICE  VERSION  STATE    OWNER  SOURCE  AGE  REQUESTS  ADDRESS  WHY\n")
-	require.Contains(t, c.out.String(), "\npricing  pr-88    running  ana    cli     0s   0         -\n")
+	require.Contains(t, c.out.String(), "SERVICE  VERSION  STATE    OWNER  SOURCE  AGE  LEFT  REQUESTS  ADDRESS  WHY\n")
+	require.Contains(t, c.out.String(), "\npricing  pr-88    running  ana    cli     0s   -     0         -\n")
 }
 
 func TestListRoute(t *testing.T) {

@@ -220,6 +220,7 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	if s.access != nil {
 		options.Recorder = s.access.Record
 	}
+	options.Wake = func(ctx context.Context, version string) error { return s.follower.Wake(ctx, version) }
 	s.proxy = proxy.New(options)
 	s.follower = edge.New(edge.Options{
 		Servers: servers, DataPlane: s.proxy, CacheFile: s.opts.Cache, AcceptReset: s.opts.AcceptReset,

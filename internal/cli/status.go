@@ -88,6 +88,8 @@ func nextSteps(v api.Version) string {
 		return "layover logs " + v.ID() + "; once it is mended: layover start " + v.ID()
 	case v.State == api.StateStopped:
 		return "layover start " + v.ID()
+	case v.State == api.StateAsleep:
+		return "the next request wakes it, or: layover wake " + v.ID()
 	case v.State == api.StateStarting:
 		return "layover logs -f " + v.ID()
 	case v.Serving == v.Generation && v.Healthy < v.Replicas:
@@ -132,6 +134,9 @@ func showStatus(app *App, v api.Version) {
 	line("link", v.Origin.URL)
 	line("deployed", v.DeployedAt.Local().Format(time.DateTime)+" ("+shortDuration(time.Since(v.DeployedAt))+" ago)")
 	app.printf("  %-11s %d\n", "requests", v.Requests)
+	sleeps, ends := describeLease(v.Lease)
+	line("sleeps", sleeps)
+	line("lease", ends)
 	line("preview", v.PreviewURL)
 	line("variables", strings.Join(v.EnvNames, " "))
 	for _, i := range v.Instances {

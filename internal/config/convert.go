@@ -114,6 +114,12 @@ func (f *File) Services() []api.Service {
 		s.Timeout = cmp.Or(s.Timeout, f.Defaults.Timeout)
 		s.Grace = cmp.Or(s.Grace, f.Defaults.Grace)
 		s.Drain = cmp.Or(s.Drain, f.Defaults.Drain)
+		s.IdleSleep = cmp.Or(s.IdleSleep, f.Defaults.IdleSleep)
+		s.TTL = cmp.Or(s.TTL, f.Defaults.TTL)
+		s.Held = api.Held{
+			Requests: cmp.Or(s.Held.Requests, f.Defaults.Held.Requests),
+			Bytes:    cmp.Or(s.Held.Bytes, f.Defaults.Held.Bytes),
+		}
 		if s.Run.Process != nil {
 			process := *s.Run.Process
 			process.Dir = f.absolute(process.Dir)
@@ -153,6 +159,8 @@ func (f *File) Versions() []VersionDeployment {
 					Owner:     v.Owner,
 					Source:    SourceFile,
 					Timeout:   v.Timeout,
+					IdleSleep: v.IdleSleep,
+					TTL:       v.TTL,
 				},
 			})
 		}

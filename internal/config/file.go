@@ -32,6 +32,7 @@ type File struct {
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
+	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
 	ServicesByName map[string]Service `yaml:"services,omitempty" name:"service" doc:"The services, by name"`
 	RoutesByName   map[string]Route   `yaml:"routes,omitempty" name:"route" doc:"Named routes, by name"`
@@ -81,6 +82,10 @@ type Defaults struct {
 	Timeout api.Duration      `yaml:"timeout,omitempty" default:"2m" doc:"How long an instance may take to become healthy"`
 	Grace   api.Duration      `yaml:"grace,omitempty" default:"10s" doc:"How long an instance may take to end after SIGTERM"`
 	Drain   api.Duration      `yaml:"drain,omitempty" default:"10s" doc:"How long requests in flight may go on at an instance that leaves"`
+
+	IdleSleep api.Duration `yaml:"idle_sleep,omitempty" doc:"After how long without activity a version falls asleep: its instance is stopped, and started again by the next request. Default versions never do. Default: never" example:"30m"`
+	TTL       api.Duration `yaml:"ttl,omitempty" doc:"How long a version may live without activity, before it is removed. Default versions always stay. Default: never" example:"72h"`
+	Held      api.Held     `yaml:"held,omitempty" doc:"How much may wait for versions that are asleep or starting, in each proxy"`
 }
 
 // Service is one service with the versions the file asks for.
@@ -95,6 +100,8 @@ type Version struct {
 	Branch        string       `yaml:"branch,omitempty" doc:"The Git branch the version was named after" example:"feature/2981"`
 	Owner         string       `yaml:"owner,omitempty" doc:"Who it belongs to" example:"ana"`
 	Timeout       api.Duration `yaml:"timeout,omitempty" doc:"How long it may take to become healthy. Default: the service's"`
+	IdleSleep     api.Duration `yaml:"idle_sleep,omitempty" doc:"After how long without activity it falls asleep. Default: the service's" example:"30m"`
+	TTL           api.Duration `yaml:"ttl,omitempty" doc:"How long it may live without activity, before it is removed; the next start with this file brings it back. Default: the service's" example:"72h"`
 }
 
 // Route is a named route.
@@ -112,6 +119,8 @@ func Default() *File {
 		Server:      Server{Listen: "127.0.0.1:7070"},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),
+
+		LeaseWarning: api.Duration(24 * time.Hour),
 		Defaults: Defaults{
 			Timeout: api.Duration(2 * time.Minute),
 			Grace:   api.Duration(10 * time.Second),

@@ -27,7 +27,7 @@ func TestApplyEnv(t *testing.T) {
 func TestApplyEnvReportsEveryProblem(t *testing.T) {
 	file := Default()
 	err := file.ApplyEnv([]string{"LAYOVER_HOLD=soon", "LAYOVER_DOMAIN=shop.test"})
-	require.EqualError(t, err, `LAYOVER_HOLD: hold: "soon" is not a duration such as 500ms, 30s or 2m`)
+	require.EqualError(t, err, `LAYOVER_HOLD: hold: "soon" is not a duration such as 500ms, 30s, 2m or 3d`)
 }
 
 func TestListenersProblems(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 const (
 	namePattern     = `^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`
 	envPattern      = `^[A-Za-z_][A-Za-z0-9_.-]*$`
-	durationPattern = `^([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$|^0$`
+	durationPattern = `^(never|[0-9]{1,5}d)$|^([0-9]{1,5}d)?([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))*$|^0$`
 	pathPattern     = `^/`
 )
 

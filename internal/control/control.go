@@ -30,7 +30,8 @@ import (
 )
 
 // DataPlane is what serves the requests: the embedded proxy. Where it has a method
-// RequestsTo(id string) uint64, the requests to one version are asked for by that.
+// RequestsTo(id string) uint64, the requests to one version are asked for by that; where
+// it has Busy() []string, that names the versions with requests in progress.
 type DataPlane interface {
 	// SetTable makes the data plane decide from t; it has taken effect when it returns.
 	SetTable(t *route.Table)
@@ -47,7 +48,9 @@ type Options struct {
 	BaggageKey  string        // see route.Spec
 	RouteHeader string        // see route.Spec
 	Hold        time.Duration // see route.Spec
-	PreviewPort string        // port of the proxy in preview URLs; "" or "80" leaves it out
+	// LeaseWarning is how long before the end of a lease there is a warning; 0 means DefaultLeaseWarning.
+	LeaseWarning time.Duration
+	PreviewPort  string // port of the proxy in preview URLs; "" or "80" leaves it out
 
 	Store     Store
 	Runtimes  map[string]Runtime // by name: api.RuntimeProcess, …
@@ -90,6 +93,7 @@ type Control struct {
 	dirty    uint64              // counts changes that concern the table
 	touched  touched             // what they may have changed, and the newest table does not have
 	last     int64               // ID of the newest event
+	due      time.Time           // when a lease has to be looked at; see [Control.tend]
 
 	publishing sync.Mutex                  // is taken before mu
 	published  uint64                      // value of dirty that the newest table covers
@@ -98,6 +102,7 @@ type Control struct {
 	table      atomic.Pointer[route.Table] // stored by publish only
 	history    history                     // how it came to be
 	behind     chan struct{}               // a change could not be published
+	soon       chan struct{}               // a change that nobody waits for is to be published
 
 	tables signal // a new table
 	events signal // a new event
@@ -118,8 +123,10 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 		watchers: map[string]*watcher{},
 		behind:   make(chan struct{}, 1),
 		epoch:    newEpoch(),
+		soon:     make(chan struct{}, 1),
 	}
 	c.table.Store(route.EmptyTable())
+	c.opts.LeaseWarning = cmp.Or(opts.LeaseWarning, DefaultLeaseWarning)
 	c.opts.ProxyGrace = cmp.Or(opts.ProxyGrace, DefaultProxyGrace)
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -186,6 +193,8 @@ func (c *Control) Run(ctx context.Context) error {
 	}
 	c.group, c.ctx = group, ctx
 	group.Go(func() error { return c.catchUp(ctx) })
+	group.Go(func() error { return c.publishAside(ctx) })
+	group.Go(func() error { return c.tend(ctx) })
 	group.Go(func() error { return c.adopted.run(ctx) })
 	for _, w := range c.watchers {
 		group.Go(func() error { return w.run(ctx) })
@@ -322,6 +331,7 @@ func (c *Control) update(ctx context.Context, key Key, edit func(*VersionRecord)
 		k.told = 0 // the next life of this name counts anew
 	} else {
 		c.records[key] = result.clone()
+		c.dueLocked(key)
 	}
 	return nil
 }

@@ -41,6 +41,10 @@ func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room fu
 		if err := r.takeWho(d); err != nil {
 			return Generation{}, err
 		}
+		if r.Desired == DesiredRemoved {
+			r.Lease = Lease{} // a new life
+		}
+		r.Lease.take(d)
 		g := Generation{Deployment: d, Run: run, Env: env}
 		n := replicasOf(s, r, d, run)
 		if err := checkReplicas(run, d.Port, n); err != nil {
@@ -64,6 +68,8 @@ type By struct {
 	// Branch is the Git branch whose version is meant: that of another branch is refused. ""
 	// means the version of the name, whoever's it is.
 	Branch string
+
+	why string // what it is done for, where no person wants it
 }
 
 // Start deploys a stopped or failed version once more, as it was. A version that runs is left alone.
@@ -74,8 +80,11 @@ func (c *Control) Start(ctx context.Context, key Key, by By) (api.Version, error
 		}
 	}
 	v, err := c.Version(ctx, key)
-	if err != nil || v.State == api.StateRunning || v.State == api.StateStarting {
+	switch {
+	case err != nil, v.State == api.StateRunning, v.State == api.StateStarting:
 		return v, err
+	case v.State == api.StateAsleep:
+		return c.Wake(ctx, key, by)
 	}
 	return c.again(ctx, key, by)
 }
@@ -157,6 +166,7 @@ func (c *Control) begin(
 		}
 		g.State, g.At = GenerationPending, time.Now().UTC()
 		r.append(g)
+		r.Lease.ActiveAt = g.At
 		r.Desired = DesiredRunning
 		number, like = r.newest().Number, r.newest().described()
 		return r, room(c.record(key), r)
@@ -200,7 +210,7 @@ func (c *Control) versionOrGone(ctx context.Context, key Key) api.Version {
 func (c *Control) end(ctx context.Context, key Key, by By, want Desired, did string) (api.Version, error) {
 	c.mu.Lock()
 	if k := c.keepers[key]; k != nil {
-		k.halting = &halt{by.Actor} // before the keeper can see the wish
+		k.halting = &halt{actor: by.Actor, why: by.why} // before the keeper can see the wish
 	}
 	c.mu.Unlock()
 	var superseded int64
@@ -214,7 +224,7 @@ func (c *Control) end(ctx context.Context, key Key, by By, want Desired, did str
 		}
 		c.mu.Lock()
 		if k := c.keepers[key]; k != nil {
-			k.halting = &halt{by.Actor} // before the keeper can see the wish
+			k.halting = &halt{actor: by.Actor, why: by.why} // before the keeper can see the wish
 		}
 		c.mu.Unlock()
 		if last := r.newest(); last != nil && last.State == GenerationPending {
@@ -292,7 +302,7 @@ func (c *Control) runsAlready(w Wanted) (bool, error) {
 		return false, err
 	}
 	rec := c.record(w.Key)
-	if rec == nil || rec.Desired != DesiredRunning {
+	if rec == nil || rec.Desired != DesiredRunning && rec.Desired != DesiredAsleep {
 		return false, nil
 	}
 	g := rec.newest()

@@ -20,6 +20,8 @@ type deployment struct {
 	step      api.Step // in progress
 	stepBegan time.Time
 	detailAt  time.Time // of the last progress within the step
+	toldAt    time.Time // of the last progress that is in the table
+	toldStep  api.Step  // of which step that was
 }
 
 // startsAtOnce is how many instances of one version are started at a time.
@@ -38,6 +40,8 @@ func (d *deployment) bringUp(ctx context.Context, enough int) (*instance, error)
 	ids := d.generation.instanceIDs(d.k.key)
 	instances := make([]*instance, len(ids))
 	d.stepBegan = time.Now()
+	d.progress("it starts")
+	defer d.progress("")
 	if instances[0], err = d.start(ctx, ids[0], timeout, func(step api.Step, detail string) { d.enter(ctx, step, detail) }); err != nil {
 		return nil, err
 	}
@@ -64,17 +68,34 @@ func (d *deployment) bringUp(ctx context.Context, enough int) (*instance, error)
 	return nil, nil
 }
 
-// bringUpOne starts one instance of the generation and waits until it is healthy.
-func (d *deployment) bringUpOne(ctx context.Context, id string) error {
+// bringUpOne starts one instance of the generation and waits until it is healthy. Where steps is
+// set, it tells how far it is.
+func (d *deployment) bringUpOne(ctx context.Context, id string, steps bool) error {
 	s, timeout, err := d.service()
 	if err != nil {
 		return err
 	}
-	inst, err := d.start(ctx, id, timeout, nil)
+	if !steps {
+		inst, err := d.start(ctx, id, timeout, nil)
+		if err != nil {
+			return err
+		}
+		return d.waitHealthy(ctx, s, inst, timeout)
+	}
+	d.stepBegan = time.Now()
+	d.progress("it starts")
+	defer d.progress("")
+	inst, err := d.start(ctx, id, timeout, func(step api.Step, detail string) { d.enter(ctx, step, detail) })
 	if err != nil {
 		return err
 	}
-	return d.waitHealthy(ctx, s, inst, timeout)
+	d.done(ctx, api.StepStart)
+	d.enter(ctx, api.StepHealthy, "")
+	if err := d.waitHealthy(ctx, s, inst, timeout); err != nil {
+		return err
+	}
+	d.done(ctx, api.StepHealthy)
+	return nil
 }
 
 // service returns the service, and how long an instance may take to become healthy.
@@ -177,7 +198,7 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	k.c.mu.Unlock()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
-	pause := 5 * time.Millisecond
+	began, pause := time.Now(), minPause
 	if healthKind(s.Health) == api.HealthProcess {
 		pause = aliveFor
 	}
@@ -192,7 +213,8 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 		}
 		select {
 		case <-time.After(pause):
-			pause = min(pause*3/2+time.Millisecond, 250*time.Millisecond)
+			// What takes long is asked less often: nobody waits for much longer than it takes.
+			pause = min(max(time.Since(began)/20, minPause), maxPause)
 		case <-ended:
 			k.c.mu.Lock()
 			defer k.c.mu.Unlock()
@@ -211,6 +233,12 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	}
 }
 
+// minPause and maxPause bound the time between two checks of an instance that starts.
+const (
+	minPause = 5 * time.Millisecond
+	maxPause = 250 * time.Millisecond
+)
+
 // healthHint says what to look at where an instance does not become healthy.
 func healthHint(run api.Run) string {
 	if run.External != nil {
@@ -227,6 +255,11 @@ func (d *deployment) enter(ctx context.Context, step api.Step, detail string) {
 			d.done(ctx, d.step)
 		}
 		d.step, d.stepBegan = step, time.Now()
+	}
+	if words := stepDoing[step]; words != "" && detail != "" {
+		d.progress(words + ": " + detail)
+	} else {
+		d.progress(words)
 	}
 	if detail == "" || time.Since(d.detailAt) < time.Second {
 		return
@@ -271,6 +304,30 @@ func (d *deployment) told(ctx context.Context, step api.Step, words string) {
 		Took:    api.Duration(max(time.Since(d.stepBegan), time.Microsecond)),
 		Message: fmt.Sprintf("%s: %s", d.k.key, words),
 	})
+}
+
+// progress says what the start does at the moment, to those who wait for it.
+func (d *deployment) progress(words string) {
+	c := d.k.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.k.progress == words || words != "" && time.Since(d.toldAt) < progressEvery && d.toldStep == d.step {
+		return
+	}
+	d.k.progress, d.toldAt, d.toldStep = words, time.Now(), d.step
+	if words != "" {
+		c.touchLocked(d.k.key)
+		c.publishSoon()
+	}
+}
+
+// progressEvery is how often a step of a start says how far it is.
+const progressEvery = 500 * time.Millisecond
+
+var stepDoing = map[api.Step]string{
+	api.StepPull:    "its image is being pulled",
+	api.StepStart:   "it starts",
+	api.StepHealthy: "it has started, and is not healthy yet",
 }
 
 var stepDone = map[api.Step]string{

@@ -42,7 +42,9 @@ type fleet struct {
 	table   *route.Table
 	stamps  []stamp // of the newest tables of its epoch, oldest first
 	members map[process]*member
-	counts  int // entries of all members' requests
+	counts  int               // entries of all members' requests
+	active  map[string]bool   // versions that members reported requests of since it was looked at
+	seen    map[string]uint64 // the embedded proxy's requests, when that was looked at
 }
 
 // process is one process of a proxy. While one hands its listeners over to the next, both report.
@@ -67,7 +69,7 @@ type stamp struct {
 }
 
 func newFleet(embedded DataPlane) *fleet {
-	return &fleet{embedded: embedded, table: route.EmptyTable(), members: map[process]*member{}}
+	return &fleet{embedded: embedded, table: route.EmptyTable(), members: map[process]*member{}, active: map[string]bool{}}
 }
 
 // SetTable is of [DataPlane]. The stand-alone proxies get the table by watching it.
@@ -197,6 +199,31 @@ func (f *fleet) requestsTo(id string) uint64 {
 	return n
 }
 
+// activity names the versions that had a request since it was called last, or have one in
+// progress; those of stand-alone proxies as of their last reports.
+func (f *fleet) activity() map[string]bool {
+	f.mu.Lock()
+	active := f.active
+	f.active = map[string]bool{}
+	f.mu.Unlock()
+	if f.embedded == nil {
+		return active
+	}
+	requests := f.embedded.Requests()
+	for id, n := range requests {
+		if f.seen[id] != n {
+			active[id] = true
+		}
+	}
+	f.seen = requests
+	if p, ok := f.embedded.(interface{ Busy() []string }); ok {
+		for _, id := range p.Busy() {
+			active[id] = true
+		}
+	}
+	return active
+}
+
 func hasVersion(table *route.Table, id string) bool {
 	key, ok := parseKey(id)
 	return ok && versionIn(table, key) != nil
@@ -229,7 +256,12 @@ func (f *fleet) report(r api.ProxyReport) error {
 		m.draining[id] = true
 	}
 	f.countLocked(m, r.Requests)
-	r.Draining, r.Requests = nil, nil
+	for _, id := range r.Busy {
+		if hasVersion(f.table, id) {
+			f.active[id] = true
+		}
+	}
+	r.Draining, r.Requests, r.Busy = nil, nil, nil
 	m.report = r
 	f.news.raise()
 	return nil
@@ -248,6 +280,9 @@ func (f *fleet) countLocked(m *member, requests map[string]uint64) {
 			continue
 		default:
 			f.counts++
+		}
+		if m.requests[id] != n {
+			f.active[id] = true
 		}
 		m.requests[id] = n
 	}
@@ -340,11 +375,11 @@ func checkReport(r api.ProxyReport) error {
 	if len(r.ID) > maxProxyName || !proxyName.MatchString(r.ID) {
 		return invalidf("write at most 128 letters, digits, '.', '_', ':' and '-'", "%q cannot name a proxy", bounded(r.ID, maxProxyName))
 	}
-	if len(r.Addresses) > maxAddresses || len(r.Draining) > maxDraining {
-		return invalidf("", "proxy %s reports %d addresses and %d draining instances; at most %d and %d are taken",
-			r.ID, len(r.Addresses), len(r.Draining), maxAddresses, maxDraining)
+	if len(r.Addresses) > maxAddresses || len(r.Draining) > maxDraining || len(r.Busy) > maxDraining {
+		return invalidf("", "proxy %s reports %d addresses, %d draining instances and %d busy versions; at most %d, %d and %[6]d are taken",
+			r.ID, len(r.Addresses), len(r.Draining), len(r.Busy), maxAddresses, maxDraining)
 	}
-	for _, text := range slices.Concat(r.Addresses, r.Draining, []string{r.Build, r.Epoch}) {
+	for _, text := range slices.Concat(r.Addresses, r.Draining, r.Busy, []string{r.Build, r.Epoch}) {
 		if len(text) > maxReportText {
 			return invalidf("", "proxy %s reports a text of %d bytes; at most %d are taken", r.ID, len(text), maxReportText)
 		}

@@ -27,6 +27,9 @@ type instance struct {
 	nextCheck time.Time
 	ready     bool          // was healthy once since it was started
 	leaving   bool          // gets no new requests, will be stopped
+	dozing    bool          // while leaving: its requests have all the time they need
+	ending    bool          // it is being stopped: it cannot stay
+	recall    func()        // while leaving: has it looked again whether it is to end
 	ended     chan struct{} // closed when it has ended
 }
 
@@ -97,12 +100,17 @@ func (s *Status) routeID(a Address) string {
 
 // drain returns when no proxy needs an instance any more that is out of the table, or
 // the time for that is over. It returns false where ctx ends before.
-func (c *Control) drain(ctx context.Context, s Status) bool {
+//
+// Requests to a version that goes to sleep have no limit: no stream ends for that.
+func (c *Control) drain(ctx context.Context, s Status, unlimited bool) bool {
 	if s.StartedAt.Before(c.began) && !c.proxiesBack(ctx) {
 		return false
 	}
-	service, _ := c.service(s.Service)
-	limited, cancel := context.WithTimeout(ctx, service.Drain.Or(defaultDrain))
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if !unlimited {
+		service, _ := c.service(s.Service)
+		limited, cancel = context.WithTimeout(ctx, service.Drain.Or(defaultDrain))
+	}
 	defer cancel()
 	for _, a := range s.Addresses {
 		_ = c.fleet.WaitIdle(limited, s.routeID(a)) // the time-out is the answer
@@ -185,8 +193,8 @@ func describeHealth(errs []error) string {
 
 // release lets go of the instances that rec does not want: they leave the table,
 // finish what is in flight, and are stopped, all in the background. None is wanted
-// again: a later deployment has another ID, and so has an instance that is added. It
-// returns how many are still there, or are just being started.
+// again (a later deployment has another ID, and so has an instance that is added), unless
+// it leaves for its version to sleep. It returns how many are still there, or are just being started.
 func (k *keeper) release(rec *VersionRecord) int {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
@@ -197,6 +205,10 @@ func (k *keeper) release(rec *VersionRecord) int {
 			continue
 		}
 		left++
+		if inst.leaving && inst.dozing && rec.Desired != DesiredAsleep {
+			inst.dozing = false
+			inst.recall() // its requests have less time from now on
+		}
 		if !inst.leaving && k.c.group != nil {
 			inst.leaving = true
 			k.c.touchLocked(k.key)
@@ -216,10 +228,7 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	if k.c.publishAtLast(ctx) != nil {
 		return
 	}
-	k.c.mu.Lock()
-	status := inst.Status
-	k.c.mu.Unlock()
-	if !k.c.drain(ctx, status) {
+	if !k.unused(ctx, inst) {
 		return
 	}
 	rt := k.c.opts.Runtimes[inst.runtime]
@@ -242,6 +251,39 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	delete(k.instances, inst.ID)
 	k.c.mu.Unlock()
 	k.look()
+}
+
+// unused waits until an instance that leaves may be stopped. It returns false where it
+// may not: the server ends, or the version woke up, and the instance stays.
+func (k *keeper) unused(ctx context.Context, inst *instance) bool {
+	for ctx.Err() == nil {
+		k.c.mu.Lock()
+		rec := k.c.records[k.key]
+		if inst.Running && rec != nil && rec.wants(inst.Generation, inst.ID) {
+			inst.leaving, inst.dozing, inst.recall = false, false, nil
+			k.c.touchLocked(k.key)
+			k.c.mu.Unlock()
+			k.c.changed(ctx)
+			k.look()
+			return false
+		}
+		waiting, recall := context.WithCancel(ctx)
+		inst.recall, inst.dozing = recall, rec != nil && rec.Desired == DesiredAsleep
+		status, dozing := inst.Status, inst.dozing
+		k.c.mu.Unlock()
+
+		over := k.c.drain(waiting, status, dozing)
+		recall()
+		k.c.mu.Lock()
+		rec = k.c.records[k.key]
+		inst.ending = over && (rec == nil || !rec.wants(inst.Generation, inst.ID) || !inst.Running)
+		ending := inst.ending
+		k.c.mu.Unlock()
+		if ending {
+			return true
+		}
+	}
+	return false
 }
 
 // exitReason says in words how an instance ended.

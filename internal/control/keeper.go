@@ -26,12 +26,19 @@ type keeper struct {
 	cancel    context.CancelCauseFunc // of the attempt in progress; nil where there is none
 	told      int64                   // the newest generation whose beginning is among the events
 	places    map[string]*place       // of the serving generation's instances, by their IDs
-	halting   *halt                   // who asked to stop; nil where that is told already
+	halting   *halt                   // who asked to stop or to sleep; nil where that is told already
+	waking    *halt                   // who asked to wake up; nil where that is told already
+	progress  string                  // what the start in progress does, in words; "" where none is
+	active    time.Time               // when a request was last seen
 	unseen    bool                    // an earlier server left it serving, and it was not looked at yet
 }
 
-// halt is a wish that a version stops.
-type halt struct{ actor string }
+// halt is a wish that a version stops or sleeps, or no longer does.
+type halt struct {
+	actor string
+	why   string // "" where a person wants it
+	at    time.Time
+}
 
 // errSuperseded is why an attempt ends when something else is wanted now.
 var errSuperseded = errors.New("something else is wanted now")
@@ -234,7 +241,11 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 		}
 	}
 	k.settled()
-	if rec.Desired == DesiredStopped {
+	switch rec.Desired {
+	case DesiredAsleep:
+		k.asleep(ctx)
+		return 0
+	case DesiredStopped:
 		if by := k.takeHalting(); by != nil {
 			k.conclude(ctx, api.Event{Type: api.EventVersionStopped, Actor: by.actor, Message: k.key.String() + " is stopped"})
 		}
@@ -252,6 +263,9 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 	e := api.Event{Type: api.EventVersionRemoved, Owner: rec.Owner, Message: k.key.String() + " is removed"}
 	if by := k.takeHalting(); by != nil {
 		e.Actor = by.actor
+		if by.why != "" {
+			e.Message += ": " + by.why
+		}
 	}
 	k.conclude(ctx, e)
 	return 0

@@ -431,6 +431,8 @@ func (b *bench) agrees(v api.Version) bool {
 		return entry != nil && entry.State == route.Starting
 	case api.StateFailed:
 		return entry != nil && entry.State == route.Failed
+	case api.StateAsleep:
+		return entry != nil && entry.State == route.Asleep
 	default:
 		return entry == nil
 	}

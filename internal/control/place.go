@@ -104,8 +104,21 @@ func (k *keeper) keepOne(ctx context.Context, g *Generation, id string) (again t
 	case p.cancel != nil:
 		k.c.mu.Unlock()
 		return 0, g.Run.External == nil // woken when the start has ended
-	case inst != nil && inst.Running:
+	case inst != nil && inst.leaving: // for a sleep that is over: it stays, or makes room for another
+		if inst.recall != nil && !inst.ending {
+			inst.recall()
+		}
 		k.c.mu.Unlock()
+		return 0, true // woken when that is decided
+	case inst != nil && inst.Running:
+		waking := k.waking
+		if len(inst.routed()) == 0 {
+			waking = nil
+		}
+		k.c.mu.Unlock()
+		if waking != nil {
+			k.awake(ctx, g, waking)
+		}
 		again = k.attend(ctx, inst)
 		k.giveUp(ctx, g, inst)
 		return again, true
@@ -142,10 +155,12 @@ func (k *keeper) revive(g *Generation, id string) {
 	k.c.touchLocked(k.key)
 	ctx, cancel := context.WithCancelCause(k.c.ctx)
 	p.cancel = cancel
+	waking := k.waking
+	steps := waking != nil && id == g.instanceIDs(k.key)[0] // those of one are told
 	k.c.group.Go(func() error {
 		defer k.look()
 		defer cancel(nil)
-		err := (&deployment{k: k, generation: g}).bringUpOne(ctx, id)
+		err := (&deployment{k: k, generation: g}).bringUpOne(ctx, id, steps)
 		k.c.mu.Lock()
 		p.cancel = nil
 		name := instanceName(k.key, k.c.records[k.key], g.Number, id)
@@ -154,6 +169,12 @@ func (k *keeper) revive(g *Generation, id string) {
 		case ctx.Err() != nil: // something else is wanted, or the next server goes on here
 		case err != nil:
 			k.fail(ctx, id, err.Error())
+			if waking != nil {
+				k.notAwake(ctx, g, waking, err)
+			}
+		case waking != nil:
+			k.c.changed(ctx)
+			k.awake(ctx, g, waking)
 		default:
 			k.c.changed(ctx)
 			k.event(ctx, api.Event{

@@ -212,6 +212,25 @@ func (c *Control) publishAtLast(ctx context.Context) error {
 	}
 }
 
+// publishSoon has what was touched published by [Control.publishAside]: nobody waits for it.
+func (c *Control) publishSoon() {
+	select {
+	case c.soon <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Control) publishAside(ctx context.Context) error {
+	for {
+		select {
+		case <-c.soon:
+			c.changed(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // retryDelay is how soon something is tried again that the store refused.
 const retryDelay = time.Second
 
@@ -372,6 +391,7 @@ func routeService(s api.Service) route.Service {
 		Hosts:    s.Hosts,
 		Default:  s.Default,
 		Protocol: route.Protocol(s.Protocol),
+		Held:     route.Held{Requests: s.Held.Requests, Bytes: s.Held.Bytes},
 	}
 }
 

@@ -203,6 +203,12 @@ func (r *VersionRecord) supersede() {
 	}
 }
 
+// pending says whether the newest generation is on its way.
+func (r *VersionRecord) pending() bool {
+	g := r.newest()
+	return g != nil && g.State == GenerationPending
+}
+
 func (r *VersionRecord) clone() *VersionRecord {
 	next := *r
 	next.Labels = maps.Clone(r.Labels)

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
@@ -75,6 +76,7 @@ func (c *Control) takeServices(ctx context.Context, services []api.Service) (tak
 		c.services[s.Name] = s
 		c.dirty++
 		c.touched.service(s.Name)
+		c.due = time.Time{} // its leases may have other terms now
 		c.mu.Unlock()
 		taken = append(taken, s)
 	}

@@ -71,8 +71,9 @@ type VersionRecord struct {
 	Owner   string  `json:"owner,omitempty"`  // of the newest generation
 	Source  string  `json:"source,omitempty"` // of the newest generation
 	Who
-	Scaled      int          `json:"scaled,omitempty"`      // instances that a person asked for, apart from a deployment; 0 where none did
-	CreatedAt   time.Time    `json:"created_at"`            // first deployment
+	Scaled      int          `json:"scaled,omitempty"` // instances that a person asked for, apart from a deployment; 0 where none did
+	CreatedAt   time.Time    `json:"created_at"`       // first deployment
+	Lease       Lease        `json:"lease,omitzero"`
 	Generations []Generation `json:"generations,omitempty"` // oldest first; bounded by control
 }
 
@@ -82,6 +83,7 @@ type Desired string
 // What can be wanted.
 const (
 	DesiredRunning Desired = "running"
+	DesiredAsleep  Desired = "asleep" // no instance, and a route that starts one when it is asked for
 	DesiredStopped Desired = "stopped"
 	DesiredRemoved Desired = "removed" // to be stopped, then deleted
 )

@@ -12,20 +12,69 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// Versions returns every version, ordered by service and name.
-func (c *Control) Versions(context.Context) ([]api.Version, error) {
-	requests := c.fleet.Requests()
+// Page selects a page of versions.
+type Page struct {
+	Service, Version string // "" for all
+	After            Key    // the last of the page before; the zero value for the first page
+	Limit            int    // above 0
+
+	Only func(*VersionRecord) bool // nil for all
+}
+
+func (p *Page) selects(key Key, rec *VersionRecord) bool {
+	return (p.Service == "" || p.Service == key.Service) && (p.Version == "" || p.Version == key.Version) &&
+		compareKeys(key, p.After) > 0 && (p.Only == nil || p.Only(rec))
+}
+
+// VersionPage returns a page of versions, ordered by service and name, and where there are
+// more the last one of the page. Its work grows with the page, and little with the number of versions.
+func (c *Control) VersionPage(_ context.Context, p Page) (versions []api.Version, next string, err error) {
+	keys := c.pageOf(p)
+	if len(keys) > p.Limit {
+		keys = keys[:p.Limit]
+		next = keys[p.Limit-1].String()
+	}
+	requests := make([]uint64, len(keys))
+	for i, key := range keys {
+		requests[i] = c.fleet.requestsTo(key.String())
+	}
 	table := c.Table()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make([]api.Version, 0, len(c.records))
-	for key, rec := range c.records {
-		out = append(out, c.viewLocked(key, rec, table, requests[key.String()]))
+	for i, key := range keys {
+		if rec := c.records[key]; rec != nil { // or it was removed just now
+			versions = append(versions, c.viewLocked(key, rec, table, requests[i]))
+		}
 	}
-	slices.SortFunc(out, func(a, b api.Version) int {
-		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
-	})
-	return out, nil
+	return versions, next, nil
+}
+
+// pageOf returns the keys of a page in order, and one more where there is one. Of the others it
+// looks at each once: it keeps the smallest that it has seen, and forgets the rest now and then.
+func (c *Control) pageOf(p Page) []Key {
+	want := p.Limit + 1
+	keys := make([]Key, 0, 2*want)
+	var bound *Key // no key from here on is on the page
+	shrink := func() {
+		slices.SortFunc(keys, compareKeys)
+		if len(keys) >= want {
+			keys = keys[:want]
+			last := keys[want-1]
+			bound = &last
+		}
+	}
+	c.mu.Lock()
+	for key, rec := range c.records {
+		if bound != nil && compareKeys(key, *bound) >= 0 || !p.selects(key, rec) {
+			continue
+		}
+		if keys = append(keys, key); len(keys) == 2*want {
+			shrink()
+		}
+	}
+	c.mu.Unlock()
+	shrink()
+	return keys
 }
 
 // Version returns one version.
@@ -56,6 +105,7 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 		Requests:  requests,
 	}
 	v.State, v.Reason = k.stateLocked(rec)
+	c.viewLeaseLocked(&v, rec, k)
 	shown := rec.newest()
 	if serving := rec.serving(); serving != nil {
 		v.Serving = serving.Number
@@ -106,6 +156,12 @@ func (c *Control) previewURL(host string) string {
 
 // stateLocked says what the version does, and why it is not running, in words.
 func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
+	if rec.Desired == DesiredAsleep {
+		if len(k.instances) > 0 {
+			return api.StateAsleep, "its instance ends when its last request has ended"
+		}
+		return api.StateAsleep, ""
+	}
 	if rec.Desired != DesiredRunning {
 		if len(k.instances) > 0 {
 			return api.StateStopping, ""
@@ -122,7 +178,7 @@ func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
 	}
 	if serving == nil {
 		if newest.State == GenerationPending {
-			return api.StateStarting, ""
+			return api.StateStarting, k.progress
 		}
 		return api.StateFailed, failed
 	}
@@ -140,7 +196,7 @@ func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
 	case trouble != "" && all:
 		return api.StateFailed, trouble
 	default:
-		return api.StateStarting, k.unhealthyLocked(serving)
+		return api.StateStarting, cmp.Or(k.progress, k.unhealthyLocked(serving))
 	}
 }
 
@@ -187,10 +243,14 @@ func (k *keeper) unhealthyLocked(g *Generation) string {
 
 // routedLocked returns the version as the table has it, and false where it has no route.
 func (k *keeper) routedLocked(rec *VersionRecord) (route.Version, bool) {
+	v := route.Version{Name: k.key.Version}
+	if rec.Desired == DesiredAsleep {
+		v.State = route.Asleep
+		return v, true
+	}
 	if rec.Desired != DesiredRunning || rec.newest() == nil {
 		return route.Version{}, false
 	}
-	v := route.Version{Name: k.key.Version}
 	state, reason := k.stateLocked(rec)
 	switch state {
 	case api.StateRunning:

@@ -278,7 +278,7 @@ func (w *watcher) endOrphan(ctx context.Context, s Status) {
 	w.ending[s.ID] = true
 	w.c.group.Go(func() error {
 		err := context.Cause(ctx)
-		if w.c.drain(ctx, s) {
+		if w.c.drain(ctx, s, false) {
 			err = w.rt.Stop(ctx, s.ID, w.c.grace(s.Service))
 		}
 		w.c.mu.Lock()

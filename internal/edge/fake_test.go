@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +46,7 @@ type fake struct {
 	changed chan struct{}
 	whole   int // tables sent
 	reports []api.ProxyReport
+	woken   []string
 	server  *http.Server
 }
 
@@ -68,6 +70,7 @@ func (s *fake) start() *fake {
 	mux.HandleFunc("GET /api/v1/environment", s.environment)
 	mux.HandleFunc("GET /api/v1/table/watch", s.watch)
 	mux.HandleFunc("POST /api/v1/proxies/{id}", s.report)
+	mux.HandleFunc("POST /api/v1/services/{service}/versions/{version}/wake", s.wake)
 	server := &http.Server{Handler: mux}
 	s.mu.Lock()
 	s.server = server
@@ -156,6 +159,20 @@ func (s *fake) report(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *fake) wake(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.woken = append(s.woken, r.PathValue("service")+"@"+r.PathValue("version"))
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(api.Version{})
+}
+
+func (s *fake) wakes() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.woken)
 }
 
 // deploy adds or replaces versions of cart, each in a revision of its own; they are sent together.

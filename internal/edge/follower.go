@@ -34,6 +34,8 @@ type Server interface {
 	// connection breaks. Where that has no epoch, or one that the server does not know, the first
 	// update is the whole table.
 	FollowTableOnce(ctx context.Context, after api.TablePosition) iter.Seq2[api.TableUpdate, error]
+	// Wake asks for a version that sleeps to be started, whichever branch it is of.
+	Wake(ctx context.Context, service, version, branch string) (api.Version, error)
 	// ReportProxy tells the server about this proxy.
 	ReportProxy(ctx context.Context, report api.ProxyReport) error
 }
@@ -43,6 +45,7 @@ type DataPlane interface {
 	SetTable(t *route.Table)
 	WaitIdle(ctx context.Context, instanceID string) error
 	Requests() map[string]uint64
+	Busy() []string
 }
 
 // Options says what a [Follower] follows. Servers and DataPlane must be set.

@@ -10,9 +10,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -338,6 +340,7 @@ func TestAdmin(t *testing.T) {
 
 // plane is a data plane with one request in flight to every instance until idle is closed.
 type plane struct {
+	busy  []string
 	idle  chan struct{} // nil: nothing is in flight
 	asked func()        // called when it is asked; nil for nothing
 
@@ -361,6 +364,8 @@ func (p *plane) WaitIdle(ctx context.Context, _ string) error {
 		return context.Cause(ctx)
 	}
 }
+
+func (p *plane) Busy() []string { return p.busy }
 
 func (p *plane) Requests() map[string]uint64 {
 	p.mu.Lock()
@@ -390,4 +395,23 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
+}
+
+func TestWakesByTheServerThatIsFollowed(t *testing.T) {
+	s := newFake(t, route.Spec{Revision: 1, Environment: "shop", Services: []route.Service{{Name: "cart"}}})
+	f := follow(t, nil, s)
+	require.ErrorContains(t, f.Wake(t.Context(), "cart@pr-1"), "no server answers")
+	s.start()
+	f.until(func(s Status) bool { return s.Server != "" })
+	require.NoError(t, f.Wake(t.Context(), "cart@pr-1"))
+	require.Equal(t, []string{"cart@pr-1"}, s.wakes())
+}
+
+func TestReportsWhatIsBusy(t *testing.T) {
+	s := newFake(t, route.Spec{Revision: 1, Environment: "shop", Services: []route.Service{{Name: "cart"}}}).start()
+	follow(t, func(o *Options) { o.DataPlane = &plane{busy: []string{"cart@main"}} }, s)
+	require.Eventually(t, func() bool {
+		report, _ := s.reported()
+		return slices.Equal(report.Busy, []string{"cart@main"})
+	}, patience, time.Millisecond)
 }

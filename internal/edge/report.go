@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -81,6 +82,8 @@ func (f *Follower) report(ctx context.Context) {
 		report := f.compose()
 		if counted {
 			report.Requests = told.news(f.opts.DataPlane.Requests(), session)
+			busy := f.opts.DataPlane.Busy()
+			report.Busy = busy[:min(len(busy), maxBusy)]
 		}
 		err := f.send(ctx, server, report)
 		_, unreachable := errors.AsType[*api.UnreachableError](err)
@@ -101,6 +104,17 @@ func (f *Follower) report(ctx context.Context) {
 			f.log.Warn("the server does not take the proxy's report", "server", server.URL(), "err", err)
 		}
 	}
+}
+
+// Wake asks the server that is followed to start a version that sleeps, "cart@feature-1".
+func (f *Follower) Wake(ctx context.Context, version string) error {
+	server, _, _ := f.link()
+	if server == nil {
+		return errors.New("no server answers this proxy")
+	}
+	service, name, _ := strings.Cut(version, "@")
+	_, err := server.Wake(ctx, service, name, "")
+	return err
 }
 
 func (f *Follower) send(ctx context.Context, server Server, report api.ProxyReport) error {
@@ -134,6 +148,7 @@ func (f *Follower) compose() api.ProxyReport {
 const (
 	maxDraining = 4096
 	maxCounts   = 4096
+	maxBusy     = 2048 // versions; what is in progress is never ended for being left out
 )
 
 // told is what a server knows of the numbers of requests: only what differs is sent, and

@@ -36,6 +36,8 @@ type client interface {
 	gone() <-chan struct{}
 	// left says who ended the request before it was answered.
 	left() Code
+	// heldBytes is how much memory the request takes while it waits, as far as that is known.
+	heldBytes() int
 	// values returns the lines of a field that the proxy is configured to read.
 	values(name string) []string
 }
@@ -63,6 +65,9 @@ func (x *exchange) begin(now time.Time) {
 func (x *exchange) find() *problem {
 	if problem := x.rq.checkTarget(); problem != nil {
 		return problem
+	}
+	if x.rq.path == WaitPath {
+		return x.tellState()
 	}
 	return x.acquire()
 }

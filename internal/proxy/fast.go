@@ -566,6 +566,9 @@ func (c *fastConn) left() Code {
 	return CodeAborted
 }
 
+// heldBytes is for [client].
+func (c *fastConn) heldBytes() int { return len(c.used.buf) + len(c.buf) }
+
 // values is for [client].
 func (c *fastConn) values(name string) []string {
 	var values []string

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -50,6 +52,18 @@ func (f *flights) ejected(table *route.Table, o *outliers) int {
 		return true
 	})
 	return n
+}
+
+// busy returns the versions of instances with requests in flight, each once.
+func (f *flights) busy() []string {
+	found := make(map[string]bool)
+	f.byID.Range(func(_, v any) bool {
+		if flight := v.(*flight); flight.count.Load() > 0 {
+			found[flight.version.ID] = true
+		}
+		return true
+	})
+	return slices.Sorted(maps.Keys(found))
 }
 
 func (f *flights) waitIdle(ctx context.Context, id string) error {

@@ -28,6 +28,7 @@ const (
 	CodeVersionNotReady Code = "version-not-ready"    // 503: the version did not become ready in time
 	CodeVersionGone     Code = "version-gone"         // 503: the version was removed while the request waited for it
 	CodeTooManyHeld     Code = "too-many-held"        // 503: too many requests wait for versions
+	CodeWaiting         Code = "version-waiting"      // 503: a browser gets a page that waits for the version
 	CodeOverloaded      Code = "overloaded"           // 503: the version works on as many requests as it may
 	CodeStopping        Code = "proxy-stopping"       // 503: the proxy is being stopped
 	CodeUnreachable     Code = "instance-unreachable" // 502: no connection, or it broke before the answer
@@ -64,6 +65,14 @@ type problem struct {
 	link       bool     // similar are hosts, to be linked on the page
 	retryAfter time.Duration
 	grpc       int // the status of gRPC, where it is not that of the code
+	content    *content
+}
+
+// content is what an answer has instead of a problem.
+type content struct {
+	kind   string // the media type
+	policy string // Content-Security-Policy; "" for none
+	body   []byte
 }
 
 // details is the JSON form of a problem.
@@ -107,6 +116,17 @@ func (pr *problem) reply(rq *request, page *template.Template, servedBy string) 
 	}
 	if pr.retryAfter > 0 {
 		add("Retry-After", strconv.Itoa(int(math.Ceil(pr.retryAfter.Seconds()))))
+	}
+	if own := pr.content; own != nil {
+		add("Content-Type", own.kind)
+		add("X-Content-Type-Options", "nosniff")
+		if own.policy != "" {
+			add("Content-Security-Policy", own.policy)
+			add("Vary", "Accept, Sec-Fetch-Mode")
+		}
+		add("Content-Length", strconv.Itoa(len(own.body)))
+		answer.body = own.body
+		return answer
 	}
 	if isGRPC(rq.contentType) {
 		// As gRPC does where there is no message: everything is in the header, with HTTP status 200.

@@ -81,10 +81,13 @@ func versionFailed(v *route.VersionEntry) *problem {
 	}
 }
 
-func versionNotReady(v *route.VersionEntry, waited time.Duration) *problem {
+func versionNotReady(v *route.VersionEntry, waited time.Duration, notAsked error) *problem {
 	detail := fmt.Sprintf("%s is %s, and was not ready within %s.", v.ID, v.State, waited.Round(time.Millisecond))
 	if v.Reason != "" {
 		detail += " " + strings.TrimSuffix(v.Reason, ".") + "."
+	}
+	if notAsked != nil {
+		detail += " The control plane could not be asked to start it: " + strings.TrimSuffix(notAsked.Error(), ".") + "."
 	}
 	return &problem{
 		status:     http.StatusServiceUnavailable,
@@ -94,6 +97,11 @@ func versionNotReady(v *route.VersionEntry, waited time.Duration) *problem {
 		hint:       fmt.Sprintf("Try again, or see what it waits for: `layover status %s`.", v.ID),
 		retryAfter: retryLater,
 	}
+}
+
+// sentence makes words a sentence.
+func sentence(words string) string {
+	return strings.ToUpper(words[:1]) + strings.TrimSuffix(words[1:], ".") + "."
 }
 
 func versionGone(id string) *problem {
@@ -106,12 +114,12 @@ func versionGone(id string) *problem {
 	}
 }
 
-func tooManyHeld(id string) *problem {
+func tooManyHeld(id, why string) *problem {
 	return &problem{
 		status:     http.StatusServiceUnavailable,
 		code:       CodeTooManyHeld,
 		title:      "Too many requests wait",
-		detail:     fmt.Sprintf("%s is not ready, and too many requests wait for versions already.", id),
+		detail:     fmt.Sprintf("%s is not ready, and %s.", id, why),
 		hint:       fmt.Sprintf("Try again, or see what it waits for: `layover status %s`.", id),
 		retryAfter: retrySoon,
 	}

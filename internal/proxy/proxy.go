@@ -28,6 +28,8 @@ const (
 	DefaultDrainTimeout  = 10 * time.Second
 	DefaultDialTimeout   = 5 * time.Second
 	DefaultMaxHeld       = 4096
+	DefaultHeldRequests  = 1024      // of one service; see route.Held
+	DefaultHeldBytes     = 64 << 20  // the same
 	DefaultHeaderBytes   = 256 << 10 // a baggage field over the 8,192 bytes that are read is still forwarded
 	DefaultTargetBytes   = 32 << 10
 	DefaultHeaderFields  = 200
@@ -70,6 +72,11 @@ type Options struct {
 	Connections Connections  // of clients
 	BodyRate    BodyRate     // of requests
 
+	// Wake asks the control plane to start a version that sleeps ("cart@feature-1"), for a
+	// request that waits for it. However many wait, one call is made at a time; it is made
+	// again where it failed, or nothing came of it. Nil means that nobody can be asked.
+	Wake func(ctx context.Context, version string) error
+
 	// Caller returns the ID of the instance that has an address, "" where none has. It is
 	// called for each request, and may be nil.
 	Caller func(netip.Addr) string
@@ -111,6 +118,9 @@ type Proxy struct {
 	versions       versions
 	outliers       *outliers
 	held           atomic.Int64
+	holds          holds
+	wakes          wakes
+	waiting        *waitingPage
 	active         flight       // all requests
 	none           *route.Table // the table before the first: nothing is known of any host
 	retired        atomic.Bool  // see Retire
@@ -147,6 +157,7 @@ func New(options Options) *Proxy {
 		trusted:        newNetworks(options.TrustForwarded),
 		proxied:        newNetworks(options.ProxyProtocolFrom),
 		page:           parsePage(),
+		waiting:        newWaitingPage(),
 		transports:     newTransports(options.DialTimeout, options.AnswerTimeout),
 		buffers:        newBufferPool(),
 		none:           route.EmptyTable(),
@@ -192,6 +203,10 @@ func (p *Proxy) Ejected() int { return p.flights.ejected(p.Table(), p.outliers) 
 func (p *Proxy) Connections() (open int64, refused uint64) {
 	return p.conns.open.Load(), p.conns.refused.Load()
 }
+
+// Busy names the versions ("cart@main") that have requests in progress, streams and upgraded
+// connections included.
+func (p *Proxy) Busy() []string { return p.flights.busy() }
 
 // RequestsTo returns how many requests one version has answered.
 func (p *Proxy) RequestsTo(id string) uint64 { return p.versions.answersOf(id) }

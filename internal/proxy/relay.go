@@ -298,5 +298,28 @@ func (x *relay) left() Code {
 	return CodeAborted
 }
 
+// heldBytes is for [client]: the header, and what may be there of the body.
+func (x *relay) heldBytes() int {
+	n := len(x.in.RequestURI)
+	for name, values := range x.in.Header {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	const readAhead = 64 << 10 // of a body whose length nobody says
+	switch length := x.in.ContentLength; {
+	case length < 0 && x.in.ProtoMajor > 1:
+		n += readAhead
+	case x.in.ProtoMajor > 1:
+		n += int(min(length, http2Window))
+	default:
+		n += firstSize
+	}
+	return n
+}
+
+// http2Window is how much of a body net/http takes before it is read.
+const http2Window = 1 << 20
+
 // values is for [client].
 func (x *relay) values(name string) []string { return x.in.Header.Values(name) }

@@ -98,7 +98,14 @@ func (v *versions) sweep(table *route.Table) {
 }
 
 func hasVersion(table *route.Table, id string) bool {
+	return versionIn(table, id) != nil
+}
+
+// versionIn returns a version by its ID, nil where table does not have it.
+func versionIn(table *route.Table, id string) *route.VersionEntry {
 	name, version, _ := strings.Cut(id, "@")
-	service := table.Service(name)
-	return service != nil && service.Version(version) != nil
+	if service := table.Service(name); service != nil {
+		return service.Version(version)
+	}
+	return nil
 }

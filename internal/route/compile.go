@@ -150,7 +150,7 @@ func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
 	setDefault(&spec.Default, DefaultVersion)
 	setDefault(&spec.Protocol, HTTP1)
 	s := &ServiceEntry{
-		Name: spec.Name, Protocol: spec.Protocol, defaultName: spec.Default,
+		Name: spec.Name, Protocol: spec.Protocol, Held: spec.Held, defaultName: spec.Default,
 		versions: index[*VersionEntry]{seed: c.seed},
 	}
 	if old != nil {
@@ -165,6 +165,9 @@ func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
 	c.checkName(fmt.Sprintf("service %q: the default version: ", s.Name), "version", spec.Default)
 	if spec.Protocol != HTTP1 && spec.Protocol != H2C {
 		c.problem("service %q has the protocol %s: it can be %q or %q", s.Name, quoteShort(string(spec.Protocol)), HTTP1, H2C)
+	}
+	if spec.Held.Requests < 0 || spec.Held.Bytes < 0 {
+		c.problem("service %q bounds held requests by a number below 0", s.Name)
 	}
 	label := s.owner.label
 	if other, ok := dir.labels[label]; ok {

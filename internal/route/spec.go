@@ -39,7 +39,15 @@ type Service struct {
 	Hosts    []string  `json:"hosts"`              // exact hosts or "*.suffix"; empty means <name>.<domain>
 	Default  string    `json:"default,omitempty"`  // the default version; empty means DefaultVersion
 	Protocol Protocol  `json:"protocol,omitempty"` // how instances are spoken to; empty means HTTP1
+	Held     Held      `json:"held,omitzero"`      // how much may wait for its versions
 	Versions []Version `json:"versions"`
+}
+
+// Held bounds the requests that wait in one proxy for versions of a service that are not
+// ready (R5). What is 0 is the proxy's own bound.
+type Held struct {
+	Requests int `json:"requests,omitempty"`
+	Bytes    int `json:"bytes,omitempty"` // of memory that they may take
 }
 
 // Protocol is what an instance speaks.

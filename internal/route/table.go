@@ -128,6 +128,7 @@ type ServiceEntry struct {
 	Default  *VersionEntry // nil where the default version does not exist
 	Name     string
 	Protocol Protocol
+	Held     Held
 	Hosts    []string // exact hosts and "*.suffix" hosts, in their normal form
 
 	defaultName string // of the version that Default is, or would be
@@ -144,7 +145,7 @@ func (s *ServiceEntry) Versions() iter.Seq[*VersionEntry] { return s.versions.al
 
 // Definition is the service as a Spec has it, without its versions.
 func (s *ServiceEntry) Definition() Service {
-	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol}
+	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol, Held: s.Held}
 }
 
 // spec is the service as a Spec has it.

@@ -34,7 +34,7 @@ type Services interface {
 // Versions runs the versions of services. What changes a version returns when
 // the wish is recorded; the work goes on, and events tell of it.
 type Versions interface {
-	Versions(ctx context.Context) ([]api.Version, error)
+	VersionPage(ctx context.Context, p control.Page) (versions []api.Version, next string, err error)
 	Version(ctx context.Context, key control.Key) (api.Version, error)
 	Deploy(ctx context.Context, key control.Key, d api.Deployment) (api.Version, error)
 	Start(ctx context.Context, key control.Key, by control.By) (api.Version, error)
@@ -44,6 +44,9 @@ type Versions interface {
 	Rollback(ctx context.Context, key control.Key, to int64, by control.By) (api.Version, error)
 	Scale(ctx context.Context, key control.Key, replicas int, by control.By) (api.Version, error)
 	History(ctx context.Context, key control.Key) ([]api.Generation, error)
+	Sleep(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Wake(ctx context.Context, key control.Key, by control.By) (api.Version, error)
+	Extend(ctx context.Context, key control.Key, e api.Extension, by control.By) (api.Version, error)
 	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
 }
 

@@ -106,8 +106,8 @@ type durationText string
 func (durationText) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{
 		Type:               huma.TypeString,
-		Pattern:            `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`,
-		PatternDescription: "a duration such as 500ms, 30s or 2m",
+		Pattern:            `^(never|0|[0-9]{1,5}d|([0-9]{1,5}d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`,
+		PatternDescription: "a duration such as 500ms, 30s, 2m or 3d",
 		MaxLength:          new(40),
 		Examples:           []any{"30s"},
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/layover-dev/layover/api"
@@ -42,7 +41,7 @@ func (s *Server) registerVersions() {
 	register(s, operation{
 		id: "list-versions", tag: tagVersions, method: http.MethodGet, path: "/api/v1/versions",
 		summary:     "List versions",
-		description: "Returns the versions of all services, ordered by service and name.",
+		description: "Returns the versions of all services, ordered by service and name, a page at a time. Where there are more, `next` names the last of the page: ask for what comes `after`.",
 	}, s.listVersions)
 
 	register(s, operation{
@@ -80,6 +79,7 @@ func (s *Server) registerVersions() {
 		{"start", "Start a version", "Deploys a version that is stopped, or failed, as it was deployed last. A version that runs is left alone.", s.control.Start},
 		{"stop", "Stop a version", "Takes the version's route away, drains and ends its instances. It can be started again.", s.control.Stop},
 		{"restart", "Restart a version", "Deploys the version again as it was deployed last. What serves goes on serving until the new instance is healthy.", s.control.Restart},
+		{"sleep", "Put a version to sleep", "Ends the version's instances, once their requests have ended, and keeps its route: the next request wakes it. Default versions do not sleep.", s.control.Sleep},
 	} {
 		register(s, operation{
 			id: a.name + "-version", tag: tagVersions, method: http.MethodPost, path: versionPath + "/" + a.name,
@@ -88,15 +88,37 @@ func (s *Server) registerVersions() {
 			errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
 		}, s.acting(a.act))
 	}
+
+	register(s, operation{
+		id: "wake-version", tag: tagVersions, method: http.MethodPost, path: versionPath + "/wake",
+		summary:     "Wake a version",
+		description: "Starts a version that sleeps; proxies ask for it when a request comes. However often it is asked for, it is started once. A version that is not asleep is left alone.",
+		status:      http.StatusAccepted,
+		errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
+	}, s.acting(s.control.Wake))
+
+	register(s, operation{
+		id: "extend-version", tag: tagVersions, method: http.MethodPost, path: versionPath + "/extend",
+		summary: "Extend the lease of a version",
+		description: "Makes the lease longer, by a time or until one; by its ttl from now where the body names neither. " +
+			"Activity extends a lease by itself.",
+		errors: []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
+		body:   true,
+	}, func(ctx context.Context, in *extendInput) (*answer[api.Version], error) {
+		v, err := s.control.Extend(ctx, in.key(), in.Body, in.by())
+		return reply(v), err
+	})
 }
 
 type listVersionsInput struct {
 	VersionQuery
 	OwnerQuery
 	Label []string `query:"label,explode" maxItems:"16" doc:"Only with this label, as NAME=VALUE. Several: only with all of them" example:"team=payments"`
+	After string   `query:"after" maxLength:"127" doc:"Only versions behind this one, as service@version" example:"cart@feature-2981"`
+	Limit int      `query:"limit" minimum:"1" maximum:"5000" default:"1000" doc:"How many at most"`
 }
 
-func (s *Server) listVersions(ctx context.Context, in *listVersionsInput) (*answer[api.List[api.Version]], error) {
+func (s *Server) listVersions(ctx context.Context, in *listVersionsInput) (*answer[api.VersionList], error) {
 	labels := map[string]string{}
 	for _, label := range in.Label {
 		name, value, ok := strings.Cut(label, "=")
@@ -105,19 +127,30 @@ func (s *Server) listVersions(ctx context.Context, in *listVersionsInput) (*answ
 		}
 		labels[name] = value
 	}
-	versions, err := s.control.Versions(ctx)
-	versions = slices.DeleteFunc(slices.Clone(versions), func(v api.Version) bool {
-		if !in.selects(v.Service, v.Name) || !in.owns(v.Owner) {
-			return true
-		}
-		for name, value := range labels {
-			if have, ok := v.Labels[name]; !ok || have != value {
-				return true
+	service, version, ok := strings.Cut(in.After, "@")
+	if in.After != "" && (!ok || service == "" || version == "") {
+		return nil, invalidf("take it from next of the page before", "after is not service@version")
+	}
+	versions, next, err := s.control.VersionPage(ctx, control.Page{
+		Service: in.Service, Version: in.Version,
+		After: control.Key{Service: service, Version: version}, Limit: in.Limit,
+		Only: func(r *control.VersionRecord) bool {
+			for name, value := range labels {
+				if have, ok := r.Labels[name]; !ok || have != value {
+					return false
+				}
 			}
-		}
-		return false
+			return in.owns(r.Owner)
+		},
 	})
-	return listOf(versions), err
+	if err != nil {
+		return nil, err
+	}
+	page := api.VersionList{Items: versions, Next: next}
+	if page.Items == nil {
+		page.Items = []api.Version{} // an empty list is not null
+	}
+	return reply(page), nil
 }
 
 const versionPath = "/api/v1/services/{service}/versions/{version}"
@@ -138,6 +171,11 @@ func (s *Server) acting(act action) func(context.Context, *ActInput) (*answer[ap
 		v, err := act(ctx, in.key(), in.by())
 		return reply(v), err
 	}
+}
+
+type extendInput struct {
+	ActInput
+	Body api.Extension
 }
 
 type deployInput struct {

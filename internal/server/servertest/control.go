@@ -178,11 +178,22 @@ func (c *Control) RemoveService(_ context.Context, name, actor string) error {
 	})
 }
 
-// Versions returns every version, ordered by service and name.
-func (c *Control) Versions(context.Context) ([]api.Version, error) {
+// VersionPage returns a page of versions, ordered by service and name.
+func (c *Control) VersionPage(_ context.Context, p control.Page) (page []api.Version, next string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.SortedFunc(maps.Values(c.versions), func(a, b api.Version) int { return compare(a.ID(), b.ID()) }), c.err
+	for _, v := range slices.SortedFunc(maps.Values(c.versions), func(a, b api.Version) int { return compare(a.ID(), b.ID()) }) {
+		switch {
+		case p.Service != "" && p.Service != v.Service, p.Version != "" && p.Version != v.Name:
+		case p.Only != nil && !p.Only(&control.VersionRecord{Owner: v.Owner, Who: control.Who{Labels: v.Labels}}):
+		case p.After != (control.Key{}) && compare(v.ID(), p.After.String()) <= 0:
+		case len(page) == p.Limit:
+			return page, page[p.Limit-1].ID(), c.err
+		default:
+			page = append(page, v)
+		}
+	}
+	return page, "", c.err
 }
 
 // Version returns one version.
@@ -263,6 +274,39 @@ func (c *Control) Stop(_ context.Context, key control.Key, by control.By) (api.V
 		v.State = api.StateStopped
 		c.versions[key] = v
 		c.emitLocked(api.Event{Type: api.EventVersionStopped, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: "stopped"})
+	})
+}
+
+// Sleep marks the version as asleep.
+func (c *Control) Sleep(_ context.Context, key control.Key, by control.By) (api.Version, error) {
+	return c.mark(key, by, api.StateAsleep, api.EventVersionAsleep)
+}
+
+// Wake marks a version that sleeps as running.
+func (c *Control) Wake(_ context.Context, key control.Key, by control.By) (api.Version, error) {
+	return c.mark(key, by, api.StateRunning, api.EventVersionWaking)
+}
+
+func (c *Control) mark(key control.Key, by control.By, state api.State, t api.EventType) (api.Version, error) {
+	return c.change(key, by, func() {
+		v := c.versions[key]
+		v.State = state
+		c.versions[key] = v
+		c.emitLocked(api.Event{Type: t, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: string(state)})
+	})
+}
+
+// Extend gives the version a lease that ends as e says.
+func (c *Control) Extend(_ context.Context, key control.Key, e api.Extension, by control.By) (api.Version, error) {
+	return c.change(key, by, func() {
+		v := c.versions[key]
+		until := e.Until
+		if until.IsZero() {
+			until = time.Now().Add(time.Duration(e.By))
+		}
+		v.Lease = &api.Lease{TTL: api.Duration(72 * time.Hour), EndsAt: until.UTC()}
+		c.versions[key] = v
+		c.emitLocked(api.Event{Type: api.EventLeaseExtended, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: "extended"})
 	})
 }
 
