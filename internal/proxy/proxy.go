@@ -70,6 +70,8 @@ type Options struct {
 	Connections Connections  // of clients
 	BodyRate    BodyRate     // of requests
 
+	sendTimeout time.Duration // how long a client may take none of its answer; 0 means sendTimeout
+
 	// Caller returns the ID of the instance that has an address, "" where none has. It is
 	// called for each request, and may be nil.
 	Caller func(netip.Addr) string
@@ -155,7 +157,7 @@ func New(options Options) *Proxy {
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: options.Header.Bytes, Target: options.Header.Target, Fields: options.Header.Fields},
 		halfCloseGrace: halfCloseGrace,
-		sendTimeout:    sendTimeout,
+		sendTimeout:    orDefault(options.sendTimeout, sendTimeout),
 	}
 	p.exchanges.New = func() any { return &exchange{} }
 	p.relays.New = func() any { return newRelay(p) }

@@ -29,11 +29,12 @@ type relay struct {
 	w         answerWriter
 	body      *requestBody // nil where the request has none
 	paced     *pacedBody   // within body, where the client has to keep a pace
+	limit     *sendLimit   // for w, where it has one
 	completed bool         // false at the end where the answer was cut off
 }
 
 func newRelay(p *Proxy) *relay {
-	x := &relay{}
+	x := &relay{limit: &sendLimit{most: p.sendTimeout}}
 	x.proxy, x.client = p, x
 	x.forward = httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
@@ -58,13 +59,18 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 		x.rq.encrypted = x.rq.encrypted || conn.encrypted
 		defer conn.end()
 	}
-	x.begin(time.Now())
+	now := time.Now()
+	x.begin(now)
+	if r.ProtoMajor > 1 {
+		x.w.limit = x.limit
+		x.limit.begin(w, now)
+	}
 	defer x.finish()
 	if p.retired.Load() && r.Header.Get("Upgrade") == "" { // an upgraded connection ends when it is done
 		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
 	}
 	x.run()
-	x.completed = true
+	x.completed = x.w.finish()
 }
 
 // run answers the request.
@@ -252,6 +258,9 @@ func (x *relay) answer(pr *problem) {
 
 // finish completes the record, and keeps the relay for another request.
 func (x *relay) finish() {
+	if x.w.limit != nil {
+		x.w.limit.end()
+	}
 	r := &x.record
 	r.Status, r.BytesOut = x.w.status, x.w.bytes
 	if !x.w.first.IsZero() {
@@ -276,8 +285,8 @@ func (x *relay) finish() {
 	if !x.completed {
 		return // after a panic: nobody knows what still refers to it
 	}
-	p, forward := x.proxy, x.forward
-	*x = relay{forward: forward}
+	p, forward, limit := x.proxy, x.forward, x.limit
+	*x = relay{forward: forward, limit: limit}
 	x.proxy, x.client = p, x
 	p.relays.Put(x)
 }

@@ -93,6 +93,7 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 		ConnContext:       withConn,
 		ReadHeaderTimeout: p.options.HeaderTimeout,
 		IdleTimeout:       p.options.IdleTimeout,
+		WriteTimeout:      serverLimit(p.sendTimeout),
 		MaxHeaderBytes:    p.options.Header.Bytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,

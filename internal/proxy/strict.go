@@ -29,6 +29,7 @@ type strictConn struct {
 	limits    http1.Limits
 	grace     time.Duration // see halfCloseGrace
 	headTime  time.Duration // how long a head may take from its first byte on
+	sendTime  time.Duration // how long the client may take nothing of an answer
 	encrypted bool
 
 	head    http1.Head
@@ -74,7 +75,7 @@ const (
 
 // newStrictConn takes over a new connection.
 func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
-	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, encrypted: encrypted}
+	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, sendTime: p.sendTimeout, encrypted: encrypted}
 	c.source.open(conn)
 	c.source.onWait = c.beforeWait
 	return c
@@ -86,8 +87,10 @@ func (c *strictConn) startHTTP2() {
 	c.mu.Lock()
 	c.busy = 0 // the server of HTTP/2 has its own books
 	c.endHeadLocked()
+	c.verdict = granted
 	c.mu.Unlock()
-	batch := newBatchConn(c.Conn)
+	_ = c.Conn.SetWriteDeadline(time.Time{})
+	batch := newBatchConn(c.Conn, c.sendTime)
 	batch.start()
 	c.Conn = batch
 }
@@ -132,6 +135,21 @@ func (c *strictConn) Read(p []byte) (int, error) {
 	c.source.skip(n)
 	c.passed -= n
 	return n, nil
+}
+
+// Write writes to the client. One that takes nothing of an answer for long is thought to have left. What
+// is no longer HTTP/1.1 has its own limits, or none.
+func (c *strictConn) Write(p []byte) (int, error) {
+	if c.isLimited() {
+		return sendWithin(c.Conn, p, c.sendTime)
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *strictConn) isLimited() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.verdict != granted
 }
 
 // pass lets more of what is unread through, or reads more.
@@ -357,6 +375,7 @@ func (c *strictConn) grant() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verdict = granted
+	_ = c.Conn.SetWriteDeadline(time.Time{})
 	c.wakeLocked()
 }
 
@@ -428,6 +447,9 @@ func (c *strictConn) SetReadDeadline(t time.Time) error {
 	c.until = t
 	return c.limitReadLocked()
 }
+
+// SetWriteDeadline does nothing: the server's limit is for a whole answer, and meant for HTTP/2.
+func (c *strictConn) SetWriteDeadline(time.Time) error { return nil }
 
 // SetDeadline is SetReadDeadline, and the same for writing.
 func (c *strictConn) SetDeadline(t time.Time) error {
