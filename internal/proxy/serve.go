@@ -19,6 +19,7 @@ import (
 // streams have no end.
 const (
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
+	maxReadFrame         = 16 << 10        // bytes: a connection has a buffer for one, of whatever size a client announces
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
 
 	// How long to wait before Accept is tried again where the system has no descriptors left.
@@ -99,6 +100,7 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 			MaxConcurrentStreams: maxConcurrentStreams,
 			SendPingTimeout:      pingAfter,
 			PingTimeout:          pingTimeout,
+			MaxReadFrameSize:     maxReadFrame,
 		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the service
 	}
