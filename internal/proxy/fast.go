@@ -163,7 +163,7 @@ func (c *fastConn) finish(what outcome) {
 
 // settle gives back the headroom that is not needed any more.
 func (c *fastConn) settle() {
-	if now := c.input.excess() + c.used.excess(); now < c.room {
+	if now := c.excess() + c.used.excess(); now < c.room {
 		c.proxy.headroom.give(c.room - now)
 		c.room = now
 	}

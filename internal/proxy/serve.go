@@ -94,7 +94,7 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 		ConnContext:       withConn,
 		ReadHeaderTimeout: p.options.HeaderTimeout,
 		IdleTimeout:       p.options.IdleTimeout,
-		WriteTimeout:      serverLimit(p.sendTimeout),
+		WriteTimeout:      serverLimit(p.sendTimeout), // of a stream of HTTP/2; see sendLimit
 		MaxHeaderBytes:    p.options.Header.Bytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,
