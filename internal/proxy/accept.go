@@ -118,7 +118,7 @@ func (d *door) open(conn net.Conn) (client net.Conn, encrypted bool, err error) 
 	if d.TLS == nil {
 		return client, false, nil
 	}
-	secure := tls.Server(newBatchConn(client), d.TLS)
+	secure := tls.Server(newBatchConn(client, d.proxy.sendTimeout), d.TLS)
 	ctx, cancel := context.WithTimeout(d.closed, d.proxy.options.HeaderTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {

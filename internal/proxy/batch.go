@@ -3,7 +3,9 @@ package proxy
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -33,7 +35,8 @@ const (
 // [batchConn.start].
 type batchConn struct {
 	net.Conn
-	sniff bool // the first bytes that are read are yet to come
+	limit time.Duration // how long the other side may take nothing; 0 for as long as it likes
+	sniff bool          // the first bytes that are read are yet to come
 	on    atomic.Bool
 
 	mu      sync.Mutex
@@ -42,13 +45,15 @@ type batchConn struct {
 	spare   []byte // to become waiting
 	sending bool   // a goroutine is in send
 	closed  bool
-	err     error // of a write that was said to be well
+	limited time.Time // when the limit for writing was set
+	err     error     // of a write that was said to be well
 }
 
 // newBatchConn returns conn with batches off. They begin by themselves when the other
-// side begins with HTTP/2's preface.
-func newBatchConn(conn net.Conn) *batchConn {
-	c := &batchConn{Conn: conn, sniff: true}
+// side begins with HTTP/2's preface. One that takes nothing of them for as long as limit has left; 0
+// is no limit.
+func newBatchConn(conn net.Conn, limit time.Duration) *batchConn {
+	c := &batchConn{Conn: conn, limit: limit, sniff: true}
 	c.room.L = &c.mu
 	return c
 }
@@ -120,7 +125,7 @@ func (c *batchConn) send() {
 		c.waiting, c.spare = c.spare[:0], nil
 		c.room.Broadcast()
 		c.mu.Unlock()
-		_, err := c.Conn.Write(batch)
+		err := c.deliver(batch)
 		c.mu.Lock()
 		c.err = err
 		if cap(batch) <= maxBatch {
@@ -134,6 +139,43 @@ func (c *batchConn) send() {
 	if closed {
 		_ = c.Conn.Close()
 	}
+}
+
+// deliver sends a batch, as long as the other side takes something of it now and then. Where it does not, the
+// connection is of no use any more, and who reads from it is told.
+func (c *batchConn) deliver(batch []byte) error {
+	for {
+		if c.limit > 0 {
+			c.limitWrite()
+		}
+		n, err := c.Conn.Write(batch)
+		if err == nil {
+			return nil
+		}
+		if batch = batch[n:]; n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			_ = c.Conn.Close()
+			return err
+		}
+	}
+}
+
+// limitWrite sets how long the next write may take, unless a close has done so.
+func (c *batchConn) limitWrite() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); !c.closed && now.Sub(c.limited) > c.limit/4 {
+		c.limited = now
+		_ = c.Conn.SetWriteDeadline(now.Add(c.limit))
+	}
+}
+
+// SetWriteDeadline does nothing where batches have a limit of their own: who writes to them does not wait
+// for the connection, and would take that back.
+func (c *batchConn) SetWriteDeadline(t time.Time) error {
+	if c.limit > 0 && c.on.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // Close closes the connection. It does not wait for what has not been sent, which
@@ -150,7 +192,7 @@ func (c *batchConn) Close() error {
 	if sending {
 		now := time.Now()
 		_ = c.SetReadDeadline(now) // who reads is told at once
-		_ = c.SetWriteDeadline(now.Add(lastBatchTimeout))
+		_ = c.Conn.SetWriteDeadline(now.Add(lastBatchTimeout))
 	}
 	c.mu.Unlock()
 	if sending {

@@ -41,7 +41,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 func TestBatchConn_OrderAndCompleteness(t *testing.T) {
 	near, far := pair(t)
 	counted := &countedConn{Conn: near}
-	c := newBatchConn(counted)
+	c := newBatchConn(counted, 0)
 	c.start()
 	var want bytes.Buffer
 	var group sync.WaitGroup
@@ -69,7 +69,7 @@ func TestBatchConn_OrderAndCompleteness(t *testing.T) {
 // nothing waits for a close, and that a close ends it.
 func TestBatchConn_Bounded(t *testing.T) {
 	near, _ := pair(t)
-	c := newBatchConn(near)
+	c := newBatchConn(near, 0)
 	c.start()
 	ended := make(chan error, 1)
 	var written atomic.Int64
@@ -104,7 +104,7 @@ func TestBatchConn_Bounded(t *testing.T) {
 
 func TestBatchConn_CloseEndsRead(t *testing.T) {
 	near, _ := pair(t)
-	c := newBatchConn(near)
+	c := newBatchConn(near, 0)
 	c.start()
 	ended := make(chan error, 1)
 	go func() { _, err := c.Read(make([]byte, 1)); ended <- err }()
@@ -116,7 +116,7 @@ func TestBatchConn_CloseEndsRead(t *testing.T) {
 
 func TestBatchConn_ErrorIsTold(t *testing.T) {
 	near, far := pair(t)
-	c := newBatchConn(near)
+	c := newBatchConn(near, 0)
 	c.start()
 	require.NoError(t, far.Close())
 	eventually(t, func() bool { _, err := c.Write([]byte("x")); return err != nil })
@@ -125,7 +125,7 @@ func TestBatchConn_ErrorIsTold(t *testing.T) {
 func TestBatchConn_OnlyForHTTP2(t *testing.T) {
 	for sent, want := range map[string]bool{"PRI * HTTP/2.0\r\n": true, "GET / HTTP/1.1\r\n": false, "PROPFIND / HTTP/1.1\r\n": false} {
 		near, far := pair(t)
-		c := newBatchConn(near)
+		c := newBatchConn(near, 0)
 		_, err := io.WriteString(far, sent)
 		require.NoError(t, err)
 		_, err = c.Read(make([]byte, 100))

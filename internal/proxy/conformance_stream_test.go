@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -384,6 +385,30 @@ func TestConformance_EventsComeAtOnce(t *testing.T) {
 		require.Zero(t, n)
 		require.ErrorIs(t, err, io.EOF, name)
 		require.Empty(t, w.records.wait(t, 1)[0].Error, name)
+	})
+}
+
+// TestConformance_ClientThatTakesNothing holds that one who asks and does not read the answer does not stay.
+func TestConformance_ClientThatTakesNothing(t *testing.T) {
+	const size = 32 << 20 // more than the system takes
+	eachCase(t, map[string]string{
+		"length":      fmt.Sprintf("Content-Length: %d\r\n\r\n", size),
+		"chunked":     fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", size),
+		"until close": "\r\n",
+	}, func(t *testing.T, path, name, framing string) {
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say("HTTP/1.1 200 OK\r\n" + framing)
+			f.say(strings.Repeat("x", size))
+			_ = f.head()
+		})
+		w := newPathWorld(t, path, Options{sendTimeout: 200 * time.Millisecond}, o.addr)
+		client := dial(t, w.addr)
+		client.raw(t, get("/"))
+		w.failed(t, CodeClientGone, 1)
+		require.NoError(t, client.SetReadDeadline(time.Now().Add(patience/2)))
+		_, err := io.Copy(io.Discard, client.in)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, name)
 	})
 }
 

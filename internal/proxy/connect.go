@@ -85,6 +85,7 @@ func (x *relay) connect() {
 		return
 	}
 	x.w.WriteHeader(http.StatusOK)
+	x.limit.lift() // the two may pause for as long as they like
 	x.relayTunnel(res.Body)
 }
 

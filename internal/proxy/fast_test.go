@@ -53,9 +53,6 @@ func TestFast_SlowAnswerIsNotAskedForTwice(t *testing.T) {
 	})
 }
 
-// setSendTimeout sets how long a client may take none of its answer. It is called before the first request.
-func (w *world) setSendTimeout(d time.Duration) { w.sendTimeout = d }
-
 // TestFast_TimeToTakeAnAnswer holds that the time for an answer begins with it: that for an earlier
 // one says nothing.
 func TestFast_TimeToTakeAnAnswer(t *testing.T) {
@@ -75,8 +72,7 @@ func TestFast_TimeToTakeAnAnswer(t *testing.T) {
 				f.say(c.answer)
 				_ = f.head()
 			})
-			w := newPathWorld(t, "fast", Options{}, o.addr)
-			w.setSendTimeout(most)
+			w := newPathWorld(t, "fast", Options{sendTimeout: most}, o.addr)
 			client := dial(t, w.addr)
 			client.raw(t, get("/"))
 			require.Equal(t, "HTTP/1.1 200 OK", client.head(t)[0])
@@ -99,8 +95,7 @@ func TestFast_TunnelHasNoTimeToEnd(t *testing.T) {
 		f.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_, _ = io.Copy(f, f.in)
 	})
-	w := newPathWorld(t, "fast", Options{}, o.addr)
-	w.setSendTimeout(most)
+	w := newPathWorld(t, "fast", Options{sendTimeout: most}, o.addr)
 	client := dial(t, w.addr)
 	client.raw(t, get("/"))
 	client.head(t)
@@ -121,8 +116,7 @@ func TestFast_HandedOnHasNoTimeToEnd(t *testing.T) {
 	})
 	chat := service("chat", ready("main", slow))
 	chat.Protocol = route.H2C
-	w := newWorld(t, Options{}, service("cart", ready("main", says(t, "cart"))), chat)
-	w.setSendTimeout(most)
+	w := newWorld(t, Options{sendTimeout: most}, service("cart", ready("main", says(t, "cart"))), chat)
 	client := dial(t, w.addr)
 	client.raw(t, get("/"))
 	require.Equal(t, "cart", client.answer(t, http.MethodGet).text)
@@ -133,8 +127,7 @@ func TestFast_HandedOnHasNoTimeToEnd(t *testing.T) {
 // TestFast_ClientThatReadsNothing holds that one who asks and asks, and takes none of the
 // proxy's own answers, does not stay.
 func TestFast_ClientThatReadsNothing(t *testing.T) {
-	w := newWorld(t, Options{})
-	w.setSendTimeout(200 * time.Millisecond)
+	w := newWorld(t, Options{sendTimeout: 200 * time.Millisecond})
 	client := dial(t, w.addr)
 	require.NoError(t, client.SetWriteDeadline(time.Now().Add(5*time.Second)))
 	asks := strings.Repeat("GET / HTTP/1.1\r\nHost: unknown\r\n\r\n", 1000)
@@ -294,34 +287,35 @@ func (l narrow) Accept() (net.Conn, error) {
 // TestFast_SlowClient holds that a client that takes its answer slowly, and takes it, gets all of it.
 func TestFast_SlowClient(t *testing.T) {
 	const size, most = 8 << 20, 800 * time.Millisecond
-	o := newOrigin(t, func(f *far) {
-		f.head()
-		f.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
-		f.say(strings.Repeat("x", size))
-		_ = f.head()
+	eachPath(t, func(t *testing.T, path string) {
+		o := newOrigin(t, func(f *far) {
+			f.head()
+			f.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
+			f.say(strings.Repeat("x", size))
+			_ = f.head()
+		})
+		p, l := New(Options{sendTimeout: most, NoFastPath: path == "net/http"}), listen(t)
+		p.SetTable(compile(t, route.Spec{Services: []route.Service{service("cart", ready("main", o.addr))}}))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx, Listener{Listener: narrow{l}}) }()
+		client := dial(t, l.Addr().String())
+		require.NoError(t, client.Conn.(*net.TCPConn).SetReadBuffer(32<<10))
+		client.raw(t, get("/"))
+		client.head(t)
+		got, buf := 0, make([]byte, 32<<10)
+		for start := time.Now(); time.Since(start) < 3*time.Second; letPass(most / 20) {
+			n, err := io.ReadFull(client.in, buf)
+			got += n
+			require.NoError(t, err, "after %d bytes", got)
+		}
+		n, err := io.CopyN(io.Discard, client.in, int64(size-got))
+		require.NoError(t, err)
+		require.EqualValues(t, size-got, n)
+		require.NoError(t, client.Close())
+		cancel()
+		require.NoError(t, <-done)
 	})
-	p, l := New(Options{}), listen(t)
-	p.sendTimeout = most
-	p.SetTable(compile(t, route.Spec{Services: []route.Service{service("cart", ready("main", o.addr))}}))
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx, Listener{Listener: narrow{l}}) }()
-	client := dial(t, l.Addr().String())
-	require.NoError(t, client.Conn.(*net.TCPConn).SetReadBuffer(32<<10))
-	client.raw(t, get("/"))
-	client.head(t)
-	got, buf := 0, make([]byte, 32<<10)
-	for start := time.Now(); time.Since(start) < 3*time.Second; letPass(most / 20) {
-		n, err := io.ReadFull(client.in, buf)
-		got += n
-		require.NoError(t, err, "after %d bytes", got)
-	}
-	n, err := io.CopyN(io.Discard, client.in, int64(size-got))
-	require.NoError(t, err)
-	require.EqualValues(t, size-got, n)
-	require.NoError(t, client.Close())
-	cancel()
-	require.NoError(t, <-done)
 }
 
 // TestFast_IdleConnectionKeepsNoHead holds that a large head is given up once its request was answered.
@@ -387,6 +381,7 @@ func TestFast_FaultGivesBackItsPlace(t *testing.T) {
 	}{
 		"with the request": {get("/"), "", 1},
 		"with its body":    {post("Content-Length: 10") + "hello", "world", 2},
+		"of a large head":  {get("/", "X-Large: "+strings.Repeat("x", 40<<10)), "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, answering(okAnswer))
@@ -405,7 +400,7 @@ func TestFast_FaultGivesBackItsPlace(t *testing.T) {
 			defer cancel()
 			require.NoError(t, w.WaitIdle(ctx, version.Instances[0].ID))
 			eventually(t, func() bool {
-				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0
+				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0 && w.headroom.taken.Load() == 0
 			})
 			require.Zero(t, w.clients.len())
 			another := dial(t, w.addr)

@@ -17,9 +17,6 @@ import (
 
 const crlf = "\r\n"
 
-// sendTimeout is how long a client may take none of its answer.
-const sendTimeout = time.Minute
-
 // forward sends the request to the instance, and its answer to the client.
 func (c *fastConn) forward() {
 	start, tail, ok := c.takeBody()

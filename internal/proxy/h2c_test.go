@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,16 +88,29 @@ func (c *h2cConn) answer(t *testing.T, stream uint32) (header map[string]string,
 	}
 }
 
-// ask sends a request on a stream.
+// ask sends a request on a stream. The headers, name and value by turns, go over those of its own.
 func (c *h2cConn) ask(t *testing.T, stream uint32, headers ...string) {
+	t.Helper()
+	fields := []string{":method", "GET", ":scheme", "http", ":authority", "cart.localhost", ":path", "/"}
+	for i := 0; i < len(headers); i += 2 {
+		if at := slices.Index(fields, headers[i]); at >= 0 {
+			fields[at+1] = headers[i+1]
+		} else {
+			fields = append(fields, headers[i], headers[i+1])
+		}
+	}
+	require.NoError(t, c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: encodeFields(t, fields...), EndStream: true, EndHeaders: true}))
+}
+
+// encodeFields compresses fields, name and value by turns.
+func encodeFields(t *testing.T, fields ...string) []byte {
 	t.Helper()
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
-	fields := append([]string{":method", "GET", ":scheme", "http", ":authority", "cart.localhost", ":path", "/"}, headers...)
 	for i := 0; i < len(fields); i += 2 {
 		require.NoError(t, encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
 	}
-	require.NoError(t, c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}))
+	return block.Bytes()
 }
 
 func TestH2C_Upgrade(t *testing.T) {

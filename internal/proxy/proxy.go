@@ -77,16 +77,20 @@ type Options struct {
 	// again where it failed, or nothing came of it. Nil means that nobody can be asked.
 	Wake func(ctx context.Context, version string) error
 
+	sendTimeout time.Duration // how long a client may take none of its answer; 0 means sendTimeout
+
 	// Caller returns the ID of the instance that has an address, "" where none has. It is
 	// called for each request, and may be nil.
 	Caller func(netip.Addr) string
 }
 
-// HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes does.
+// HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes and Memory do.
+// Memory is for requests.
 type HeaderLimits struct {
 	Bytes  int // of the whole header; 0 means DefaultHeaderBytes
 	Target int // bytes of a request's target; 0 means DefaultTargetBytes
 	Fields int // 0 means DefaultHeaderFields
+	Memory int // bytes that all headers over 16 KiB take together; 0 means DefaultHeaderMemory, below 0 no limit
 }
 
 // withDefaults returns h with what is 0 filled in.
@@ -94,6 +98,7 @@ func (h HeaderLimits) withDefaults() HeaderLimits {
 	h.Bytes = orDefault(h.Bytes, DefaultHeaderBytes)
 	h.Target = min(orDefault(h.Target, DefaultTargetBytes), h.Bytes)
 	h.Fields = orDefault(h.Fields, DefaultHeaderFields)
+	h.Memory = orDefault(h.Memory, DefaultHeaderMemory)
 	return h
 }
 
@@ -112,6 +117,7 @@ type Proxy struct {
 	parking        *parking // nil before Run, and where the system has none
 	conns          *connLimit
 	limits         http1.Limits
+	headroom       headroom
 	current        atomic.Pointer[snapshot]
 	flights        flights
 	pools          pools
@@ -165,8 +171,9 @@ func New(options Options) *Proxy {
 		conns:          newConnLimit(options.Connections),
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: options.Header.Bytes, Target: options.Header.Target, Fields: options.Header.Fields},
+		headroom:       headroom{most: options.Header.Memory},
 		halfCloseGrace: halfCloseGrace,
-		sendTimeout:    sendTimeout,
+		sendTimeout:    orDefault(options.sendTimeout, sendTimeout),
 	}
 	p.exchanges.New = func() any { return &exchange{} }
 	p.relays.New = func() any { return newRelay(p) }

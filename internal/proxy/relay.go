@@ -29,11 +29,13 @@ type relay struct {
 	w         answerWriter
 	body      *requestBody // nil where the request has none
 	paced     *pacedBody   // within body, where the client has to keep a pace
+	limit     *sendLimit   // for w, where it has one
+	room      int          // taken of the headroom
 	completed bool         // false at the end where the answer was cut off
 }
 
 func newRelay(p *Proxy) *relay {
-	x := &relay{}
+	x := &relay{limit: &sendLimit{most: p.sendTimeout}}
 	x.proxy, x.client = p, x
 	x.forward = httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
@@ -58,18 +60,26 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 		x.rq.encrypted = x.rq.encrypted || conn.encrypted
 		defer conn.end()
 	}
-	x.begin(time.Now())
+	now := time.Now()
+	x.begin(now)
+	if r.ProtoMajor > 1 {
+		x.w.limit = x.limit
+		x.limit.begin(w, now)
+	}
 	defer x.finish()
 	if p.retired.Load() && r.Header.Get("Upgrade") == "" { // an upgraded connection ends when it is done
 		w.Header().Set("Connection", "close") // over HTTP/2 this is GOAWAY
 	}
 	x.run()
-	x.completed = true
+	x.completed = x.w.finish()
 }
 
 // run answers the request.
 func (x *relay) run() {
 	problem := refusalOf(x.in)
+	if problem == nil {
+		problem = x.takeRoom()
+	}
 	if problem == nil {
 		problem = x.find()
 	}
@@ -87,6 +97,19 @@ func (x *relay) run() {
 		_ = http.NewResponseController(&x.w).EnableFullDuplex()
 	}
 	x.forward.ServeHTTP(&x.w, x.in)
+}
+
+// takeRoom takes headroom for a large head, and returns a problem where there is not enough.
+func (x *relay) takeRoom() *problem {
+	size, room := headSize(x.in), &x.proxy.headroom
+	if size <= inputSize {
+		return nil
+	}
+	if !room.take(size) {
+		return tooManyLargeHeaders(room.most)
+	}
+	x.room = size
+	return nil
 }
 
 // rewrite makes the request that the instance gets (R7). What is not changed here
@@ -252,6 +275,9 @@ func (x *relay) answer(pr *problem) {
 
 // finish completes the record, and keeps the relay for another request.
 func (x *relay) finish() {
+	if x.w.limit != nil {
+		x.w.limit.end()
+	}
 	r := &x.record
 	r.Status, r.BytesOut = x.w.status, x.w.bytes
 	if !x.w.first.IsZero() {
@@ -273,11 +299,12 @@ func (x *relay) finish() {
 		x.paced.end()
 	}
 	x.end()
+	x.proxy.headroom.give(x.room)
 	if !x.completed {
 		return // after a panic: nobody knows what still refers to it
 	}
-	p, forward := x.proxy, x.forward
-	*x = relay{forward: forward}
+	p, forward, limit := x.proxy, x.forward, x.limit
+	*x = relay{forward: forward, limit: limit}
 	x.proxy, x.client = p, x
 	p.relays.Put(x)
 }

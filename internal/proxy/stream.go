@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -14,9 +15,11 @@ type answerWriter struct {
 	request *http.Request
 	status  int
 	bytes   int64
-	first   time.Time // when the header was written
-	failed  bool      // writing to the client failed
-	tunnel  *tunnel   // set where the connection was upgraded
+	first   time.Time  // when the header was written
+	failed  bool       // writing to the client failed
+	kept    int        // bytes that may not have been sent yet
+	limit   *sendLimit // of HTTP/2; nil for what has no such limit
+	tunnel  *tunnel    // set where the connection was upgraded
 }
 
 // WriteHeader passes on a status. An informational one (1xx) is not the answer,
@@ -35,10 +38,36 @@ func (w *answerWriter) WriteHeader(status int) {
 
 // Write passes on a part of the body.
 func (w *answerWriter) Write(b []byte) (int, error) {
+	if w.limit != nil {
+		w.limit.wait()
+		defer w.limit.done()
+	}
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
+	w.kept += n
 	w.failed = w.failed || err != nil
 	return n, err
+}
+
+// FlushError sends what was kept back.
+func (w *answerWriter) FlushError() error {
+	if w.limit != nil {
+		w.limit.wait()
+		defer w.limit.done()
+	}
+	w.kept = 0
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	w.failed = w.failed || err != nil && !errors.Is(err, errors.ErrUnsupported) // by a writer of a test, or a middleware's
+	return err
+}
+
+// finish sends what is left of an answer, where the server would wait for the client without end. It says
+// whether the answer went out, as far as it is known.
+func (w *answerWriter) finish() (sent bool) {
+	if w.limit != nil && w.kept > 0 && w.limit.isAlone() {
+		_ = w.FlushError()
+	}
+	return !w.failed
 }
 
 // Unwrap is for [http.ResponseController].

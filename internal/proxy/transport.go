@@ -158,7 +158,7 @@ func (t *transports) dialBatched(ctx context.Context, network, addr string) (net
 	if err != nil {
 		return nil, err
 	}
-	batch := newBatchConn(conn)
+	batch := newBatchConn(conn, 0)
 	batch.start()
 	return batch, nil
 }
