@@ -57,7 +57,7 @@ const (
 func EventTypes() []EventType {
 	return []EventType{
 		EventDeployStarted, EventDeployStep, EventDeployDone, EventDeployFailed, EventDeploySuperseded,
-		EventVersionStopped, EventVersionRemoved, EventVersionOverruled,
+		EventVersionStopped, EventVersionRemoved, EventVersionOverruled, EventVersionScaled,
 		EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanEnded,
 		EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
 	}

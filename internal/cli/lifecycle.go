@@ -111,7 +111,7 @@ func newLifecycleCmd(app *App, l lifecycle) *cobra.Command {
 	if l.asks != "" {
 		cmd.Long += "\n\nA version of somebody else's is asked about first; without a terminal, --yes is needed. Its\n" +
 			"owner sees who did it: layover events --mine."
-		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before "+l.asks+" of somebody else's version")
+		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask about somebody else's version")
 	}
 	return cmd
 }
