@@ -108,7 +108,7 @@ func TestClientVersions(t *testing.T) {
 		"by service": {api.VersionFilter{Service: "pricing"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			versions, err := e.Client.Versions(ctx, tt.filter)
+			versions, err := e.Versions(ctx, tt.filter)
 			require.NoError(t, err)
 			var ids []string
 			for _, v := range versions {
