@@ -7,7 +7,7 @@ import "time"
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -36,6 +36,7 @@ const (
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"
+	EventOrphanFound      EventType = "orphan.found" // an instance without a record is there
 	EventOrphanEnded      EventType = "orphan.ended" // an instance without a record was ended
 	EventServiceChanged   EventType = "service.changed"
 	EventServiceRemoved   EventType = "service.removed"

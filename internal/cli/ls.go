@@ -22,6 +22,7 @@ type listOptions struct {
 	Mine    bool
 	Labels  []string
 	Sort    string
+	Drift   bool
 	JSON    bool
 }
 
@@ -33,7 +34,8 @@ func newListCmd(app *App) *cobra.Command {
 		GroupID: groupVersions,
 		Short:   "Who runs what: every version with its state and owner",
 		Long: `List the versions of every service. With --route, list instead what each service would
-answer a request with that route with, and why.
+answer a request with that route with, and why. With --drift, list in what the runtimes
+differ from what is wanted: nothing, where all is well.
 
 They are sorted by service and name, or as --sort says: age puts the oldest deployment
 first, requests the most used, state what is wrong, name and owner go by the alphabet.`,
@@ -42,9 +44,19 @@ first, requests the most used, state what is wrong, name and owner go by the alp
   layover ls --mine --sort age
   layover ls --label team=payments
   layover ls --route feature-2981
+  layover ls --drift
   layover ls --json | jq -r '.[] | select(.state == "failed") | .name'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Drift && opts.Route != "" {
+				return usagef("", "--drift and --route exclude each other")
+			}
+			if opts.Drift && (opts.Mine || opts.Owner != "" || len(opts.Labels) > 0 || opts.Sort != "") {
+				return usagef("", "--mine, --owner, --label and --sort are not for --drift")
+			}
+			if opts.Drift {
+				return runListDrift(cmd.Context(), app, opts)
+			}
 			if opts.Route != "" {
 				if opts.Mine || opts.Owner != "" || len(opts.Labels) > 0 || opts.Sort != "" {
 					return usagef("with --route there is a line for each service", "--mine, --owner, --label and --sort are not for --route")
@@ -60,6 +72,7 @@ first, requests the most used, state what is wrong, name and owner go by the alp
 	cmd.Flags().StringVar(&opts.Owner, "owner", "", "only versions of this owner")
 	cmd.Flags().StringArrayVar(&opts.Labels, "label", nil, "only versions with this label, as NAME=VALUE (repeatable: with all of them)")
 	cmd.Flags().StringVar(&opts.Sort, "sort", "", "order: age, name, owner, requests or state (default: service and name)")
+	cmd.Flags().BoolVar(&opts.Drift, "drift", false, "in what the runtimes differ from what is wanted")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
 	completeFlag(cmd, "owner", completeOwners(app))
 	completeFlag(cmd, "label", completeLabels(app))
@@ -142,6 +155,25 @@ func orders() map[string]func(a, b api.Version) int {
 			return cmp.Compare(slices.Index(states, a.State), slices.Index(states, b.State))
 		},
 	}
+}
+
+func runListDrift(ctx context.Context, app *App, opts *listOptions) error {
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	drift, err := client.Drift(ctx, api.VersionFilter{Service: opts.Service})
+	if err != nil {
+		return err
+	}
+	if opts.JSON {
+		return app.json(drift)
+	}
+	if len(drift) == 0 {
+		app.say("the runtimes have what is wanted, and nothing else\n")
+	}
+	showDrift(app, drift)
+	return nil
 }
 
 // routedService is what one service answers a route with.

@@ -17,6 +17,7 @@ type Control interface {
 	Tables
 	Proxies
 	Events
+	Drifts
 
 	// Ready returns nil when the environment can be changed, or why it cannot.
 	Ready(ctx context.Context) error
@@ -45,6 +46,13 @@ type Versions interface {
 	Scale(ctx context.Context, key control.Key, replicas int, by control.By) (api.Version, error)
 	History(ctx context.Context, key control.Key) ([]api.Generation, error)
 	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
+}
+
+// Drifts tells in what the runtimes differ from what is wanted. Collect removes what nobody
+// wants, unless it is a dry run.
+type Drifts interface {
+	Drift(ctx context.Context) ([]api.Drift, error)
+	Collect(ctx context.Context, dryRun bool) ([]api.Drift, error)
 }
 
 // Routes keeps the named routes.
