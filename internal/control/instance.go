@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -216,12 +217,14 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	if k.c.publishAtLast(ctx) != nil {
 		return
 	}
+	failpoint.Pass(failpoint.RetirePublished)
 	k.c.mu.Lock()
 	status := inst.Status
 	k.c.mu.Unlock()
 	if !k.c.drain(ctx, status) {
 		return
 	}
+	failpoint.Pass(failpoint.RetireDrained)
 	rt := k.c.opts.Runtimes[inst.runtime]
 	for delay := retryDelay; ; delay = min(2*delay, maxRestartDelay) {
 		if ctx.Err() != nil {
@@ -238,6 +241,7 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 			return
 		}
 	}
+	failpoint.Pass(failpoint.RetireStopped)
 	k.c.mu.Lock()
 	delete(k.instances, inst.ID)
 	k.c.mu.Unlock()
