@@ -25,7 +25,7 @@ type crashPlan struct {
 }
 
 func crashFull() crashPlan {
-	return crashPlan{workers: 4, cases: crashCases}
+	return crashPlan{workers: 6, cases: crashCases}
 }
 
 // crashSmall kills at some of the points where the most is half done.
@@ -199,6 +199,7 @@ func crashWorker(ctx context.Context, number int, sabotage, docker bool, queue <
 		return err
 	}
 	defer k.cleanUp()
+	defer w.revive()
 	if err := errors.Join(w.start(ctx), w.allRun(ctx)); err != nil {
 		return err
 	}
@@ -210,6 +211,15 @@ func crashWorker(ctx context.Context, number int, sabotage, docker bool, queue <
 		}
 	}
 	return nil
+}
+
+// revive starts a server where the last one was killed and the proof breaks off: its end
+// takes the instances with it.
+func (w *crashing) revive() {
+	if w.up == nil {
+		_ = os.Remove(w.arm)
+		_ = w.start(context.Background()) // what cannot be started leaves them
+	}
 }
 
 // one is one case: do, die, start, look.
