@@ -157,6 +157,22 @@ func (c *Client) Remove(ctx context.Context, service, version, branch string) (V
 	return out, err
 }
 
+// Drift returns in what the runtimes differ from what the store wants of the versions that
+// the filter selects.
+func (c *Client) Drift(ctx context.Context, f VersionFilter) ([]Drift, error) {
+	var out List[Drift]
+	err := c.do(ctx, call{method: http.MethodGet, path: []string{"drift"}, query: f.query()}, &out)
+	return out.Items, err
+}
+
+// Collect removes what the runtimes have and nobody wants, or with dryRun only says what that is.
+func (c *Client) Collect(ctx context.Context, dryRun bool) ([]Drift, error) {
+	var out List[Drift]
+	query := url.Values{"dry_run": {strconv.FormatBool(dryRun)}}
+	err := c.do(ctx, call{method: http.MethodPost, path: []string{"gc"}, query: query}, &out)
+	return out.Items, err
+}
+
 // Routes returns all named routes, ordered by name.
 func (c *Client) Routes(ctx context.Context) ([]NamedRoute, error) {
 	var out List[NamedRoute]

@@ -10,7 +10,7 @@ import (
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -46,6 +46,7 @@ const (
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"
+	EventOrphanFound      EventType = "orphan.found" // an instance without a record is there
 	EventOrphanEnded      EventType = "orphan.ended" // an instance without a record was ended
 	EventServiceChanged   EventType = "service.changed"
 	EventServiceRemoved   EventType = "service.removed"
@@ -57,9 +58,10 @@ const (
 func EventTypes() []EventType {
 	return []EventType{
 		EventDeployStarted, EventDeployStep, EventDeployDone, EventDeployFailed, EventDeploySuperseded,
-		EventVersionStopped, EventVersionRemoved, EventVersionOverruled, EventVersionScaled,
-		EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanEnded,
-		EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
+		EventVersionStopped, EventVersionRemoved, EventVersionOverruled, EventVersionScaled, EventVersionAsleep,
+		EventVersionWaking, EventVersionAwake, EventVersionNotAwake, EventLeaseEnding, EventLeaseEnded,
+		EventLeaseExtended, EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanFound,
+		EventOrphanEnded, EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
 	}
 }
 

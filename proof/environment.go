@@ -26,13 +26,15 @@ type environment struct {
 	proxyPort string
 	serverURL string
 
+	variables []string // further ones of the environment of up
+
 	up   *exec.Cmd
 	said *bytes.Buffer // by up
 	http *http.Client
 }
 
 // newEnvironment makes a folder with the binary in it. done removes it.
-func newEnvironment(ctx context.Context) (e *environment, done func(), err error) {
+func newEnvironment(ctx context.Context, tags ...string) (e *environment, done func(), err error) {
 	dir, err := os.MkdirTemp("", "layover-proof-")
 	if err != nil {
 		return nil, nil, err
@@ -43,7 +45,7 @@ func newEnvironment(ctx context.Context) (e *environment, done func(), err error
 		_ = os.RemoveAll(dir)
 	}
 	fmt.Println("  building layover")
-	if err := goBuild(ctx, e.binary, "cmd/layover"); err != nil {
+	if err := goBuild(ctx, e.binary, "cmd/layover", tags...); err != nil {
 		done()
 		return nil, nil, err
 	}
@@ -62,8 +64,8 @@ func newEnvironment(ctx context.Context) (e *environment, done func(), err error
 }
 
 // goBuild builds a program of this module as a static binary.
-func goBuild(ctx context.Context, out, pkg string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/layover-dev/layover/"+pkg)
+func goBuild(ctx context.Context, out, pkg string, tags ...string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", strings.Join(tags, ","), "-o", out, "github.com/layover-dev/layover/"+pkg)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, text)
@@ -98,6 +100,7 @@ func (e *environment) start(ctx context.Context) error {
 	e.said = &bytes.Buffer{}
 	e.up = exec.Command(e.binary, "up", "-f", filepath.Join(e.dir, "layover.yaml"))
 	e.up.Env = append(os.Environ(), "LAYOVER_SERVER_LISTEN="+strings.TrimPrefix(e.serverURL, "http://"))
+	e.up.Env = append(e.up.Env, e.variables...)
 	e.up.Stdout, e.up.Stderr = e.said, e.said
 	if err := e.up.Start(); err != nil {
 		return err

@@ -75,6 +75,9 @@ type killing struct {
 	marker string // in the environment of every instance
 	image  string // "" without Docker
 
+	evenEnded   bool // containers that have ended count, too
+	processOnly bool // Docker is not used, even where it is
+
 	running, failed, unrecorded int
 	containers                  int // of the running
 	faults                      []string
@@ -92,6 +95,9 @@ services:
 `, k.proxyPort, k.marker, k.binary)
 	if err := k.write(yaml); err != nil {
 		return err
+	}
+	if k.processOnly {
+		return nil
 	}
 	if !dockerAnswers(ctx) {
 		fmt.Println("  left out: containers; no Docker Engine answers here")
@@ -303,7 +309,8 @@ func (k *killing) instances(ctx context.Context) (map[string]int, error) {
 	if k.image == "" {
 		return counts, nil
 	}
-	text, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "ancestor="+k.image,
+	all := fmt.Sprintf("--all=%t", k.evenEnded)
+	text, err := exec.CommandContext(ctx, "docker", "ps", all, "--filter", "ancestor="+k.image,
 		"--format", `{{.Label "dev.layover.version"}}`).Output()
 	if err != nil {
 		return nil, fmt.Errorf("docker ps: %w", err)

@@ -43,6 +43,7 @@ func promises() []promise {
 		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 		{"failover", "Of two servers on one PostgreSQL either can be lost: the other takes over, and nothing is lost or done twice", proveFailover},
+		{"crash-matrix", "A server killed at any step of a deployment, replacement, stop or removal converges: nothing orphaned, nothing twice", proveCrashMatrix(crashFull())},
 		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
 		{"replace", "Deploying good and bad builds of a version over it, in turn, fails no request, and none gets a build that is not healthy", proveReplace(replaceFull())},
 		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},

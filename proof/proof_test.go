@@ -7,7 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/bench/harness"
+	fp "github.com/layover-dev/layover/internal/failpoint"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/route/routetest"
 	"github.com/layover-dev/layover/internal/runtime/process"
@@ -53,6 +55,25 @@ func TestKill(t *testing.T) {
 	r, err := kill(t.Context(), 3)
 	require.NoError(t, err)
 	require.Contains(t, r.figure, ": 0 faults")
+}
+
+func TestCrashMatrix(t *testing.T) {
+	r, err := crashMatrix(t.Context(), crashSmall())
+	require.NoError(t, err)
+	t.Log(r.figure)
+	require.True(t, r.ok, r.figure)
+}
+
+// TestCrashMatrixCanFail holds that the proof sees a process that nobody knows.
+func TestCrashMatrixCanFail(t *testing.T) {
+	plan := crashSmall()
+	plan.workers, plan.sabotage = 1, true
+	plan.cases = func(bool) []crashCase {
+		return []crashCase{{what: "deploy", runtime: api.RuntimeProcess, point: fp.DeployRecorded}}
+	}
+	r, err := crashMatrix(t.Context(), plan)
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "0 converged, 1 orphans")
 }
 
 func TestInterop(t *testing.T) {

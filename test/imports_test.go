@@ -18,7 +18,7 @@ const module = "github.com/layover-dev/layover/"
 // mayImport says which packages of ours each package may import: the walls of
 // docs/design.md. A new package gets a line here.
 func mayImport() map[string][]string {
-	runtime := []string{"api", "internal/control", "internal/route"}
+	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/route"}
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"bench":                            {"bench/harness", "internal/route"},
@@ -29,8 +29,9 @@ func mayImport() map[string][]string {
 		"examples/shop/cmd/shop":           {"examples/shop"},
 		"examples/shop/inventorypb":        {},
 		"internal/config":                  {"api", "internal/route"},
-		"internal/control":                 {"api", "internal/route"},
+		"internal/control":                 {"api", "internal/failpoint", "internal/route"},
 		"internal/edge":                    {"api", "internal/route"},
+		"internal/failpoint":               {},
 		"internal/handover":                {},
 		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
 		"internal/proxy/http1":             {},
@@ -54,7 +55,7 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
-		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store/postgrestest"},
+		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/failpoint", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store/postgrestest"},
 		"test":  {},
 	}
 }

@@ -136,6 +136,7 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
+		OrphanGrace:  time.Duration(file.Server.OrphanGrace),
 		Log:          log,
 	})
 	if err != nil {

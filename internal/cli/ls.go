@@ -24,6 +24,7 @@ type listOptions struct {
 	Sort    string
 	After   string
 	Limit   int
+	Drift   bool
 	JSON    bool
 }
 
@@ -35,8 +36,9 @@ func newListCmd(app *App) *cobra.Command {
 		GroupID: groupVersions,
 		Short:   "Who runs what: every version with its state and owner",
 		Long: `List the versions of every service. With --route, list instead what each service would
-answer a request with that route with, and why. Where there are very many, a list for people shows
-the first 1,000, and how to see the next; --json prints all, unless --limit is given.
+answer a request with that route with, and why. With --drift, list in what the runtimes
+differ from what is wanted: nothing, where all is well. Where there are very many, a list for
+people shows the first 1,000, and how to see the next; --json prints all, unless --limit is given.
 
 They are sorted by service and name, or as --sort says: age puts the oldest deployment
 first, requests the most used, state what is wrong, name and owner go by the alphabet.`,
@@ -46,9 +48,19 @@ first, requests the most used, state what is wrong, name and owner go by the alp
   layover ls --label team=payments
   layover ls --limit 50 --after cart@feature-2981
   layover ls --route feature-2981
+  layover ls --drift
   layover ls --json | jq -r '.[] | select(.state == "failed") | .name'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Drift && opts.Route != "" {
+				return usagef("", "--drift and --route exclude each other")
+			}
+			if opts.Drift && (opts.Mine || opts.Owner != "" || len(opts.Labels) > 0 || opts.Sort != "") {
+				return usagef("", "--mine, --owner, --label and --sort are not for --drift")
+			}
+			if opts.Drift {
+				return runListDrift(cmd.Context(), app, opts)
+			}
 			if opts.Route != "" {
 				if opts.Mine || opts.Owner != "" || len(opts.Labels) > 0 || opts.Sort != "" {
 					return usagef("with --route there is a line for each service", "--mine, --owner, --label and --sort are not for --route")
@@ -64,6 +76,7 @@ first, requests the most used, state what is wrong, name and owner go by the alp
 	cmd.Flags().StringVar(&opts.Owner, "owner", "", "only versions of this owner")
 	cmd.Flags().StringArrayVar(&opts.Labels, "label", nil, "only versions with this label, as NAME=VALUE (repeatable: with all of them)")
 	cmd.Flags().StringVar(&opts.Sort, "sort", "", "order: age, name, owner, requests or state (default: service and name)")
+	cmd.Flags().BoolVar(&opts.Drift, "drift", false, "in what the runtimes differ from what is wanted")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print JSON")
 	cmd.Flags().IntVar(&opts.Limit, "limit", 0, "how many versions at most (default 1000; with --json all)")
 	cmd.Flags().StringVar(&opts.After, "after", "", "only versions behind this one, as SERVICE@VERSION")
@@ -191,6 +204,25 @@ func orders() map[string]func(a, b api.Version) int {
 			return cmp.Compare(slices.Index(states, a.State), slices.Index(states, b.State))
 		},
 	}
+}
+
+func runListDrift(ctx context.Context, app *App, opts *listOptions) error {
+	client, err := app.Client()
+	if err != nil {
+		return err
+	}
+	drift, err := client.Drift(ctx, api.VersionFilter{Service: opts.Service})
+	if err != nil {
+		return err
+	}
+	if opts.JSON {
+		return app.json(drift)
+	}
+	if len(drift) == 0 {
+		app.say("the runtimes have what is wanted, and nothing else\n")
+	}
+	showDrift(app, drift)
+	return nil
 }
 
 // routedService is what one service answers a route with.

@@ -176,7 +176,7 @@ all others answer with main.
 	root.AddCommand(
 		newUpCmd(app), newServerCmd(app), newProxyCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app), newStoreCmd(app),
 		newDeployCmd(app), newStartCmd(app), newStopCmd(app), newRestartCmd(app), newRemoveCmd(app),
-		newRollbackCmd(app), newHistoryCmd(app), newScaleCmd(app),
+		newRollbackCmd(app), newHistoryCmd(app), newScaleCmd(app), newGCCmd(app),
 		newSleepCmd(app), newWakeCmd(app), newExtendCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newWebhookCmd(app), newServiceCmd(app),
 		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app),

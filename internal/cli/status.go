@@ -58,7 +58,14 @@ func runStatus(ctx context.Context, app *App, t target, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	drift, err := client.Drift(ctx, api.VersionFilter{Service: v.Service, Version: v.Name})
+	if err != nil {
+		return err
+	}
 	showStatus(app, v)
+	for _, d := range drift {
+		app.printf("  %-11s %s  is to be %s, is %s: %s\n", "drift", d.Instance, wants(d), d.Has, oneLine(driftWords(d)))
+	}
 	showGenerations(app, generations)
 	app.printf("  what happened:\n")
 	for _, e := range past {

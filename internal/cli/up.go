@@ -159,7 +159,7 @@ func watchUp(ctx context.Context, app *App, env *environment, after int64) error
 	defer stop()
 	told := []api.EventType{
 		api.EventDeployDone, api.EventDeployFailed, api.EventVersionStopped, api.EventVersionRemoved,
-		api.EventInstanceExited, api.EventInstanceAdopted, api.EventInstanceHealth, api.EventOrphanEnded,
+		api.EventInstanceExited, api.EventInstanceAdopted, api.EventInstanceHealth, api.EventOrphanFound, api.EventOrphanEnded,
 	}
 	for {
 		events, err := env.control.Events(ctx, after, 256)

@@ -67,6 +67,8 @@ type Server struct {
 	Address        string   `yaml:"address,omitempty" env:"LAYOVER_SERVER_ADDRESS" doc:"Where the other servers of a PostgreSQL store reach this one, as host:port. Default: the address of listen" example:"10.0.0.5:7070"`
 	AllowedHosts   []string `yaml:"allowed_hosts,omitempty" env:"LAYOVER_SERVER_ALLOWED_HOSTS" doc:"Hosts a request may name, besides loopback names and the address of listen" example:"layover.example.com"`
 	AllowedOrigins []string `yaml:"allowed_origins,omitempty" env:"LAYOVER_SERVER_ALLOWED_ORIGINS" doc:"Origins of web pages that may call the API, besides its own" example:"https://tools.example.com"`
+
+	OrphanGrace api.Duration `yaml:"orphan_grace,omitempty" env:"LAYOVER_SERVER_ORPHAN_GRACE" default:"5m" doc:"How long a process or container of this environment stays of which no version is known, before it is removed"`
 }
 
 // Quotas bound how many versions run.
@@ -116,7 +118,7 @@ func Default() *File {
 		Environment: "local",
 		Domain:      route.DefaultDomain,
 		Proxy:       defaultProxy(),
-		Server:      Server{Listen: "127.0.0.1:7070"},
+		Server:      Server{Listen: "127.0.0.1:7070", OrphanGrace: api.Duration(5 * time.Minute)},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),
 

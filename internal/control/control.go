@@ -62,7 +62,10 @@ type Options struct {
 	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
 	ProxyGrace time.Duration
 	Quotas     Quotas
-	Log        *slog.Logger
+	// OrphanGrace is how long an instance of which no version is known stays before it is
+	// removed; 0 means DefaultOrphanGrace.
+	OrphanGrace time.Duration
+	Log         *slog.Logger
 }
 
 // DefaultProxyGrace is the default of [Options].ProxyGrace.
@@ -128,6 +131,7 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 	c.table.Store(route.EmptyTable())
 	c.opts.LeaseWarning = cmp.Or(opts.LeaseWarning, DefaultLeaseWarning)
 	c.opts.ProxyGrace = cmp.Or(opts.ProxyGrace, DefaultProxyGrace)
+	c.opts.OrphanGrace = cmp.Or(opts.OrphanGrace, DefaultOrphanGrace)
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -174,11 +175,13 @@ func (c *Control) begin(
 	if err != nil {
 		return api.Version{}, err
 	}
+	failpoint.Pass(failpoint.DeployRecorded)
 	c.noteSuperseded(ctx, key, superseded, actor)
 	c.note(ctx, api.Event{
 		Type: api.EventDeployStarted, Service: key.Service, Version: key.Version, Generation: number, Actor: actor,
 		Message: fmt.Sprintf("%sdeploying %s (generation %d%s)", how, key, number, like),
 	})
+	failpoint.Pass(failpoint.DeployBegun)
 	c.changed(ctx) // requests for it are held from here on
 	v := c.versionOrGone(ctx, key)
 	v.Generation = number // also where a later one is recorded already
@@ -239,9 +242,11 @@ func (c *Control) end(ctx context.Context, key Key, by By, want Desired, did str
 	if err != nil {
 		return api.Version{}, err
 	}
+	failpoint.Pass(failpoint.EndRecorded)
 	c.noteOverruled(ctx, before, by.Actor, did)
 	c.noteSuperseded(ctx, key, superseded, by.Actor)
 	c.changed(ctx) // no new requests from here on
+	failpoint.Pass(failpoint.EndPublished)
 	v := c.versionOrGone(ctx, key)
 	c.setToWork(key, 0)
 	return v, nil

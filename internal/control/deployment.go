@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // deployment is one attempt to bring up a generation.
@@ -175,6 +176,7 @@ func (d *deployment) start(ctx context.Context, id string, timeout time.Duration
 	hung := fmt.Errorf("the start made no progress for %s", timeout)
 	idle := time.AfterFunc(timeout, func() { cancel(hung) })
 	defer idle.Stop()
+	failpoint.Pass(failpoint.InstanceWanted)
 	status, err := rt.Start(starting, k.c.workload(k.key, d.generation, id), func(step api.Step, detail string) {
 		idle.Reset(timeout)
 		if told != nil {
@@ -187,6 +189,7 @@ func (d *deployment) start(ctx context.Context, id string, timeout time.Duration
 		}
 		return nil, err
 	}
+	failpoint.Pass(failpoint.InstanceStarted)
 	return k.c.take(k, name, status), nil
 }
 

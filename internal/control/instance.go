@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -228,9 +229,11 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 	if k.c.publishAtLast(ctx) != nil {
 		return
 	}
+	failpoint.Pass(failpoint.RetirePublished)
 	if !k.unused(ctx, inst) {
 		return
 	}
+	failpoint.Pass(failpoint.RetireDrained)
 	rt := k.c.opts.Runtimes[inst.runtime]
 	for delay := retryDelay; ; delay = min(2*delay, maxRestartDelay) {
 		if ctx.Err() != nil {
@@ -247,6 +250,7 @@ func (k *keeper) retire(ctx context.Context, inst *instance) {
 			return
 		}
 	}
+	failpoint.Pass(failpoint.RetireStopped)
 	k.c.mu.Lock()
 	delete(k.instances, inst.ID)
 	k.c.mu.Unlock()

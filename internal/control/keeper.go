@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // keeper keeps one version as it is wanted. Its goroutine is the only one that
@@ -156,21 +157,26 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	inst, err := d.bringUp(ctx, k.enough(g, serving))
 	d.stepBegan = time.Now()
 	if err == nil {
+		failpoint.Pass(failpoint.InstanceHealthy)
 		err = k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) { return r.promote(g.Number) })
 	}
 	kept()
 	if err != nil {
 		return k.deployFailed(ctx, g, inst, err)
 	}
+	failpoint.Pass(failpoint.DeployPromoted)
 	k.settled()
 	if k.c.publishAtLast(ctx) != nil {
 		return 0 // something else is wanted, or the next server goes on here
 	}
+	failpoint.Pass(failpoint.DeployPublished)
 	d.routed(ctx)
+	failpoint.Pass(failpoint.DeployRouted)
 	k.conclude(ctx, api.Event{
 		Type: api.EventDeployDone, Generation: g.Number, Took: api.Duration(time.Since(began)),
 		Message: fmt.Sprintf("%s is up (generation %d)", k.key, g.Number),
 	})
+	failpoint.Pass(failpoint.DeployTold)
 	k.look()
 	return 0
 }
@@ -248,6 +254,7 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 	case DesiredStopped:
 		if by := k.takeHalting(); by != nil {
 			k.conclude(ctx, api.Event{Type: api.EventVersionStopped, Actor: by.actor, Message: k.key.String() + " is stopped"})
+			failpoint.Pass(failpoint.StopTold)
 		}
 		return 0
 	}
@@ -260,6 +267,7 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 	if err != nil {
 		return 0
 	}
+	failpoint.Pass(failpoint.RemoveDeleted)
 	e := api.Event{Type: api.EventVersionRemoved, Owner: rec.Owner, Message: k.key.String() + " is removed"}
 	if by := k.takeHalting(); by != nil {
 		e.Actor = by.actor

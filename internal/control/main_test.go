@@ -158,6 +158,7 @@ type bench struct {
 	listHangs bool
 	grace     time.Duration // for proxies to come back to the next server
 	quotas    control.Quotas
+	orphans   time.Duration // before the next server removes what is unknown
 }
 
 // flaky is a runtime whose List fails or hangs when told to. It notes what is
@@ -167,11 +168,14 @@ type flaky struct {
 	plane  *dataPlane
 	mu     sync.Mutex
 	broken error
+	refuse error // what Start returns; nil where it works
 	hangs  bool
 	over   bool // the test is: everything may be stopped
 	starts int
 	faults []string
 	passed *control.Status // is in the next list, though it is gone by then
+	hides  string          // ID of an instance that no list has
+	lists  int
 }
 
 func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
@@ -188,6 +192,8 @@ func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
 	statuses, err := f.Runtime.List(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.lists++
+	statuses = slices.DeleteFunc(statuses, func(s control.Status) bool { return s.ID == f.hides })
 	if f.passed != nil {
 		statuses, f.passed = append(statuses, *f.passed), nil
 	}
@@ -207,7 +213,7 @@ func (f *flaky) Stop(ctx context.Context, id string, grace time.Duration) error 
 func (f *flaky) end() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.over, f.broken, f.hangs = true, nil, false
+	f.over, f.broken, f.hangs, f.hides = true, nil, false, ""
 	return f.faults
 }
 
@@ -298,7 +304,11 @@ func (s *refusing) AppendEvent(ctx context.Context, e api.Event) (int64, error) 
 func (f *flaky) Start(ctx context.Context, w control.Workload, step func(api.Step, string)) (control.Status, error) {
 	f.mu.Lock()
 	f.starts++
+	err := f.refuse
 	f.mu.Unlock()
+	if err != nil {
+		return control.Status{}, err
+	}
 	return f.Runtime.Start(ctx, w, step)
 }
 
@@ -312,6 +322,25 @@ func (f *flaky) listOnce(s control.Status) (listed func() bool) {
 		defer f.mu.Unlock()
 		return f.passed == nil
 	}
+}
+
+// hide makes the runtime lie: its lists are without one instance. listed counts the lists since.
+func (f *flaky) hide(id string) (listed func() int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hides = id
+	before := f.lists
+	return func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.lists - before
+	}
+}
+
+func (f *flaky) breakStart(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = err
 }
 
 func (f *flaky) breakList(err error) {
@@ -330,7 +359,7 @@ func (f *flaky) started() int {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel()
-	b := &bench{t: t, dir: t.TempDir(), grace: time.Millisecond}
+	b := &bench{t: t, dir: t.TempDir(), grace: time.Millisecond, orphans: time.Millisecond}
 	b.open()
 	require.NoError(t, b.PutService(t.Context(), cart()))
 	return b
@@ -367,6 +396,7 @@ func (b *bench) open() {
 		ProxyAddress: map[string]string{api.RuntimeProcess: "127.0.0.1:1"},
 		ProxyGrace:   b.grace,
 		Quotas:       b.quotas,
+		OrphanGrace:  b.orphans,
 	})
 	require.NoError(b.t, err)
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -23,6 +24,8 @@ type watcher struct {
 	// Guarded by c.mu.
 	problem error           // why the last look failed; nil where it did not
 	ending  map[string]bool // IDs of the orphans that are being ended
+	orphans map[string]*orphan
+	missing map[string]int // lists in a row that did not have an instance, by its ID
 }
 
 // relist is how often a runtime is listed although it reports what changes: the
@@ -39,6 +42,7 @@ func newWatcher(c *Control, name string, rt Runtime) *watcher {
 		c: c, name: name, rt: rt,
 		looked: make(chan struct{}), listed: make(chan struct{}),
 		problem: errors.New("not yet looked at"), ending: map[string]bool{},
+		orphans: map[string]*orphan{}, missing: map[string]int{},
 	}
 }
 
@@ -62,6 +66,9 @@ func (w *watcher) run(ctx context.Context) error {
 		default:
 			w.setErr(nil)
 			w.markListed()
+			if w.misses() {
+				again = time.Second
+			}
 		}
 		if !pause(ctx, again) {
 			return nil
@@ -154,6 +161,7 @@ func (w *watcher) list(ctx context.Context) error {
 	}
 	there := map[string]bool{}
 	unwanted := map[string]bool{}
+	defer func() { w.forgetOrphans(there) }()
 	for _, s := range statuses {
 		there[s.ID] = true
 		if _, ok := known[s.ID]; ok && !w.keeps(s) {
@@ -164,11 +172,12 @@ func (w *watcher) list(ctx context.Context) error {
 		}
 	}
 	for id, s := range known {
-		if s.Running && !there[id] {
+		if s.Running && !there[id] && w.gone(limited, s) {
 			s.Running, s.ExitCode, s.Reason = false, -1, "it is gone: something other than Layover removed it"
 			_ = w.observe(ctx, s)
 		}
 	}
+	w.forgetMissing(known, there)
 	return w.endOrphans(limited, ctx, unwanted)
 }
 
@@ -184,11 +193,66 @@ func (w *watcher) endOrphans(limited, ctx context.Context, unwanted map[string]b
 		return err
 	}
 	for _, s := range statuses {
-		if unwanted[s.ID] && !w.keeps(s) && !w.observe(ctx, s) {
-			w.endOrphan(ctx, s)
+		if !unwanted[s.ID] || w.keeps(s) || w.observe(ctx, s) {
+			continue
 		}
+		if w.c.record(Key{Service: s.Service, Version: s.Version}) == nil {
+			w.meetOrphan(ctx, s)
+			continue
+		}
+		w.endOrphan(ctx, s) // its version is known, and has something else by now
 	}
 	return nil
+}
+
+// missingLists is how many lists in a row have to be without an instance before it is gone.
+const missingLists = 2
+
+// gone says whether an instance that the list does not have is there no more. A runtime
+// that gives half a list is believed no more than one that gives none (R5): what still
+// answers is there, whatever the list says.
+func (w *watcher) gone(ctx context.Context, s Status) bool {
+	w.c.mu.Lock()
+	w.missing[s.ID]++
+	again := w.missing[s.ID]
+	w.c.mu.Unlock()
+	if again < missingLists {
+		return false
+	}
+	service, _ := w.c.service(s.Service)
+	for _, a := range s.Addresses {
+		if ctx.Err() != nil {
+			return false // nobody was asked
+		}
+		check := checkHealth(ctx, service, a)
+		if healthKind(service.Health) == api.HealthProcess {
+			check = checkTCP(ctx, a)
+		}
+		if check == nil {
+			if again == missingLists {
+				w.c.log.Warn("runtime does not list an instance that answers", "runtime", w.name, "service", s.Service, "version", s.Version)
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// misses says whether the last list was without something that is known.
+func (w *watcher) misses() bool {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	return len(w.missing) > 0
+}
+
+// forgetMissing forgets the instances that were listed, or are not known any more.
+func (w *watcher) forgetMissing(known map[string]Status, there map[string]bool) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	maps.DeleteFunc(w.missing, func(id string, _ int) bool {
+		_, ok := known[id]
+		return !ok || there[id]
+	})
 }
 
 // known returns the instances of this runtime that keepers know, by ID.
@@ -277,20 +341,11 @@ func (w *watcher) endOrphan(ctx context.Context, s Status) {
 	}
 	w.ending[s.ID] = true
 	w.c.group.Go(func() error {
-		err := context.Cause(ctx)
-		if w.c.drain(ctx, s, false) {
-			err = w.rt.Stop(ctx, s.ID, w.c.grace(s.Service))
-		}
+		err := w.remove(ctx, s)
 		w.c.mu.Lock()
 		delete(w.ending, s.ID)
 		w.c.mu.Unlock()
-		switch {
-		case err == nil:
-			w.c.note(ctx, api.Event{
-				Type: api.EventOrphanEnded, Service: s.Service, Version: s.Version, Generation: s.Generation,
-				Message: fmt.Sprintf("ended %s, which nobody wants", s.ID),
-			})
-		case ctx.Err() == nil:
+		if err != nil && ctx.Err() == nil {
 			w.c.log.Error("orphan not ended", "service", s.Service, "version", s.Version, "err", err)
 		}
 		return nil

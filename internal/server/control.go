@@ -17,6 +17,7 @@ type Control interface {
 	Tables
 	Proxies
 	Events
+	Drifts
 
 	// Ready returns nil when the environment can be changed, or why it cannot.
 	Ready(ctx context.Context) error
@@ -48,6 +49,13 @@ type Versions interface {
 	Wake(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Extend(ctx context.Context, key control.Key, e api.Extension, by control.By) (api.Version, error)
 	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
+}
+
+// Drifts tells in what the runtimes differ from what is wanted. Collect removes what nobody
+// wants, unless it is a dry run.
+type Drifts interface {
+	Drift(ctx context.Context) ([]api.Drift, error)
+	Collect(ctx context.Context, dryRun bool) ([]api.Drift, error)
 }
 
 // Routes keeps the named routes.

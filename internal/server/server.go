@@ -89,6 +89,7 @@ func New(opts Options) (*Server, error) {
 	s.registerServices()
 	s.registerVersions()
 	s.registerGenerations()
+	s.registerDrift()
 	s.registerLogs()
 	s.registerRoutes()
 	s.registerExplain()

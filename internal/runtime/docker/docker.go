@@ -26,6 +26,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // Labels of every container, by which instances are found again.
@@ -194,6 +195,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 			return fmt.Errorf("stop container %s: %w", r.name(id), err)
 		}
 	}
+	failpoint.Pass(failpoint.DockerEnded)
 	if err := r.remove(ctx, found.ID); err != nil {
 		return r.fail(ctx, "remove container "+r.name(id), err)
 	}
@@ -233,6 +235,7 @@ func (r *Runtime) launch(ctx context.Context, p plan) (control.Status, error) {
 		err = r.checkCommand(ctx, id, p)
 	}
 	if err == nil {
+		failpoint.Pass(failpoint.DockerCreated)
 		err = r.startContainer(ctx, id)
 	}
 	if isMissingInit(err) {
@@ -248,6 +251,7 @@ func (r *Runtime) launch(ctx context.Context, p plan) (control.Status, error) {
 	}
 	var started container.InspectResponse
 	if err == nil {
+		failpoint.Pass(failpoint.DockerStarted)
 		started, err = r.inspect(ctx, id)
 	}
 	if err == nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // folder is where an instance is known: what is planned, whether it runs, how it
@@ -205,6 +206,7 @@ func (f folder) stop(ctx context.Context, grace time.Duration) error {
 			return nil
 		case err == nil:
 			endMarked(f.path)
+			failpoint.Pass(failpoint.ProcessEnded)
 			return errors.Join(f.removeLocked(), lock.Close())
 		case !errors.Is(err, errHeld):
 			return err
@@ -257,6 +259,7 @@ func (f folder) removeLocked() error {
 	if err := os.Rename(f.path, gone); err != nil {
 		return err
 	}
+	failpoint.Pass(failpoint.ProcessRenamed)
 	return os.RemoveAll(gone)
 }
 

@@ -35,6 +35,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // Options says where and how a runtime keeps its instances.
@@ -138,6 +139,7 @@ func (r *Runtime) Start(ctx context.Context, w control.Workload, step func(api.S
 		return running, nil
 	}
 	defer lock.Close() //nolint:errcheck // closing drops the lock; nothing was written
+	failpoint.Pass(failpoint.ProcessFolder)
 	if step != nil {
 		step(api.StepStart, "")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // claim takes the lock of an instance that does not run, and makes its folder.
@@ -67,10 +68,12 @@ func (r *Runtime) startLocked(ctx context.Context, f folder, lock *os.File, w co
 	if err := f.writePlan(p); err != nil {
 		return control.Status{}, diskError(r.dir, err)
 	}
+	failpoint.Pass(failpoint.ProcessPlanned)
 	s, err := r.startSupervisor(f, lock)
 	if err != nil {
 		return control.Status{}, diskError(r.dir, fmt.Errorf("start the supervisor of %s: %w", w.ID, err))
 	}
+	failpoint.Pass(failpoint.ProcessForked)
 	report, err := s.report(ctx)
 	if err == nil && report.Step == "" {
 		return p.status(), nil

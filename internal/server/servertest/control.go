@@ -38,6 +38,7 @@ type Control struct {
 	logErr    error
 	logOpts   control.LogOptions
 	openLogs  int
+	drift     []api.Drift
 	panicking bool
 }
 
@@ -414,6 +415,34 @@ func (c *Control) ReportProxy(_ context.Context, r api.ProxyReport) error {
 		c.proxies[r.ID] = r
 		return nil
 	})
+}
+
+// SetDrift sets what Drift and Collect return.
+func (c *Control) SetDrift(drift ...api.Drift) { c.set(func() { c.drift = drift }) }
+
+// Drift returns what SetDrift was given.
+func (c *Control) Drift(context.Context) ([]api.Drift, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.drift), c.err
+}
+
+// Collect returns what is not wanted of SetDrift, and forgets it unless it is a dry run.
+func (c *Control) Collect(_ context.Context, dryRun bool) ([]api.Drift, error) {
+	var out []api.Drift
+	err := c.do(func() error {
+		for _, d := range c.drift {
+			if !d.Wanted {
+				d.Removed = !dryRun
+				out = append(out, d)
+			}
+		}
+		if !dryRun {
+			c.drift = slices.DeleteFunc(c.drift, func(d api.Drift) bool { return !d.Wanted })
+		}
+		return nil
+	})
+	return out, err
 }
 
 // Events returns a part of the event log.
