@@ -20,7 +20,7 @@ func proxyOptions(file *config.File, log *slog.Logger) proxy.Options {
 		Logger:            log,
 		HeaderTimeout:     time.Duration(limits.HeaderTimeout),
 		IdleTimeout:       time.Duration(limits.IdleTimeout),
-		Header:            proxy.HeaderLimits{Bytes: limits.HeaderBytes, Fields: limits.HeaderFields},
+		Header:            proxy.HeaderLimits{Bytes: limits.HeaderBytes, Fields: limits.HeaderFields, Memory: orNone(limits.HeaderMemory)},
 		Health: proxy.Health{
 			ConnectFailures: orNone(health.ConnectFailures),
 			ServerErrors:    orNone(health.ServerErrors),

@@ -26,7 +26,7 @@ func TestProxyOptions_Defaults(t *testing.T) {
 	require.Equal(t, proxy.Concurrency{PerVersion: proxy.DefaultRequestsPerVersion, Queue: proxy.DefaultQueue, Wait: proxy.DefaultQueueWait}, o.Concurrency)
 	require.Equal(t, proxy.Connections{All: proxy.DefaultConnections, PerClient: proxy.DefaultConnectionsPerClient}, o.Connections)
 	require.Equal(t, proxy.BodyRate{BytesPerSecond: proxy.DefaultBodyRate, Grace: proxy.DefaultBodyGrace}, o.BodyRate)
-	require.Equal(t, proxy.HeaderLimits{Bytes: proxy.DefaultHeaderBytes, Fields: proxy.DefaultHeaderFields}, o.Header)
+	require.Equal(t, proxy.HeaderLimits{Bytes: proxy.DefaultHeaderBytes, Fields: proxy.DefaultHeaderFields, Memory: proxy.DefaultHeaderMemory}, o.Header)
 	require.Equal(t, proxy.DefaultHeaderTimeout, o.HeaderTimeout)
 	require.Equal(t, proxy.DefaultIdleTimeout, o.IdleTimeout)
 }

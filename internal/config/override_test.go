@@ -108,12 +108,13 @@ func TestDidYouMean(t *testing.T) {
 
 func TestProxyLimitsAreChecked(t *testing.T) {
 	_, err := Parse("layover.yaml", []byte(`proxy:
-  limits: {queue: -1, header_timeout: 0s}
+  limits: {queue: -1, header_timeout: 0s, header_bytes: 50000000}
   passive_health: {first_pause: 1m, longest_pause: 30s}
   access_log: {format: xml, sample: 2, file: logs/}
 `))
 	for _, part := range []string{
 		"proxy.limits.queue: -1 is below 0", "proxy.limits.header_timeout: 0s is no time to wait",
+		"proxy.limits.header_memory: it is less than twice header_bytes",
 		"proxy.passive_health.longest_pause: it is shorter than first_pause", `proxy.access_log.format: "xml" is not one of json, logfmt`,
 		"proxy.access_log.sample: 2 is above 1", `proxy.access_log.file: "logs/" is a folder`,
 	} {

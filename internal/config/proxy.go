@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type Limits struct {
 	QueueWait            api.Duration `yaml:"queue_wait,omitempty" env:"LAYOVER_PROXY_QUEUE_WAIT" default:"1s" doc:"How long they wait, before they are answered with 503"`
 	HeaderBytes          int          `yaml:"header_bytes,omitempty" env:"LAYOVER_PROXY_HEADER_BYTES" default:"262144" minimum:"8192" doc:"Bytes of the header of a request or answer, before it is refused with 431 or 502"`
 	HeaderFields         int          `yaml:"header_fields,omitempty" env:"LAYOVER_PROXY_HEADER_FIELDS" default:"200" minimum:"10" doc:"Fields of such a header, in HTTP/1.1"`
+	HeaderMemory         int          `yaml:"header_memory,omitempty" env:"LAYOVER_PROXY_HEADER_MEMORY" default:"67108864" minimum:"0" doc:"Bytes that all headers of requests over 16 KiB may take together, before one more is refused with 503; 0 for no limit"`
 	HeaderTimeout        api.Duration `yaml:"header_timeout,omitempty" env:"LAYOVER_PROXY_HEADER_TIMEOUT" default:"15s" doc:"How long a client may take to send the header of a request"`
 	IdleTimeout          api.Duration `yaml:"idle_timeout,omitempty" env:"LAYOVER_PROXY_IDLE_TIMEOUT" default:"3m" doc:"How long a connection may be idle between two requests"`
 	BodyRate             int          `yaml:"body_rate,omitempty" env:"LAYOVER_PROXY_BODY_RATE" default:"100" minimum:"0" doc:"Bytes per second that a client has to send of a body with Content-Length; 0 for no limit. Bodies of unknown length and gRPC are streams, and have none"`
@@ -50,7 +52,7 @@ func defaultProxy() Proxy {
 		Limits: Limits{
 			Connections: 10_240, ConnectionsPerClient: 2048,
 			RequestsPerVersion: 4096, Queue: 128, QueueWait: api.Duration(time.Second),
-			HeaderBytes: 256 << 10, HeaderFields: 200,
+			HeaderBytes: 256 << 10, HeaderFields: 200, HeaderMemory: 64 << 20,
 			HeaderTimeout: api.Duration(15 * time.Second), IdleTimeout: api.Duration(3 * time.Minute),
 			BodyRate: 100, BodyGrace: api.Duration(30 * time.Second),
 		},
@@ -87,6 +89,9 @@ func (k checker) proxy() {
 		if d.value <= 0 {
 			k.value(d.at, "write a duration above zero, such as 30s", "%s is no time to wait", time.Duration(d.value))
 		}
+	}
+	if l := proxy.Limits; l.HeaderMemory > 0 && l.HeaderMemory < 2*l.HeaderBytes {
+		k.value(p.with("limits", "header_memory"), fmt.Sprintf("write at least %d, or 0 for no limit", 2*l.HeaderBytes), "it is less than twice header_bytes, so that a header of that size could find no room")
 	}
 	if h := proxy.PassiveHealth; h.LongestPause < h.FirstPause {
 		k.value(p.with("passive_health", "longest_pause"), "write at least "+time.Duration(h.FirstPause).String(), "it is shorter than first_pause")

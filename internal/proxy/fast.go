@@ -51,6 +51,7 @@ type fastConn struct {
 	out      *[]byte // what is written next, borrowed for the time of a request
 	up       atomic.Pointer[upstream]
 	watcher  watcher
+	room     int    // taken of the proxy's headroom
 	parkedAs uint64 // guarded by the mutex of the parking
 
 	now          time.Time // when the present request was read, else when the last one ended
@@ -136,6 +137,7 @@ func (c *fastConn) surviveRequest() {
 		if c.exchange != nil {
 			c.vacate()
 		}
+		c.proxy.headroom.give(c.room)
 	}
 }
 
@@ -156,6 +158,15 @@ func (c *fastConn) finish(what outcome) {
 		c.release()
 	}
 	c.used.release()
+	c.settle()
+}
+
+// settle gives back the headroom that is not needed any more.
+func (c *fastConn) settle() {
+	if now := c.excess() + c.used.excess(); now < c.room {
+		c.proxy.headroom.give(c.room - now)
+		c.room = now
+	}
 }
 
 // close closes the connection from outside.
@@ -206,9 +217,10 @@ func (c *fastConn) next() outcome {
 		c.forget()
 	}
 	what := c.leave()
-	if size > inputSize && len(c.unread()) == 0 {
-		c.release()
+	if size > inputSize {
+		c.trim()
 	}
+	c.settle()
 	return what
 }
 
@@ -347,6 +359,13 @@ func (c *fastConn) readHead() (n int, err error) {
 		// Most clients send a head at once, and at once after they have connected. One that does
 		// not gets no goroutine to wait for it; one that is idle between two requests keeps it for a while.
 		c.hurried = c.canPark() && (!c.served || len(rest) > 0)
+		if more := c.growth(); more > 0 {
+			if !c.proxy.headroom.take(more) {
+				c.inHead, c.hurried = false, false
+				return 0, errNoRoom
+			}
+			c.room += more
+		}
 		if err := c.fill(); err != nil {
 			return 0, err
 		}
@@ -365,15 +384,22 @@ func (c *fastConn) mayWait(err error) bool {
 
 func (c *fastConn) canPark() bool { return !c.settled && c.raw != nil && c.proxy.parking != nil }
 
-var errHTTP2 = errors.New("the client speaks HTTP/2")
+var (
+	errHTTP2  = errors.New("the client speaks HTTP/2")
+	errNoRoom = errors.New("large heads take as much memory as they may")
+)
 
 // noHead ends or hands on a connection on which there is no request to serve.
 func (c *fastConn) noHead(err error) outcome {
-	if errors.Is(err, errHTTP2) {
+	var problem *problem
+	switch refused, ok := errors.AsType[*http1.Error](err); {
+	case ok:
+		problem = malformed(refused)
+	case errors.Is(err, errHTTP2):
 		return c.handOver(true)
-	}
-	refused, ok := errors.AsType[*http1.Error](err)
-	if !ok {
+	case errors.Is(err, errNoRoom):
+		problem = tooManyLargeHeaders(c.proxy.headroom.most)
+	default:
 		return hangUp // the client left, or took too long
 	}
 	c.proxy.active.enter()
@@ -382,7 +408,7 @@ func (c *fastConn) noHead(err error) outcome {
 	c.head.Reset()
 	c.head.Minor = 1
 	c.beginExchange() // of a request without a body
-	c.answer(malformed(refused))
+	c.answer(problem)
 	c.end()
 	c.giveBack()
 	c.linger()
@@ -400,6 +426,7 @@ func (c *fastConn) handOver(http2 bool) outcome {
 		c.prepend(c.used.buf)
 	}
 	strict.source.input, c.input = c.input, input{}
+	strict.room, c.room = c.room, 0
 	strict.begun = true
 	if http2 {
 		strict.startHTTP2()

@@ -381,6 +381,7 @@ func TestFast_FaultGivesBackItsPlace(t *testing.T) {
 	}{
 		"with the request": {get("/"), "", 1},
 		"with its body":    {post("Content-Length: 10") + "hello", "world", 2},
+		"of a large head":  {get("/", "X-Large: "+strings.Repeat("x", 40<<10)), "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, answering(okAnswer))
@@ -399,7 +400,7 @@ func TestFast_FaultGivesBackItsPlace(t *testing.T) {
 			defer cancel()
 			require.NoError(t, w.WaitIdle(ctx, version.Instances[0].ID))
 			eventually(t, func() bool {
-				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0
+				return w.active.count.Load() == 0 && w.versions.of(version.ID).limiter.inside.Load() == 0 && w.headroom.taken.Load() == 0
 			})
 			require.Zero(t, w.clients.len())
 			another := dial(t, w.addr)

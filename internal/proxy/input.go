@@ -68,6 +68,30 @@ func (in *input) borrow(size int, little bool) {
 	}
 }
 
+// excess is the size of a buffer that is larger than usual, else 0.
+func (in *input) excess() int {
+	if in.lent != nil || len(in.buf) <= inputSize {
+		return 0
+	}
+	return len(in.buf)
+}
+
+// growth is how many bytes more the buffer takes when expand makes one that is larger than usual, else 0.
+func (in *input) growth() int {
+	if size := in.w - in.r; in.r == 0 && in.w == len(in.buf) && size >= inputSize {
+		return 2*size - in.excess()
+	}
+	return 0
+}
+
+// trim gives up a buffer that is larger than usual, where what is unread needs none.
+func (in *input) trim() {
+	if in.excess() > 0 && len(in.unread()) <= inputSize {
+		used := in.split()
+		used.release()
+	}
+}
+
 // shrink gives the buffer back before a wait, but for what is unread.
 func (in *input) shrink() {
 	const small = 2 << 10

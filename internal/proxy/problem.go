@@ -20,26 +20,27 @@ type Code string
 
 // The kinds of errors.
 const (
-	CodeNoTable         Code = "no-table"             // 503: no server has answered yet, and there is no table on disk
-	CodeUnknownHost     Code = "unknown-host"         // 404: no service has this host
-	CodeUnknownRoute    Code = "unknown-route"        // 421: a strict route names something that does not exist
-	CodeNoVersion       Code = "no-version"           // 503: the service has no default version
-	CodeVersionFailed   Code = "version-failed"       // 503: the version exists and will not answer
-	CodeVersionNotReady Code = "version-not-ready"    // 503: the version did not become ready in time
-	CodeVersionGone     Code = "version-gone"         // 503: the version was removed while the request waited for it
-	CodeTooManyHeld     Code = "too-many-held"        // 503: too many requests wait for versions
-	CodeOverloaded      Code = "overloaded"           // 503: the version works on as many requests as it may
-	CodeStopping        Code = "proxy-stopping"       // 503: the proxy is being stopped
-	CodeUnreachable     Code = "instance-unreachable" // 502: no connection, or it broke before the answer
-	CodeBadAnswer       Code = "bad-answer"           // 502: the instance's answer is not what its protocol says
-	CodeTimeout         Code = "instance-timeout"     // 504: no connection, or no answer, in time
-	CodeLoop            Code = "loop"                 // 508: the request runs in a circle
-	CodeBadTarget       Code = "bad-target"           // 400: the request's target is not one for a proxy
-	CodeMalformed       Code = "malformed-request"    // 400, 414, 431, 501 or 505: not HTTP as the proxy reads it
-	CodeBadBody         Code = "bad-body"             // 400: the request's body broke off or is malformed
-	CodeSlowBody        Code = "slow-body"            // 408: the request's body came too slowly
-	CodeHTTPSTarget     Code = "https-target"         // 400: https:// through a proxy that does not speak for others
-	CodeConnect         Code = "connect-unsupported"  // 501: CONNECT
+	CodeNoTable         Code = "no-table"               // 503: no server has answered yet, and there is no table on disk
+	CodeUnknownHost     Code = "unknown-host"           // 404: no service has this host
+	CodeUnknownRoute    Code = "unknown-route"          // 421: a strict route names something that does not exist
+	CodeNoVersion       Code = "no-version"             // 503: the service has no default version
+	CodeVersionFailed   Code = "version-failed"         // 503: the version exists and will not answer
+	CodeVersionNotReady Code = "version-not-ready"      // 503: the version did not become ready in time
+	CodeVersionGone     Code = "version-gone"           // 503: the version was removed while the request waited for it
+	CodeTooManyHeld     Code = "too-many-held"          // 503: too many requests wait for versions
+	CodeLargeHeaders    Code = "too-many-large-headers" // 503: large headers take as much memory as they may
+	CodeOverloaded      Code = "overloaded"             // 503: the version works on as many requests as it may
+	CodeStopping        Code = "proxy-stopping"         // 503: the proxy is being stopped
+	CodeUnreachable     Code = "instance-unreachable"   // 502: no connection, or it broke before the answer
+	CodeBadAnswer       Code = "bad-answer"             // 502: the instance's answer is not what its protocol says
+	CodeTimeout         Code = "instance-timeout"       // 504: no connection, or no answer, in time
+	CodeLoop            Code = "loop"                   // 508: the request runs in a circle
+	CodeBadTarget       Code = "bad-target"             // 400: the request's target is not one for a proxy
+	CodeMalformed       Code = "malformed-request"      // 400, 414, 431, 501 or 505: not HTTP as the proxy reads it
+	CodeBadBody         Code = "bad-body"               // 400: the request's body broke off or is malformed
+	CodeSlowBody        Code = "slow-body"              // 408: the request's body came too slowly
+	CodeHTTPSTarget     Code = "https-target"           // 400: https:// through a proxy that does not speak for others
+	CodeConnect         Code = "connect-unsupported"    // 501: CONNECT
 
 	// This one is for a connection; no request was read, and there is no record.
 	CodeTooManyConnections Code = "too-many-connections" // 503: as many connections as may be are open
@@ -136,7 +137,7 @@ func (pr *problem) reply(rq *request, page *template.Template, servedBy string) 
 // comes next could be the rest of what was refused.
 func (pr *problem) distrusts() bool {
 	switch pr.code {
-	case CodeMalformed, CodeBadTarget, CodeBadBody, CodeSlowBody:
+	case CodeMalformed, CodeBadTarget, CodeBadBody, CodeSlowBody, CodeLargeHeaders:
 		return true
 	}
 	return false

@@ -117,6 +117,17 @@ func tooManyHeld(id string) *problem {
 	}
 }
 
+func tooManyLargeHeaders(most int) *problem {
+	return &problem{
+		status:     http.StatusServiceUnavailable,
+		code:       CodeLargeHeaders,
+		title:      "Too many large headers",
+		detail:     fmt.Sprintf("The headers of other requests take as much memory as this proxy has for large ones: %d bytes.", most),
+		hint:       "Try again, or send a header of less than 16 KiB, for which there is always room. proxy.limits.header_memory allows more.",
+		retryAfter: retrySoon,
+	}
+}
+
 func stopping() *problem {
 	return &problem{
 		status:     http.StatusServiceUnavailable,

@@ -77,11 +77,13 @@ type Options struct {
 	Caller func(netip.Addr) string
 }
 
-// HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes does.
+// HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes and Memory do.
+// Memory is for requests.
 type HeaderLimits struct {
 	Bytes  int // of the whole header; 0 means DefaultHeaderBytes
 	Target int // bytes of a request's target; 0 means DefaultTargetBytes
 	Fields int // 0 means DefaultHeaderFields
+	Memory int // bytes that all headers over 16 KiB take together; 0 means DefaultHeaderMemory, below 0 no limit
 }
 
 // withDefaults returns h with what is 0 filled in.
@@ -89,6 +91,7 @@ func (h HeaderLimits) withDefaults() HeaderLimits {
 	h.Bytes = orDefault(h.Bytes, DefaultHeaderBytes)
 	h.Target = min(orDefault(h.Target, DefaultTargetBytes), h.Bytes)
 	h.Fields = orDefault(h.Fields, DefaultHeaderFields)
+	h.Memory = orDefault(h.Memory, DefaultHeaderMemory)
 	return h
 }
 
@@ -107,6 +110,7 @@ type Proxy struct {
 	parking        *parking // nil before Run, and where the system has none
 	conns          *connLimit
 	limits         http1.Limits
+	headroom       headroom
 	current        atomic.Pointer[snapshot]
 	flights        flights
 	pools          pools
@@ -156,6 +160,7 @@ func New(options Options) *Proxy {
 		conns:          newConnLimit(options.Connections),
 		stopping:       make(chan struct{}),
 		limits:         http1.Limits{Head: options.Header.Bytes, Target: options.Header.Target, Fields: options.Header.Fields},
+		headroom:       headroom{most: options.Header.Memory},
 		halfCloseGrace: halfCloseGrace,
 		sendTimeout:    orDefault(options.sendTimeout, sendTimeout),
 	}

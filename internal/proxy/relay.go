@@ -30,6 +30,7 @@ type relay struct {
 	body      *requestBody // nil where the request has none
 	paced     *pacedBody   // within body, where the client has to keep a pace
 	limit     *sendLimit   // for w, where it has one
+	room      int          // taken of the headroom
 	completed bool         // false at the end where the answer was cut off
 }
 
@@ -77,6 +78,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, trusted bool) {
 func (x *relay) run() {
 	problem := refusalOf(x.in)
 	if problem == nil {
+		problem = x.takeRoom()
+	}
+	if problem == nil {
 		problem = x.find()
 	}
 	if problem != nil {
@@ -93,6 +97,19 @@ func (x *relay) run() {
 		_ = http.NewResponseController(&x.w).EnableFullDuplex()
 	}
 	x.forward.ServeHTTP(&x.w, x.in)
+}
+
+// takeRoom takes headroom for a large head, and returns a problem where there is not enough.
+func (x *relay) takeRoom() *problem {
+	size, room := headSize(x.in), &x.proxy.headroom
+	if size <= inputSize {
+		return nil
+	}
+	if !room.take(size) {
+		return tooManyLargeHeaders(room.most)
+	}
+	x.room = size
+	return nil
 }
 
 // rewrite makes the request that the instance gets (R7). What is not changed here
@@ -282,6 +299,7 @@ func (x *relay) finish() {
 		x.paced.end()
 	}
 	x.end()
+	x.proxy.headroom.give(x.room)
 	if !x.completed {
 		return // after a panic: nobody knows what still refers to it
 	}

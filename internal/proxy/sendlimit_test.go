@@ -140,7 +140,7 @@ func TestSendLimit_ConnectionThatIsNotRead(t *testing.T) {
 		require.NoError(t, err)
 		w, addr := tlsWorld(t, Options{sendTimeout: most}, certificates)
 		w.set(t, cart)
-		conn := tls.Client(dial(t, addr).Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // a test's own certificate
+		conn := tls.Client(dial(t, addr).Conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		require.NoError(t, conn.HandshakeContext(t.Context()))
 		require.Equal(t, "h2", conn.ConnectionState().NegotiatedProtocol)
 		try(t, w, conn)

@@ -19,6 +19,7 @@ import (
 // streams have no end.
 const (
 	maxConcurrentStreams = 1000            // per connection: services share one for all their gRPC streams
+	maxReadFrame         = 16 << 10        // bytes: a connection has a buffer for one, of whatever size a client announces
 	cutTimeout           = 2 * time.Second // for requests to end once they are cut off
 
 	// How long to wait before Accept is tried again where the system has no descriptors left.
@@ -93,12 +94,13 @@ func (p *Proxy) server(requests context.Context, d *door) *http.Server {
 		ConnContext:       withConn,
 		ReadHeaderTimeout: p.options.HeaderTimeout,
 		IdleTimeout:       p.options.IdleTimeout,
-		WriteTimeout:      serverLimit(p.sendTimeout),
+		WriteTimeout:      serverLimit(p.sendTimeout), // of a stream of HTTP/2; see sendLimit
 		MaxHeaderBytes:    p.options.Header.Bytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxConcurrentStreams,
 			SendPingTimeout:      pingAfter,
 			PingTimeout:          pingTimeout,
+			MaxReadFrameSize:     maxReadFrame,
 		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" is for the service
 	}

@@ -27,6 +27,7 @@ type strictConn struct {
 	net.Conn
 	source    source
 	limits    http1.Limits
+	headroom  *headroom
 	grace     time.Duration // see halfCloseGrace
 	headTime  time.Duration // how long a head may take from its first byte on
 	sendTime  time.Duration // how long the client may take nothing of an answer
@@ -38,7 +39,7 @@ type strictConn struct {
 	begun   bool  // it is known that this is not HTTP/2
 	passed  int   // bytes at the beginning of what is unread that may be read
 	left    int64 // of a body with a length
-	refused *http1.Error
+	refused *problem
 	badBody atomic.Bool // the body of a request is malformed
 
 	upgrade bool // the request that is being read asks for another protocol
@@ -49,6 +50,7 @@ type strictConn struct {
 	until   time.Time     // the deadline that the server has set for reading
 	expired bool          // it is over
 	headDue time.Time     // when the head that has begun is to be complete; zero where none has
+	room    int           // taken of the headroom
 	givenUp bool          // nothing more is read
 	closing bool          // Close was called
 	quiet   chan struct{} // closed when busy becomes 0, or a read is to end; nil while nobody waits
@@ -75,7 +77,7 @@ const (
 
 // newStrictConn takes over a new connection.
 func newStrictConn(p *Proxy, conn net.Conn, encrypted bool) *strictConn {
-	c := &strictConn{Conn: conn, limits: p.limits, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, sendTime: p.sendTimeout, encrypted: encrypted}
+	c := &strictConn{Conn: conn, limits: p.limits, headroom: &p.headroom, grace: p.halfCloseGrace, headTime: p.options.HeaderTimeout, sendTime: p.sendTimeout, encrypted: encrypted}
 	c.source.open(conn)
 	c.source.onWait = c.beforeWait
 	return c
@@ -133,8 +135,36 @@ func (c *strictConn) Read(p []byte) (int, error) {
 	}
 	n := copy(p, c.source.unread()[:c.passed])
 	c.source.skip(n)
-	c.passed -= n
+	if c.passed -= n; c.passed == 0 && c.source.excess() > 0 {
+		c.source.trim()
+		c.settle(c.source.excess())
+	}
 	return n, nil
+}
+
+// takeRoom takes headroom for what is to be read next, where there is enough.
+func (c *strictConn) takeRoom() bool {
+	more := c.source.growth()
+	if more == 0 {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing || !c.headroom.take(more) {
+		return false
+	}
+	c.room += more
+	return true
+}
+
+// settle gives back all headroom but so much.
+func (c *strictConn) settle(needed int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.room > needed {
+		c.headroom.give(c.room - needed)
+		c.room = needed
+	}
 }
 
 // Write writes to the client. One that takes nothing of an answer for long is thought to have left. What
@@ -172,7 +202,11 @@ func (c *strictConn) pass() error {
 			err = checkForm(&c.head)
 		}
 		if refused, ok := errors.AsType[*http1.Error](err); ok {
-			c.refuse(refused)
+			c.refuse(malformed(refused))
+			return nil
+		}
+		if n == 0 && !c.takeRoom() {
+			c.refuse(tooManyLargeHeaders(c.headroom.most))
 			return nil
 		}
 		if n == 0 {
@@ -281,9 +315,10 @@ func (c *strictConn) passBody(rest []byte) error {
 }
 
 // refuse puts a request in the place of what is refused, and ends the connection behind it.
-func (c *strictConn) refuse(err *http1.Error) {
-	c.refused, c.state = err, strictEnd
+func (c *strictConn) refuse(pr *problem) {
+	c.refused, c.state = pr, strictEnd
 	c.source.release()
+	c.settle(0)
 	c.source.buf = []byte("GET / HTTP/1.1\r\nHost: refused\r\n" + refusedHeader + ": " + refusedToken() + "\r\nConnection: close\r\n\r\n")
 	c.source.w = len(c.source.buf)
 	c.passed = c.source.w
@@ -301,7 +336,7 @@ func refusalOf(r *http.Request) *problem {
 		return nil
 	}
 	if c := strictConnOf(r.Context()); c != nil && c.refused != nil {
-		return malformed(c.refused)
+		return c.refused
 	}
 	return nil
 }
@@ -430,6 +465,7 @@ func (c *strictConn) Close() error {
 	lingers := c.givenUp && !c.closing
 	c.closing = true
 	c.mu.Unlock()
+	c.settle(0)
 	if lingers && c.CloseWrite() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
