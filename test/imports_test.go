@@ -55,7 +55,10 @@ func mayImport() map[string][]string {
 			"internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
-		"proof": {"api", "bench/harness", "examples/shop", "internal/cli", "internal/failpoint", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store/postgrestest"},
+		"proof": {
+			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/proxy", "internal/route", "internal/route/routetest",
+			"internal/runtime/process", "internal/store", "internal/store/postgrestest",
+		},
 		"test":  {},
 	}
 }
