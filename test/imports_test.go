@@ -59,7 +59,7 @@ func mayImport() map[string][]string {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/proxy", "internal/route", "internal/route/routetest",
 			"internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
-		"test":  {},
+		"test": {},
 	}
 }
 
