@@ -109,20 +109,36 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 			return err
 		}
 	}
-	file, log := e.file, e.log
-	var plane control.DataPlane
-	if !e.apart {
-		options := proxyOptions(file, log)
-		if e.accessLog, err = openAccessLog(file, log); err != nil {
-			return err
-		}
-		if e.accessLog != nil {
-			options.Recorder = e.accessLog.Record
-		}
-		options.Wake = e.wake
-		e.proxy = proxy.New(options)
-		plane = e.proxy
+	plane, err := e.openProxy()
+	if err != nil {
+		return err
 	}
+	if err := e.openControl(ctx, runtimes, plane); err != nil {
+		return err
+	}
+	return e.openAPI(ctx)
+}
+
+// openProxy makes the proxy, which is in this process unless proxies run apart.
+func (e *environment) openProxy() (control.DataPlane, error) {
+	if e.apart {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	var err error
+	if e.accessLog, err = openAccessLog(e.file, e.log); err != nil {
+		return nil, err
+	}
+	options := proxyOptions(e.file, e.log)
+	if e.accessLog != nil {
+		options.Recorder = e.accessLog.Record
+	}
+	options.Wake = e.wake
+	e.proxy = proxy.New(options)
+	return e.proxy, nil
+}
+
+func (e *environment) openControl(ctx context.Context, runtimes map[string]control.Runtime, plane control.DataPlane) (err error) {
+	file := e.file
 	e.control, err = control.New(ctx, control.Options{
 		Environment:  file.Environment,
 		Domain:       file.Domain,
@@ -137,17 +153,19 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		ProxyAddress: e.proxyAddresses(),
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		OrphanGrace:  time.Duration(file.Server.OrphanGrace),
-		Log:          log,
+		Log:          e.log,
 	})
-	if err != nil {
-		return err
-	}
-	hooks, err := hooks(file, os.Getenv)
+	return err
+}
+
+// openAPI makes the API, and what sends its events elsewhere.
+func (e *environment) openAPI(ctx context.Context) error {
+	hooks, err := hooks(e.file, os.Getenv)
 	if err != nil {
 		return err
 	}
 	e.webhooks, err = webhook.New(ctx, webhook.Options{
-		Environment: file.Environment, Hooks: hooks, Log: e.control, Store: e.store, Logger: log,
+		Environment: e.file.Environment, Hooks: hooks, Log: e.control, Store: e.store, Logger: e.log,
 	})
 	if err != nil {
 		return err
@@ -157,9 +175,9 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 		Webhooks:       e.webhooks,
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),
-		AllowedOrigins: file.Server.AllowedOrigins,
+		AllowedOrigins: e.file.Server.AllowedOrigins,
 		Build:          build(),
-		Logger:         log,
+		Logger:         e.log,
 	})
 	return err
 }
