@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,28 +18,37 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	fp "github.com/layover-dev/layover/internal/failpoint"
+	"github.com/layover-dev/layover/internal/store/postgrestest"
 )
 
 // crashPlan says how much the proof does.
 type crashPlan struct {
-	workers  int // environments side by side
-	cases    func(docker bool) []crashCase
-	sabotage bool // something is left over that the proof has to find
+	workers  int // environments side by side, for each store
+	stores   []string
+	cases    func(docker bool) []crashCase // with each store
+	sabotage bool                          // something is left over that the proof has to find
 }
 
+// The stores of the matrix.
+const (
+	crashSQLite   = "SQLite"
+	crashPostgres = "PostgreSQL"
+)
+
 func crashFull() crashPlan {
-	return crashPlan{workers: 6, cases: crashCases}
+	return crashPlan{workers: 3, stores: []string{crashSQLite, crashPostgres}, cases: crashCases}
 }
 
 // crashSmall kills at some of the points where the most is half done.
 func crashSmall() crashPlan {
-	return crashPlan{workers: 3, cases: func(bool) []crashCase {
+	return crashPlan{workers: 3, stores: []string{crashSQLite}, cases: func(bool) []crashCase {
 		return []crashCase{
 			{what: "deploy", runtime: api.RuntimeProcess, point: fp.ProcessForked},
 			{what: "deploy", runtime: api.RuntimeProcess, point: fp.DeployBegun},
 			{what: "replace", runtime: api.RuntimeProcess, point: fp.DeployPromoted},
-			{what: "replace", runtime: api.RuntimeProcess, point: fp.RetirePublished},
-			{what: "stop", runtime: api.RuntimeProcess, point: fp.ProcessEnded},
+			{what: "sleep", runtime: api.RuntimeProcess, point: fp.ProcessEnded},
+			{what: "wake", runtime: api.RuntimeProcess, point: fp.ProcessPlanned},
+			{what: "stop", runtime: api.RuntimeProcess, point: fp.RetirePublished},
 			{what: "remove", runtime: api.RuntimeProcess, point: fp.RemoveDeleted},
 		}
 	}}
@@ -44,30 +56,39 @@ func crashSmall() crashPlan {
 
 // crashCase is one kill: at a point, while something is done to a version.
 type crashCase struct {
-	what, runtime, point string
+	what, store, runtime, point string
 
 	took   time.Duration // from the start of the next server until all was as wanted
 	faults []string
 }
 
+func (c *crashCase) String() string {
+	return fmt.Sprintf("%s, %s: %s, killed at %s", c.store, c.runtime, c.what, c.point)
+}
+
 // crashActions are what is done to versions, in the order of the table.
-func crashActions() []string { return []string{"deploy", "replace", "stop", "remove"} }
+func crashActions() []string { return []string{"deploy", "replace", "sleep", "wake", "stop", "remove"} }
 
 // crashPoints returns the points that an action passes, in their order.
 func crashPoints(what, runtime string) []string {
-	begin := []string{fp.DeployRecorded, fp.DeployBegun, fp.InstanceWanted}
-	start := []string{fp.ProcessFolder, fp.ProcessPlanned, fp.ProcessForked}
+	start := []string{fp.InstanceWanted, fp.ProcessFolder, fp.ProcessPlanned, fp.ProcessForked, fp.InstanceStarted}
 	end := []string{fp.ProcessEnded, fp.ProcessRenamed}
 	if runtime == api.RuntimeDocker {
-		start, end = []string{fp.DockerCreated, fp.DockerStarted}, []string{fp.DockerEnded}
+		start = []string{fp.InstanceWanted, fp.DockerCreated, fp.DockerStarted, fp.InstanceStarted}
+		end = []string{fp.DockerEnded}
 	}
-	up := []string{fp.InstanceStarted, fp.InstanceHealthy, fp.DeployPromoted, fp.DeployPublished, fp.DeployRouted, fp.DeployTold}
+	deploy := slices.Concat([]string{fp.DeployRecorded, fp.DeployBegun}, start,
+		[]string{fp.InstanceHealthy, fp.DeployPromoted, fp.DeployPublished, fp.DeployRouted, fp.DeployTold})
 	retire := slices.Concat([]string{fp.RetirePublished, fp.RetireDrained}, end, []string{fp.RetireStopped})
 	switch what {
 	case "deploy":
-		return slices.Concat(begin, start, up)
+		return deploy
 	case "replace":
-		return slices.Concat(begin, start, up, retire)
+		return slices.Concat(deploy, retire)
+	case "sleep":
+		return slices.Concat([]string{fp.SleepRecorded, fp.SleepPublished}, retire, []string{fp.SleepTold})
+	case "wake":
+		return slices.Concat([]string{fp.WakeRecorded, fp.WakeBegun}, start, []string{fp.WakeRouted, fp.WakeTold})
 	case "stop":
 		return slices.Concat([]string{fp.EndRecorded, fp.EndPublished}, retire, []string{fp.StopTold})
 	default:
@@ -98,81 +119,148 @@ func proveCrashMatrix(plan crashPlan) func(context.Context) (result, error) {
 }
 
 func crashMatrix(ctx context.Context, plan crashPlan) (result, error) {
+	m := &matrix{plan: plan}
 	cases := plan.cases(dockerAnswers(ctx))
-	docker := slices.ContainsFunc(cases, func(c crashCase) bool { return c.runtime == api.RuntimeDocker })
-	queue := make(chan *crashCase, len(cases))
-	for i := range cases {
-		queue <- &cases[i]
-	}
-	close(queue)
-	errs := make([]error, plan.workers)
-	var group sync.WaitGroup
-	for i := range plan.workers {
-		group.Go(func() { errs[i] = crashWorker(ctx, i, plan.sabotage, docker, queue) })
-	}
-	group.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return result{}, err
-	}
-	printCrashes(cases)
-	var faults []string
-	for _, c := range cases {
-		for _, fault := range c.faults {
-			faults = append(faults, fmt.Sprintf("%s, %s at %s: %s", c.runtime, c.what, c.point, fault))
+	m.docker = slices.ContainsFunc(cases, func(c crashCase) bool { return c.runtime == api.RuntimeDocker })
+	for _, store := range plan.stores {
+		for _, c := range cases {
+			c.store = store
+			m.cases = append(m.cases, c)
 		}
 	}
-	for _, fault := range faults {
-		fmt.Println("  fault:", fault)
+	if err := m.run(ctx); err != nil {
+		return result{}, err
 	}
-	count := func(word string) int {
-		return len(slices.DeleteFunc(slices.Clone(faults), func(f string) bool { return !strings.Contains(f, word) }))
-	}
-	orphans, twice := count("orphan"), count("twice")
-	figure := fmt.Sprintf("SQLite, %d kills at %d points (process%s): %d converged, %d orphans, %d duplicates",
-		len(cases), distinctPoints(cases), map[bool]string{true: " and Docker"}[docker], len(cases)-countFaulty(cases), orphans, twice)
-	return result{figure: figure, bar: "all converged, 0 orphans, 0 duplicates", ok: len(faults) == 0}, nil
+	m.print()
+	return m.result(), nil
 }
 
-func countFaulty(cases []crashCase) int {
-	n := 0
-	for _, c := range cases {
-		n += min(len(c.faults), 1)
-	}
-	return n
+// matrix is all cases, and what came of them.
+type matrix struct {
+	plan   crashPlan
+	binary string // layover with its fail points
+	docker bool
+	cases  []crashCase
+
+	mu   sync.Mutex
+	done int
 }
 
-func distinctPoints(cases []crashCase) int {
+func (m *matrix) run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "layover-proof-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	m.binary = filepath.Join(dir, "layover")
+	fmt.Println("  building layover with fail points")
+	if err := goBuild(ctx, m.binary, "cmd/layover", "failpoint"); err != nil {
+		return err
+	}
+	var database string
+	if slices.Contains(m.plan.stores, crashPostgres) {
+		var stop func()
+		if database, stop, err = postgrestest.Start(); err != nil {
+			return err
+		}
+		defer stop()
+	}
+	errs := make([]error, len(m.plan.stores)*m.plan.workers)
+	var group sync.WaitGroup
+	for s, store := range m.plan.stores {
+		queue := make(chan *crashCase, len(m.cases))
+		for i := range m.cases {
+			if m.cases[i].store == store {
+				queue <- &m.cases[i]
+			}
+		}
+		close(queue)
+		for i := range m.plan.workers {
+			number := s*m.plan.workers + i
+			group.Go(func() {
+				address := ""
+				if store == crashPostgres {
+					address, errs[number] = crashSchema(ctx, database, fmt.Sprintf("crash_%d", number))
+				}
+				if errs[number] == nil {
+					errs[number] = m.work(ctx, number, address, queue)
+				}
+			})
+		}
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// crashSchema makes a schema of the database, and returns its address.
+func crashSchema(ctx context.Context, database, name string) (string, error) {
+	address, err := url.Parse(database)
+	if err != nil {
+		return "", err
+	}
+	db, err := sql.Open("pgx", database)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(ctx, "CREATE SCHEMA "+name); err != nil {
+		return "", err
+	}
+	query := address.Query()
+	query.Set("search_path", name)
+	address.RawQuery = query.Encode()
+	return address.String(), nil
+}
+
+// told says how far it is, and at once what is wrong.
+func (m *matrix) told(c *crashCase) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done++
+	for _, fault := range c.faults {
+		fmt.Printf("  fault: %s: %s\n", c, fault)
+	}
+	if m.done%20 == 0 {
+		fmt.Printf("  %d of %d kills\n", m.done, len(m.cases))
+	}
+}
+
+func (m *matrix) result() result {
+	var faulty, orphans, twice int
 	seen := map[string]bool{}
-	for _, c := range cases {
+	for _, c := range m.cases {
 		seen[c.point] = true
+		faulty += min(len(c.faults), 1)
+		for _, fault := range c.faults {
+			orphans += strings.Count(fault, "orphan")
+			twice += strings.Count(fault, "twice")
+		}
 	}
-	return len(seen)
+	figure := fmt.Sprintf("%s, process%s: %d kills at %d points: %d converged, %d orphans, %d duplicates", strings.Join(m.plan.stores, " and "),
+		map[bool]string{true: " and Docker"}[m.docker], len(m.cases), len(seen), len(m.cases)-faulty, orphans, twice)
+	return result{figure: figure, bar: "all converged, 0 orphans, 0 duplicates", ok: faulty == 0}
 }
 
-// printCrashes prints the matrix: how long it took to converge, or that it did not.
-func printCrashes(cases []crashCase) {
+// print prints the matrix: how long it took to converge, or that it did not.
+func (m *matrix) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "  runtime\tkilled at\t%s\n", strings.Join(crashActions(), "\t"))
+	fmt.Fprintf(w, "  store\truntime\tkilled at\t%s\n", strings.Join(crashActions(), "\t"))
+	cells := map[string]string{}
 	var rows []string
-	for _, c := range cases {
-		if row := c.runtime + "\t" + c.point; !slices.Contains(rows, row) {
+	for _, c := range m.cases {
+		row := c.store + "\t" + c.runtime + "\t" + c.point
+		if !slices.Contains(rows, row) {
 			rows = append(rows, row)
+		}
+		cells[row+c.what] = fmt.Sprintf("ok %.1f s", c.took.Seconds())
+		if len(c.faults) > 0 {
+			cells[row+c.what] = "FAULT"
 		}
 	}
 	for _, row := range rows {
 		fmt.Fprintf(w, "  %s", row)
 		for _, what := range crashActions() {
-			cell := "-"
-			for _, c := range cases {
-				switch {
-				case c.runtime+"\t"+c.point != row || c.what != what:
-				case len(c.faults) > 0:
-					cell = "FAULT"
-				default:
-					cell = fmt.Sprintf("ok %.1f s", c.took.Seconds())
-				}
-			}
-			fmt.Fprintf(w, "\t%s", cell)
+			fmt.Fprintf(w, "\t%s", cmp.Or(cells[row+what], "-"))
 		}
 		fmt.Fprintln(w)
 	}
@@ -186,15 +274,16 @@ type crashing struct {
 	sabotage bool
 }
 
-func crashWorker(ctx context.Context, number int, sabotage, docker bool, queue <-chan *crashCase) error {
-	e, done, err := newEnvironment(ctx, "failpoint")
+// work takes one case after another, in an environment of its own. database is "" for SQLite.
+func (m *matrix) work(ctx context.Context, number int, database string, queue <-chan *crashCase) error {
+	e, done, err := environmentFor(m.binary)
 	if err != nil {
 		return err
 	}
 	defer done()
-	k := &killing{environment: e, marker: fmt.Sprintf("crash-%d-%d-%d", os.Getpid(), number, time.Now().UnixNano()), evenEnded: true, processOnly: !docker}
-	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), sabotage: sabotage}
-	e.variables = []string{fp.Variable + "=" + w.arm}
+	k := &killing{environment: e, marker: fmt.Sprintf("crash-%d-%d-%d", os.Getpid(), number, time.Now().UnixNano()), evenEnded: true, processOnly: !m.docker}
+	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), sabotage: m.plan.sabotage}
+	e.variables = []string{fp.Variable + "=" + w.arm, "LAYOVER_STORE=" + database}
 	if err := k.prepare(ctx); err != nil {
 		return err
 	}
@@ -207,8 +296,9 @@ func crashWorker(ctx context.Context, number int, sabotage, docker bool, queue <
 	for c := range queue {
 		n++
 		if err := w.one(ctx, c, fmt.Sprintf("v%d", n)); err != nil {
-			return fmt.Errorf("%s, %s at %s: %w", c.runtime, c.what, c.point, err)
+			return fmt.Errorf("%s: %w", c, err)
 		}
+		m.told(c)
 	}
 	return nil
 }
@@ -234,14 +324,8 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 	if c.runtime == api.RuntimeDocker {
 		d.Image, d.Replicas = w.image, 1
 	}
-	if c.what != "deploy" {
-		v, err := client.Deploy(ctx, "pricing", version, d)
-		if err != nil {
-			return err
-		}
-		if _, err := client.WaitDeploy(ctx, "pricing", version, v.Generation, nil); err != nil {
-			return err
-		}
+	if err := w.ready(ctx, client, c, version, d); err != nil {
+		return err
 	}
 	if err := os.WriteFile(w.arm, []byte(c.point), 0o600); err != nil {
 		return err
@@ -250,6 +334,10 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 	defer giveUp()
 	go func() { // the server dies while it answers: that is the point
 		switch c.what {
+		case "sleep":
+			_, _ = client.Sleep(asking, "pricing", version, "")
+		case "wake":
+			_, _, _ = w.ask(asking, "pricing.localhost", "/healthz", version)
 		case "stop":
 			_, _ = client.Stop(asking, "pricing", version, "")
 		case "remove":
@@ -272,12 +360,36 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 	began := time.Now()
 	c.faults = append(c.faults, w.converged(ctx, c, version, d.Replicas)...)
 	c.took = time.Since(began)
+	if c.what == "sleep" && len(c.faults) == 0 {
+		c.faults = append(c.faults, w.answered(ctx, version)...) // its route is there
+	}
 	if c.what != "remove" {
 		if _, err := w.cli(ctx, "rm", "pricing@"+version); err != nil && len(c.faults) == 0 {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// ready brings the version to where the case begins.
+func (w *crashing) ready(ctx context.Context, client *api.Client, c *crashCase, version string, d api.Deployment) error {
+	if c.what == "deploy" {
+		return nil
+	}
+	v, err := client.Deploy(ctx, "pricing", version, d)
+	if err != nil {
+		return err
+	}
+	if v, err = client.WaitDeploy(ctx, "pricing", version, v.Generation, nil); err != nil || c.what != "wake" {
+		return err
+	}
+	if _, err := client.Sleep(ctx, "pricing", version, ""); err != nil {
+		return err
+	}
+	return until(ctx, 30*time.Second, func() (bool, error) {
+		v, err = client.Version(ctx, "pricing", version)
+		return err == nil && v.State == api.StateAsleep, err
+	}, func() string { return "it does not fall asleep: " + string(v.State) })
 }
 
 // died waits until the server has ended by itself.
@@ -341,13 +453,17 @@ func (w *crashing) wrong(ctx context.Context, c *crashCase, version string, repl
 	want := map[string]int{"main": 1}
 	i := slices.IndexFunc(versions, func(v api.Version) bool { return v.Name == version })
 	switch c.what {
-	case "deploy", "replace":
+	case "deploy", "replace", "wake":
 		want[version] = replicas
-		generation := map[string]int64{"deploy": 1, "replace": 2}[c.what]
+		generation := map[string]int64{"deploy": 1, "replace": 2, "wake": 1}[c.what]
 		if i < 0 || versions[i].State != api.StateRunning || versions[i].Serving != generation || versions[i].Healthy != replicas {
 			out = append(out, fmt.Sprintf("generation %d does not serve with %d instances: %s", generation, replicas, states(versions)))
-		} else if _, by, err := w.ask(ctx, "pricing.localhost", "/healthz", version); !strings.HasPrefix(by, versions[i].ID()+";") {
-			out = append(out, fmt.Sprintf("it is answered by %q (%v)", by, err))
+		} else {
+			out = append(out, w.answered(ctx, version)...)
+		}
+	case "sleep":
+		if i < 0 || versions[i].State != api.StateAsleep {
+			out = append(out, "it is not asleep: "+states(versions))
 		}
 	case "stop":
 		if i < 0 || versions[i].State != api.StateStopped {
@@ -383,4 +499,12 @@ func (w *crashing) wrong(ctx context.Context, c *crashCase, version string, repl
 		out = append(out, fmt.Sprintf("%d orphan folders: %v", len(folders)-processes, folders))
 	}
 	return out, nil
+}
+
+// answered asks the version, and says what is wrong with the answer.
+func (w *crashing) answered(ctx context.Context, version string) []string {
+	if _, by, err := w.ask(ctx, "pricing.localhost", "/healthz", version); !strings.HasPrefix(by, "pricing@"+version+";") {
+		return []string{fmt.Sprintf("it is answered by %q (%v)", by, err)}
+	}
+	return nil
 }

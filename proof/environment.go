@@ -34,20 +34,29 @@ type environment struct {
 }
 
 // newEnvironment makes a folder with the binary in it. done removes it.
-func newEnvironment(ctx context.Context, tags ...string) (e *environment, done func(), err error) {
+func newEnvironment(ctx context.Context) (e *environment, done func(), err error) {
+	if e, done, err = environmentFor(""); err != nil {
+		return nil, nil, err
+	}
+	e.binary = filepath.Join(e.dir, "layover")
+	fmt.Println("  building layover")
+	if err := goBuild(ctx, e.binary, "cmd/layover"); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return e, done, nil
+}
+
+// environmentFor makes a folder for a binary that is there. done removes it.
+func environmentFor(binary string) (e *environment, done func(), err error) {
 	dir, err := os.MkdirTemp("", "layover-proof-")
 	if err != nil {
 		return nil, nil, err
 	}
-	e = &environment{dir: dir, binary: filepath.Join(dir, "layover")}
+	e = &environment{dir: dir, binary: binary}
 	done = func() {
 		_ = e.end()
 		_ = os.RemoveAll(dir)
-	}
-	fmt.Println("  building layover")
-	if err := goBuild(ctx, e.binary, "cmd/layover", tags...); err != nil {
-		done()
-		return nil, nil, err
 	}
 	ports, err := freePorts(2)
 	if err != nil {

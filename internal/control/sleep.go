@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/failpoint"
 )
 
 // Sleep ends the instance of a version and keeps its route: the next request starts it
@@ -45,7 +46,9 @@ func (c *Control) sleep(ctx context.Context, key Key, by By, unless func(*Versio
 		return api.Version{}, err
 	}
 	if changed {
+		failpoint.Pass(failpoint.SleepRecorded)
 		c.changed(ctx) // no new requests from here on
+		failpoint.Pass(failpoint.SleepPublished)
 		c.setToWork(key, 0)
 	}
 	return c.versionOrGone(ctx, key), nil
@@ -101,6 +104,7 @@ func (c *Control) Wake(ctx context.Context, key Key, by By) (api.Version, error)
 		return api.Version{}, err
 	}
 	if woken {
+		failpoint.Pass(failpoint.WakeRecorded)
 		c.setToWork(key, 0) // at once: requests wait
 		c.changed(ctx)
 		message := key.String() + " wakes up"
@@ -108,6 +112,7 @@ func (c *Control) Wake(ctx context.Context, key Key, by By) (api.Version, error)
 			message += ": a request came"
 		}
 		c.note(ctx, api.Event{Type: api.EventVersionWaking, Service: key.Service, Version: key.Version, Actor: by.Actor, Message: message})
+		failpoint.Pass(failpoint.WakeBegun)
 	}
 	return c.versionOrGone(ctx, key), nil
 }
@@ -123,6 +128,7 @@ func (k *keeper) asleep(ctx context.Context) {
 		message += ": " + by.why
 	}
 	k.conclude(ctx, api.Event{Type: api.EventVersionAsleep, Actor: by.actor, Message: message + ". The next request wakes it"})
+	failpoint.Pass(failpoint.SleepTold)
 }
 
 // awake tells that the version answers again.
@@ -130,10 +136,12 @@ func (k *keeper) awake(ctx context.Context, g *Generation, by *halt) {
 	if !k.woken(by) {
 		return
 	}
+	failpoint.Pass(failpoint.WakeRouted)
 	k.conclude(ctx, api.Event{
 		Type: api.EventVersionAwake, Generation: g.Number, Actor: by.actor,
 		Took: api.Duration(max(time.Since(by.at), time.Microsecond)), Message: k.key.String() + " is awake",
 	})
+	failpoint.Pass(failpoint.WakeTold)
 }
 
 // notAwake tells why the version did not wake up. It is tried again like one that keeps ending.

@@ -32,6 +32,15 @@ const (
 	DockerEnded     = "docker.ended"     // its container has ended, and is there
 	RetireStopped   = "retire.stopped"   // nothing is left of it, and nobody noted that
 
+	SleepRecorded  = "sleep.recorded"  // the wish to sleep is in the store
+	SleepPublished = "sleep.published" // the table holds requests
+	SleepTold      = "sleep.told"      // it is among the events that the version sleeps
+
+	WakeRecorded = "wake.recorded" // the wish to wake up is in the store
+	WakeBegun    = "wake.begun"    // and among the events
+	WakeRouted   = "wake.routed"   // an instance is healthy, and in the table
+	WakeTold     = "wake.told"     // it is among the events that the version is awake
+
 	StopTold      = "stop.told"      // the end of a stop is among the events
 	RemoveDeleted = "remove.deleted" // the record is gone
 )
