@@ -18,6 +18,7 @@ import (
 const (
 	proxySilent    = 10 * time.Second // a proxy that reported nothing for so long is not waited for
 	proxyForgotten = 30 * time.Second // nor known any more
+	proxyBusy      = 5 * time.Minute  // but for so long what it had in progress may go on, and nothing is put to sleep under it
 	takeUpTimeout  = 2 * time.Second  // how long a deployment waits for proxies to take up its table
 )
 
@@ -55,8 +56,9 @@ type process struct {
 
 // member is what the newest reports of a process say.
 type member struct {
-	report   api.ProxyReport // without Draining and Requests
+	report   api.ProxyReport // without Draining, Busy and Requests
 	draining map[string]bool
+	busy     []string // versions with requests in progress
 	requests map[string]uint64
 	seen     time.Time
 	replaced bool // a later process of the same proxy has reported
@@ -160,6 +162,41 @@ func (f *fleet) late(ok func(*member) bool) (late []string, again time.Duration)
 	return slices.Compact(late), again
 }
 
+// waitSilent returns once a proxy that fell silent with requests to a version in progress has
+// reported again, or they must be over, or ctx has ended. It returns false at once where there is none.
+func (f *fleet) waitSilent(ctx context.Context, id string) bool {
+	next := f.news.next()
+	f.mu.Lock()
+	again := time.Duration(0)
+	for _, m := range f.members {
+		if left := m.busyFor(); left > 0 && slices.Contains(m.busy, id) {
+			again = max(again, left)
+		}
+	}
+	f.mu.Unlock()
+	if again == 0 {
+		return false
+	}
+	over := time.NewTimer(again)
+	defer over.Stop()
+	select {
+	case <-next:
+	case <-over.C:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// busyFor returns for how long what a silent process had in progress may go on. It is 0 for one that
+// reports, and for one whose successor does: that one has ended.
+func (m *member) busyFor() time.Duration {
+	silent := time.Since(m.seen)
+	if silent < proxySilent || m.replaced || len(m.busy) == 0 {
+		return 0
+	}
+	return max(proxyBusy-silent, 0)
+}
+
 // Requests is of [DataPlane].
 func (f *fleet) Requests() map[string]uint64 {
 	all := map[string]uint64{}
@@ -205,6 +242,13 @@ func (f *fleet) activity() map[string]bool {
 	f.mu.Lock()
 	active := f.active
 	f.active = map[string]bool{}
+	for _, m := range f.members {
+		if m.busyFor() > 0 {
+			for _, id := range m.busy {
+				active[id] = true
+			}
+		}
+	}
 	f.mu.Unlock()
 	if f.embedded == nil {
 		return active
@@ -256,10 +300,9 @@ func (f *fleet) report(r api.ProxyReport) error {
 		m.draining[id] = true
 	}
 	f.countLocked(m, r.Requests)
-	for _, id := range r.Busy {
-		if hasVersion(f.table, id) {
-			f.active[id] = true
-		}
+	m.busy = slices.DeleteFunc(r.Busy, func(id string) bool { return !hasVersion(f.table, id) })
+	for _, id := range m.busy {
+		f.active[id] = true
 	}
 	r.Draining, r.Requests, r.Busy = nil, nil, nil
 	m.report = r
@@ -312,7 +355,7 @@ func (f *fleet) replaceLocked(id string) {
 
 func (f *fleet) forgetLocked() {
 	for p, m := range f.members {
-		if time.Since(m.seen) > proxyForgotten {
+		if time.Since(m.seen) > proxyForgotten && m.busyFor() == 0 {
 			f.counts -= len(m.requests)
 			delete(f.members, p)
 			f.replaceLocked(p.id)
@@ -328,7 +371,7 @@ func (f *fleet) list() []api.Proxy {
 	now := time.Now()
 	out := []api.Proxy{}
 	for _, m := range f.members {
-		if m.replaced {
+		if m.replaced || now.Sub(m.seen) > proxyForgotten {
 			continue
 		}
 		one := api.Proxy{ProxyReport: m.report, SeenAt: m.seen.UTC()}

@@ -113,8 +113,12 @@ func (c *Control) drain(ctx context.Context, s Status, unlimited bool) bool {
 		limited, cancel = context.WithTimeout(ctx, service.Drain.Or(defaultDrain))
 	}
 	defer cancel()
-	for _, a := range s.Addresses {
-		_ = c.fleet.WaitIdle(limited, s.routeID(a)) // the time-out is the answer
+	version := Key{Service: s.Service, Version: s.Version}.String()
+	for again := true; again && ctx.Err() == nil; {
+		for _, a := range s.Addresses {
+			_ = c.fleet.WaitIdle(limited, s.routeID(a)) // the time-out is the answer
+		}
+		again = unlimited && c.fleet.waitSilent(ctx, version)
 	}
 	return ctx.Err() == nil
 }

@@ -78,6 +78,12 @@ func (r *inMemory) Logs(context.Context, string, control.LogOptions) (control.Lo
 	return nil, control.ErrNoInstance
 }
 
+func (r *inMemory) instances() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.running)
+}
+
 func (r *inMemory) started() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -249,6 +255,43 @@ func TestProxiesThatReportKeepAwake(t *testing.T) {
 		}
 		require.Equal(t, api.StateAsleep, w.state("x"))
 		require.Equal(t, api.StateAsleep, w.state("y"))
+	})
+}
+
+// A proxy that cannot reach the server may serve a stream all the same.
+func TestASilentProxyKeepsAwakeForAWhile(t *testing.T) {
+	inBubble(t, api.Service{IdleSleep: minutes(1)}, func(t *testing.T, w *clockwork) {
+		w.deploy("x", api.Deployment{})
+		w.deploy("y", api.Deployment{})
+		report := api.ProxyReport{ID: "edge-1", StartedAt: time.Now(), Busy: []string{"cart@x", "cart@y"}, Revision: w.Table().Revision()}
+		require.NoError(t, w.ReportProxy(t.Context(), report))
+		w.pass(20 * time.Second)
+		_, err := w.Sleep(t.Context(), key("y"), control.By{})
+		require.NoError(t, err)
+		w.pass(4 * time.Minute)
+		require.Equal(t, api.StateRunning, w.state("x"), "it may have a stream in progress")
+		require.Equal(t, 2, w.runtime.instances(), "and so may y, which is to sleep")
+		proxies, err := w.Proxies(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, proxies, "it is not listed all the while")
+		w.pass(3 * time.Minute)
+		require.Equal(t, api.StateAsleep, w.state("x"))
+		require.Equal(t, api.StateAsleep, w.state("y"))
+		require.Zero(t, w.runtime.instances())
+	})
+}
+
+// One that was started again has nothing in progress from before.
+func TestAProxyThatIsBackIsNotSilent(t *testing.T) {
+	inBubble(t, api.Service{IdleSleep: minutes(1)}, func(t *testing.T, w *clockwork) {
+		w.deploy("x", api.Deployment{})
+		report := api.ProxyReport{ID: "edge-1", StartedAt: time.Now(), Busy: []string{"cart@x"}, Revision: w.Table().Revision()}
+		require.NoError(t, w.ReportProxy(t.Context(), report))
+		w.pass(20 * time.Second)
+		report.StartedAt, report.Busy = time.Now(), nil
+		require.NoError(t, w.ReportProxy(t.Context(), report))
+		w.pass(2 * time.Minute)
+		require.Equal(t, api.StateAsleep, w.state("x"))
 	})
 }
 
