@@ -57,11 +57,12 @@ func run(m *testing.M) int {
 
 // dataPlane stands for the proxy: it keeps the tables, and is busy where a test says so.
 type dataPlane struct {
-	mu     sync.Mutex
-	tables []*route.Table
-	routed map[string]bool          // instances that were in a table
-	busy   map[string]chan struct{} // closed when the instance has no request left
-	waited []string
+	mu      sync.Mutex
+	tables  []*route.Table
+	routed  map[string]bool          // instances that were in a table
+	busy    map[string]chan struct{} // closed when the instance has no request left
+	waited  []string
+	limited bool // the last of them was waited for until some time
 }
 
 func (d *dataPlane) SetTable(t *route.Table) {
@@ -104,6 +105,7 @@ func (d *dataPlane) mayStop(id string) string {
 func (d *dataPlane) WaitIdle(ctx context.Context, id string) error {
 	d.mu.Lock()
 	d.waited = append(d.waited, id)
+	_, d.limited = ctx.Deadline()
 	busy := d.busy[id]
 	d.mu.Unlock()
 	if busy == nil {
@@ -115,6 +117,13 @@ func (d *dataPlane) WaitIdle(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// waitsWithoutLimit says whether an instance is waited for, whatever time that takes.
+func (d *dataPlane) waitsWithoutLimit(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Contains(d.waited, id) && !d.limited
 }
 
 func (d *dataPlane) Requests() map[string]uint64 { return map[string]uint64{"cart@main": 7} }

@@ -77,6 +77,8 @@ func TestSleepEndsNoStream(t *testing.T) {
 	require.NoError(t, err)
 	v := b.wait("feature-1", "to begin its sleep", func(v api.Version) bool { return v.State == api.StateAsleep })
 	require.Len(t, v.Instances, 1)
+	waits := func() bool { return b.plane.waitsWithoutLimit("cart--feature-1--1") }
+	b.until(waits, func() string { return "the stream has a time limit, or is not waited for" })
 	starts := b.runtime.started()
 
 	// A request that comes meanwhile gets the same instance back.
