@@ -162,8 +162,9 @@ func (c *Control) begin(
 		if err != nil {
 			return nil, err
 		}
+		g.FromSleep = r.Desired == DesiredAsleep
 		if last := r.newest(); last != nil && last.State == GenerationPending {
-			superseded = last.Number
+			superseded, g.FromSleep = last.Number, last.FromSleep
 		}
 		g.State, g.At = GenerationPending, time.Now().UTC()
 		r.append(g)

@@ -153,7 +153,10 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	}
 	began := time.Now()
 	d := &deployment{k: k, generation: g, stepBegan: began}
-	kept := k.keepMeanwhile(ctx, serving)
+	kept := func() {}
+	if serving != nil && !g.FromSleep { // what slept need not wake up to be replaced
+		kept = k.keepMeanwhile(ctx, serving)
+	}
 	inst, err := d.bringUp(ctx, k.enough(g, serving))
 	d.stepBegan = time.Now()
 	if err == nil {
@@ -195,12 +198,9 @@ func (k *keeper) enough(g, serving *Generation) int {
 	return len(g.slots())
 }
 
-// keepMeanwhile keeps the serving generation, if any, while another is brought
-// up, until the returned function is called.
+// keepMeanwhile keeps the serving generation while another is brought up, until the
+// returned function is called.
 func (k *keeper) keepMeanwhile(ctx context.Context, serving *Generation) (enough func()) {
-	if serving == nil {
-		return func() {}
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var keeping sync.WaitGroup
 	keeping.Go(func() {

@@ -111,6 +111,24 @@ func TestStoppingOneThatGoesToSleepLeavesLessTime(t *testing.T) {
 	b.wait("feature-1", "to stop", func(v api.Version) bool { return v.State == api.StateStopped })
 }
 
+func TestDeployingOverASleepingVersionDoesNotWakeIt(t *testing.T) {
+	b := newBench(t)
+	first := b.up("feature-1", nil)
+	b.asleep("feature-1")
+	starts := b.runtime.started()
+	second := b.up("feature-1", map[string]string{"COLOUR": "red"})
+	require.Equal(t, first.Generation+1, second.Serving)
+	require.Equal(t, starts+1, b.runtime.started(), "the old generation need not run for that")
+
+	b.asleep("feature-1")
+	v, err := b.Deploy(t.Context(), key("feature-1"), api.Deployment{Overrides: api.Overrides{Command: []string{"sh", "-c", "exit 7"}}})
+	require.NoError(t, err)
+	b.wait("feature-1", "to go on with what slept", func(now api.Version) bool {
+		return now.Generation == v.Generation && now.Serving == second.Generation && len(now.Instances) == 1 && isRunning(now)
+	})
+	require.Equal(t, "red", b.answer("feature-1").Env["COLOUR"])
+}
+
 func TestAWakeThatFailsSaysWhy(t *testing.T) {
 	b := newBench(t)
 	fails := t.TempDir() + "/fails"

@@ -99,9 +99,10 @@ type Generation struct {
 	Reason     string            `json:"reason,omitempty"`   // why it failed
 	LogTail    []string          `json:"log_tail,omitempty"` // its last lines, where it failed
 	At         time.Time         `json:"at"`
-	Again      int64             `json:"again,omitempty"`     // the generation that it repeats; 0 where it is new
-	Slots      []int             `json:"slots,omitempty"`     // numbers of its instances; none stands for the 1 alone
-	LastSlot   int               `json:"last_slot,omitempty"` // the highest number that an instance of it had
+	FromSleep  bool              `json:"from_sleep,omitempty"` // the version slept when this was asked for
+	Again      int64             `json:"again,omitempty"`      // the generation that it repeats; 0 where it is new
+	Slots      []int             `json:"slots,omitempty"`      // numbers of its instances; none stands for the 1 alone
+	LastSlot   int               `json:"last_slot,omitempty"`  // the highest number that an instance of it had
 }
 
 // GenerationState says how far a generation came.
