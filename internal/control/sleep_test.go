@@ -87,6 +87,8 @@ func TestSleepEndsNoStream(t *testing.T) {
 	require.NoError(t, err)
 	v = b.wait("feature-1", "to wake", isRunning)
 	require.Equal(t, pid, v.Instances[0].StartedAt)
+	back := func() bool { return b.routed("feature-1").State == route.Ready }
+	b.until(back, func() string { return "it gets no requests before its stream ends" })
 	require.Equal(t, starts, b.runtime.started())
 
 	_, err = b.Sleep(t.Context(), key("feature-1"), control.By{Actor: "ana"})
