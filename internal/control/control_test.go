@@ -65,7 +65,7 @@ func TestFailedDeploySaysWhy(t *testing.T) {
 		tail    string
 	}{
 		"exits at once": {env: map[string]string{"APP_EXIT": "3"}, timeout: 20 * time.Second, reason: "code 3", tail: "exiting at once with code 3"},
-		"never listens": {env: map[string]string{"APP_LISTEN": "no"}, timeout: 300 * time.Millisecond, reason: "not healthy after 300ms"},
+		"never listens": {env: map[string]string{"APP_LISTEN": "no"}, timeout: 5 * time.Second, reason: "not healthy after 5s"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
