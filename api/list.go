@@ -25,7 +25,9 @@ type EventList struct {
 
 // ServerHealth is what /healthz and /readyz answer.
 type ServerHealth struct {
-	Status string `json:"status" enum:"ok" doc:"Always ok; a problem is answered otherwise" example:"ok"`
+	Status  string `json:"status" enum:"ok" doc:"Always ok; a problem is answered otherwise" example:"ok"`
+	Standby bool   `json:"standby,omitempty" doc:"Another server has the store: this one answers what it can by itself, and asks that one for the rest"`
+	Leader  string `json:"leader,omitempty" doc:"URL of the server that has the store, where this one stands by and knows one" example:"http://10.0.0.5:7070"`
 }
 
 // Build says what a program was built from.

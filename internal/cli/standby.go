@@ -6,30 +6,34 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/store"
 )
 
-// standBy listens, and returns the store as soon as it is this server's. Meanwhile it answers with what the
-// server says that has the store.
+// standBy listens, and returns the store as soon as it is this server's. Meanwhile it answers what it can by itself, and
+// asks the server that has the store for the rest.
 func (e *environment) standBy(ctx context.Context, address string) (*store.DB, error) {
 	if err := e.listen(ctx); err != nil {
 		return nil, err
 	}
-	var leader atomic.Pointer[string]
-	leader.Store(new(string))
+	shared, err := store.JoinPostgres(ctx, address)
+	if err != nil {
+		return nil, err
+	}
 	standby, err := server.NewStandby(server.StandbyOptions{
-		Leader:         func() string { return *leader.Load() },
+		Known:          control.NewStandby(shared),
+		Environment:    e.describe(),
+		Build:          build(),
 		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: e.file.Server.AllowedOrigins,
 		Logger:         e.log,
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, shared.Close())
 	}
 	serving, endServing := context.WithCancel(ctx)
 	defer endServing()
@@ -40,21 +44,19 @@ func (e *environment) standBy(ctx context.Context, address string) (*store.DB, e
 		})
 	})
 	holder := ""
-	db, err := store.WaitPostgres(ctx, address, func(h store.Holder) {
+	db, err := shared.Take(ctx, func(h store.Holder) {
+		standby.Lead(h.URL, h.Known)
 		serve()
 		if h.Name != holder {
 			holder = h.Name
 			e.log.Warn("standing by: another server has the store", "holder", h.Name, "server", e.serverURL())
 		}
-		if h.URL != *leader.Load() {
-			leader.Store(&h.URL)
-		}
 	})
 	endServing()
-	if ended := group.Wait(); ended != nil && err == nil {
-		err = errors.Join(ended, db.Close())
+	if err = errors.Join(err, group.Wait()); err != nil {
+		return nil, errors.Join(err, shared.Close())
 	}
-	return db, err
+	return db, nil
 }
 
 // sharedURL is where other servers reach this one.

@@ -26,15 +26,20 @@ func (c *Control) History(_ context.Context, key Key) ([]api.Generation, error) 
 	if !ok {
 		return nil, c.unknownVersionLocked(key)
 	}
-	out := make([]api.Generation, 0, len(rec.Generations))
-	for _, g := range slices.Backward(rec.Generations) {
+	return rec.history(), nil
+}
+
+// history returns the generations that are kept, newest first.
+func (r *VersionRecord) history() []api.Generation {
+	out := make([]api.Generation, 0, len(r.Generations))
+	for _, g := range slices.Backward(r.Generations) {
 		out = append(out, api.Generation{
 			Number: g.Number, State: api.GenerationState(g.State), Served: g.Served, Reason: g.Reason, Again: g.Again,
 			Runtime: g.Run.Runtime(), Run: g.Run, EnvNames: slices.Sorted(maps.Keys(g.Env)), Replicas: len(g.slots()),
 			Owner: g.Deployment.Owner, Source: g.Deployment.Source, At: g.At,
 		})
 	}
-	return out, nil
+	return out
 }
 
 // Rollback deploys an earlier generation of a version again, as a new one. to is the number

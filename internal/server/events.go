@@ -19,14 +19,14 @@ const eventPage = 500
 
 func (s *Server) registerEvents() {
 	register(s, operation{
-		id: "list-events", tag: tagEvents, method: http.MethodGet, path: "/api/v1/events",
+		id: "list-events", tag: tagEvents, method: http.MethodGet, path: "/api/v1/events", standby: fromStore,
 		summary: "Read the event log",
 		description: "Returns events with an ID above `after`, oldest first. To go on, ask again with the ID of the last one. " +
 			"`limit=0` asks only for `last`, the ID of the newest event.",
 	}, s.listEvents)
 
 	register(s, operation{
-		id: "stream-events", tag: tagEvents, method: http.MethodGet, path: "/api/v1/events/stream",
+		id: "stream-events", tag: tagEvents, method: http.MethodGet, path: "/api/v1/events/stream", standby: fromStore,
 		summary: "Follow the events",
 		description: "Sends events with an ID above `after`, or above Last-Event-ID, from the log first and then as they happen, " +
 			"as the server-sent event `event` with the ID as its id. `after=-1` begins with what happens from now on, " +

@@ -17,7 +17,7 @@ import (
 
 func (s *Server) registerExplain() {
 	register(s, operation{
-		id: "explain", tag: tagRouting, method: http.MethodPost, path: "/api/v1/explain",
+		id: "explain", tag: tagRouting, method: http.MethodPost, path: "/api/v1/explain", standby: leaderless,
 		summary: "Explain a decision",
 		description: "Says which version would answer a request, and which rule decided what, on the table in force. " +
 			"Nothing is sent to any service. The same code decides in the data plane.",

@@ -19,7 +19,7 @@ type scaleInput struct {
 
 func (s *Server) registerGenerations() {
 	register(s, operation{
-		id: "list-generations", tag: tagVersions, method: http.MethodGet, path: versionPath + "/generations",
+		id: "list-generations", tag: tagVersions, method: http.MethodGet, path: versionPath + "/generations", standby: fromStore,
 		summary:     "List the generations of a version",
 		description: "Returns the deployments of the version that are kept, newest first: what each ran, and how far it came.",
 		errors:      []int{http.StatusNotFound},

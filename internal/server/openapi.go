@@ -132,8 +132,19 @@ type operation struct {
 	status                int   // of success; 0 means 200, or 204 without a body
 	errors                []int // besides those that every operation may have
 	body                  bool  // it reads one; those with PUT always do
+	standby               standbyAnswer
 	response              *huma.Response
 }
+
+// standbyAnswer says how a server that stands by answers an operation.
+type standbyAnswer int
+
+const (
+	asksLeader standbyAnswer = iota // of what only the leader knows or does
+	fromStore                       // by itself, from the store or the leader's tables, where it knows the store's schema
+	leaderless                      // as the leader does; from the last table while no server leads
+	itself                          // by itself
+)
 
 // register adds an operation to the API. Errors of handle become problems here.
 func register[I, O any](s *Server, o operation, handle func(context.Context, *I) (*O, error)) {
@@ -155,6 +166,7 @@ func register[I, O any](s *Server, o operation, handle func(context.Context, *I)
 	if o.response != nil {
 		op.Responses = map[string]*huma.Response{"200": o.response}
 	}
+	s.standbyAnswers[o.method+" "+o.path] = o.standby
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {

@@ -15,7 +15,7 @@ type RoutePath struct {
 
 func (s *Server) registerRoutes() {
 	register(s, operation{
-		id: "list-routes", tag: tagRoutes, method: http.MethodGet, path: "/api/v1/routes",
+		id: "list-routes", tag: tagRoutes, method: http.MethodGet, path: "/api/v1/routes", standby: fromStore,
 		summary:     "List named routes",
 		description: "Returns every named route, ordered by name.",
 	}, func(ctx context.Context, _ *struct{}) (*answer[api.List[api.NamedRoute]], error) {
@@ -24,7 +24,7 @@ func (s *Server) registerRoutes() {
 	})
 
 	register(s, operation{
-		id: "get-route", tag: tagRoutes, method: http.MethodGet, path: "/api/v1/routes/{route}",
+		id: "get-route", tag: tagRoutes, method: http.MethodGet, path: "/api/v1/routes/{route}", standby: fromStore,
 		summary:     "Get a named route",
 		description: "Returns one named route with its own picks; those of its parents are not merged in.",
 		errors:      []int{http.StatusNotFound},

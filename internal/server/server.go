@@ -44,6 +44,8 @@ type Options struct {
 	Logger         *slog.Logger
 	KeepAlive      time.Duration // how often an idle stream says something; 0 means 15 s
 	WriteTimeout   time.Duration // how long a client may take to accept a part of a stream; 0 means 30 s
+
+	leader func() string // of a server that stands by: URL of the one that leads, "" where none does; else nil
 }
 
 // Server is the HTTP server of one environment.
@@ -54,9 +56,12 @@ type Server struct {
 	log      *slog.Logger
 	guard    guard
 	api      huma.API
+	mux      *http.ServeMux
 	handler  http.Handler
 	openAPI  []byte
 	tables   tableCache
+
+	standbyAnswers map[string]standbyAnswer // by method and path
 
 	closing   chan struct{} // closed when streams must end
 	closeOnce sync.Once
@@ -80,11 +85,14 @@ func New(opts Options) (*Server, error) {
 		log:      cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
 		guard:    guard,
 		closing:  make(chan struct{}),
+
+		standbyAnswers: map[string]standbyAnswer{},
 	}
 	if s.webhooks == nil {
 		s.webhooks = noWebhooks{}
 	}
 	mux := http.NewServeMux()
+	s.mux = mux
 	s.api = humago.New(mux, apiConfig(opts.Build))
 	s.registerServices()
 	s.registerVersions()

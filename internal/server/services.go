@@ -35,7 +35,7 @@ func listOf[T any](items []T) *answer[api.List[T]] {
 
 func (s *Server) registerServices() {
 	register(s, operation{
-		id: "list-services", tag: tagServices, method: http.MethodGet, path: "/api/v1/services",
+		id: "list-services", tag: tagServices, method: http.MethodGet, path: "/api/v1/services", standby: fromStore,
 		summary:     "List services",
 		description: "Returns every service of the environment, ordered by name.",
 	}, func(ctx context.Context, _ *struct{}) (*answer[api.List[api.Service]], error) {
@@ -44,7 +44,7 @@ func (s *Server) registerServices() {
 	})
 
 	register(s, operation{
-		id: "get-service", tag: tagServices, method: http.MethodGet, path: "/api/v1/services/{service}",
+		id: "get-service", tag: tagServices, method: http.MethodGet, path: "/api/v1/services/{service}", standby: fromStore,
 		summary:     "Get a service",
 		description: "Returns one service with its template.",
 		errors:      []int{http.StatusNotFound},

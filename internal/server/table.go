@@ -14,7 +14,7 @@ import (
 
 func (s *Server) registerTable() {
 	register(s, operation{
-		id: "get-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table",
+		id: "get-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table", standby: leaderless,
 		summary: "Get the routing table",
 		description: "Returns everything the data plane decides from. The ETag is the position, that is the epoch and the revision: with If-None-Match, a table that is still " +
 			"in force is answered with 304 and no body.",
@@ -26,7 +26,7 @@ func (s *Server) registerTable() {
 	}, s.getTable)
 
 	register(s, operation{
-		id: "watch-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table/watch",
+		id: "watch-table", tag: tagRouting, method: http.MethodGet, path: "/api/v1/table/watch", standby: fromStore,
 		summary: "Watch the routing table",
 		description: "Sends what leads from the table at the position `after`, or at Last-Event-ID, to the table in force, and goes on with each later revision. " +
 			"The server-sent event `change` is the difference from one revision to the next, and follows what was sent before without a gap. " +

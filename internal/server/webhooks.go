@@ -26,7 +26,7 @@ func (s *Server) registerWebhooks() {
 	})
 
 	register(s, operation{
-		id: "list-dead-letters", tag: tagWebhooks, method: http.MethodGet, path: "/api/v1/webhooks/dead",
+		id: "list-dead-letters", tag: tagWebhooks, method: http.MethodGet, path: "/api/v1/webhooks/dead", standby: fromStore,
 		summary:     "List dead letters",
 		description: "Returns the deliveries that were given up, oldest first. Of each webhook the newest 1,000 are kept.",
 	}, func(ctx context.Context, _ *struct{}) (*answer[api.List[api.DeadLetter]], error) {

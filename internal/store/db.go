@@ -39,6 +39,8 @@ type engine interface {
 	bound(ctx context.Context) (context.Context, context.CancelFunc)
 	// explain returns err, as a [control.Error] where a person can do something about it.
 	explain(err error) error
+	// tellEvent lets other servers know of a new event once the transaction is kept.
+	tellEvent(ctx context.Context, on execer, id int64) error
 	// hold is [DB.Hold], waitProof is [DB.WaitProof], announce is [DB.Announce].
 	announce(ctx context.Context, url, identity string) (string, error)
 	hold(ctx context.Context) error
@@ -84,6 +86,11 @@ func (db *DB) WaitProof(ctx context.Context) error { return db.engine.waitProof(
 // transaction may have taken effect although its context ended and it returned an error.
 func (db *DB) inTx(ctx context.Context, work func(*sql.Tx) error) error {
 	return db.engine.inTx(ctx, quickTx, work)
+}
+
+// execer is a transaction, a pool or one connection of it.
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
 // beginner is a pool or one connection of it.

@@ -30,9 +30,11 @@ func (db *DB) AppendEvent(ctx context.Context, e api.Event) (int64, error) {
 			return err
 		}
 		if e.ID%pruneEvents == 0 {
-			_, err = tx.ExecContext(ctx, `DELETE FROM events WHERE id <= $1`, e.ID-db.keepEvents)
+			if _, err := tx.ExecContext(ctx, `DELETE FROM events WHERE id <= $1`, e.ID-db.keepEvents); err != nil {
+				return err
+			}
 		}
-		return err
+		return db.engine.tellEvent(ctx, tx, e.ID)
 	})
 	if err != nil {
 		return 0, db.explain("store event "+string(e.Type), err)

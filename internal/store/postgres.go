@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,12 +55,6 @@ func OpenPostgres(ctx context.Context, address string) (*DB, error) {
 	})
 }
 
-// WaitPostgres is [OpenPostgres], and waits while another server has the store. It calls seen with who that is,
-// several times a second.
-func WaitPostgres(ctx context.Context, address string, seen func(Holder)) (*DB, error) {
-	return openPostgresStore(ctx, address, func(ctx context.Context, p *postgres) error { return p.wait(ctx, seen) })
-}
-
 func openPostgresStore(ctx context.Context, address string, take func(context.Context, *postgres) error) (*DB, error) {
 	p, err := connectPostgres(address)
 	if err != nil {
@@ -71,20 +64,27 @@ func openPostgresStore(ctx context.Context, address string, take func(context.Co
 		p.release()
 		return nil, errors.Join(p.explainOpen(ctx, err), p.pool.Close())
 	}
+	return p.database(), nil
+}
+
+// database returns the store as the rest of the program knows it.
+func (p *postgres) database() *DB {
 	return &DB{
 		path: p.name, write: p.pool, read: p.pool, engine: p, keepEvents: keepEvents,
 		close: sync.OnceValue(func() error {
 			p.release()
 			return p.pool.Close()
 		}),
-	}, nil
+	}
 }
 
 // postgres is the PostgreSQL half of a store.
 type postgres struct {
-	name   string // its address without the password
-	pool   *sql.DB
-	tenure // that it is this server's
+	name    string // its address without the password
+	config  *pgx.ConnConfig
+	pool    *sql.DB
+	tenure  // that it is this server's
+	hearing *hearing
 }
 
 // connectPostgres reads the address. Connections are made when they are needed.
@@ -113,7 +113,7 @@ func connectPostgres(address string) (*postgres, error) {
 			config.RuntimeParams[name] = value
 		}
 	}
-	p := &postgres{name: publicAddress(config), pool: stdlib.OpenDB(*config)}
+	p := &postgres{name: publicAddress(config), config: config, pool: stdlib.OpenDB(*config), hearing: newHearing()}
 	p.changed = make(chan struct{})
 	p.pool.SetMaxOpenConns(connections)
 	p.pool.SetMaxIdleConns(connections)
@@ -150,14 +150,18 @@ func publicAddress(config *pgx.ConnConfig) string {
 // open makes the tables where there are none, takes the store, and then brings tables that were there up
 // to date: a server that has the store may not know the newer ones.
 func (p *postgres) open(ctx context.Context, take func(context.Context, *postgres) error) error {
-	if err := p.migrate(ctx, func(found int64) bool { return found == 0 }); err != nil {
+	if err := p.migrate(ctx, isNew); err != nil {
 		return err
 	}
 	if err := take(ctx, p); err != nil {
 		return err
 	}
-	return p.migrate(ctx, func(int64) bool { return true })
+	return p.migrate(ctx, isAny)
 }
+
+// The schemas that [postgres.migrate] may bring up to date.
+func isNew(found int64) bool { return found == 0 }
+func isAny(int64) bool       { return true }
 
 // migrate brings the schema to what this program knows, where wanted says so of the version that it has. Servers
 // that start at once do it one after another.
@@ -281,13 +285,4 @@ func (p *postgres) bound(ctx context.Context) (context.Context, context.CancelFu
 func discard(conn *sql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // database/sql closes what it is told is bad
 	_ = conn.Close()
-}
-
-// thisServer names this process to a person who meets it from another machine.
-func thisServer() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown host"
-	}
-	return fmt.Sprintf("process %d on %s", os.Getpid(), host)
 }

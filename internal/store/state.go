@@ -59,6 +59,17 @@ func (db *DB) Versions(ctx context.Context) ([]control.VersionRecord, error) {
 	return versions, db.explain("list versions", err)
 }
 
+// Version returns the record of key, or [control.ErrNotStored].
+func (db *DB) Version(ctx context.Context, key control.Key) (*control.VersionRecord, error) {
+	ctx, cancel := db.engine.bound(ctx)
+	defer cancel()
+	r, err := version(ctx, db.read, key)
+	if err == nil && r == nil {
+		return nil, control.ErrNotStored
+	}
+	return r, db.explain("find version "+key.String(), endOf(ctx, err))
+}
+
 // UpdateVersion changes one record in one transaction, see [control.Store].
 //
 // The transaction holds a lock from its start, so edit sees the newest record and no other
@@ -125,10 +136,15 @@ func (db *DB) DeleteRoute(ctx context.Context, name string) error {
 	}))
 }
 
+// rowQuerier is a transaction or a pool.
+type rowQuerier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
 // version returns the record of key, or nil where there is none.
-func version(ctx context.Context, tx *sql.Tx, key control.Key) (*control.VersionRecord, error) {
+func version(ctx context.Context, on rowQuerier, key control.Key) (*control.VersionRecord, error) {
 	var spec string
-	err := tx.QueryRowContext(ctx, `SELECT spec FROM versions WHERE service = $1 AND version = $2`,
+	err := on.QueryRowContext(ctx, `SELECT spec FROM versions WHERE service = $1 AND version = $2`,
 		key.Service, key.Version).Scan(&spec)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil

@@ -44,15 +44,29 @@ var ErrTaken = errors.New("the store was taken over")
 // wait makes the store this server's as soon as no other server has it. It calls seen with who has it, again
 // and again. That the database does not answer for a time is waited out, too.
 func (p *postgres) wait(ctx context.Context, seen func(Holder)) error {
+	known := newestSchema()
+	listening, endListening := context.WithCancel(ctx)
+	var listener sync.WaitGroup
+	defer listener.Wait()
+	defer endListening()
+	listen := sync.OnceFunc(func() { listener.Go(func() { p.listen(listening) }) })
+	last := nobody
 	for {
-		err := p.tryTake(ctx)
+		err := p.tryTake(ctx, last)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
+		listen()
 		if h, err := p.holder(ctx); err == nil {
-			seen(Holder{Name: h.name, URL: h.url})
+			p.hearing.newest(h.event)
+			seen(Holder{Name: withoutMark(h.name), URL: h.url, Known: h.schema == known})
+			if ended := h.ended(); ended != last {
+				last = ended
+				continue
+			}
 		}
 		select {
+		case <-p.hearing.holder:
 		case <-time.After(takeEvery):
 		case <-ctx.Done():
 			return ctx.Err()
@@ -63,16 +77,19 @@ func (p *postgres) wait(ctx context.Context, seen func(Holder)) error {
 // errHeld says that another server has the store.
 var errHeld = errors.New("another server has the store")
 
-// tryTake makes the store this server's where the lease of another has ended. It waits for the
-// transactions of an earlier holder that have checked their number.
-func (p *postgres) tryTake(ctx context.Context) error {
+// nobody is the number of no holder.
+const nobody = int64(-1)
+
+// tryTake makes the store this server's where the lease of another has ended, or that other is the
+// one of the number gone, which has ended itself. It waits for the transactions of an earlier holder that have checked their number.
+func (p *postgres) tryTake(ctx context.Context, gone int64) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	begin := time.Now()
 	err := p.pool.QueryRowContext(ctx, `
 		UPDATE layover_holder SET number = number + 1, holder = $1, url = '', since = clock_timestamp(), renewed = clock_timestamp()
-		WHERE renewed < clock_timestamp() - make_interval(secs => $2) RETURNING number`,
-		thisServer(), leaseTime.Seconds()).Scan(&p.number)
+		WHERE renewed < clock_timestamp() - make_interval(secs => $2) OR number = $3 RETURNING number`,
+		thisServer(), leaseTime.Seconds(), gone).Scan(&p.number)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return errHeld
@@ -89,8 +106,9 @@ func (p *postgres) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	last := first.ended()
 	for {
-		err := p.tryTake(ctx)
+		err := p.tryTake(ctx, last)
 		if !errors.Is(err, errHeld) {
 			return err
 		}
@@ -105,41 +123,61 @@ func (p *postgres) take(ctx context.Context) error {
 		}
 		if now.number == first.number && now.renewed.After(first.renewed) || now.number > first.number+1 {
 			return conflict("end that server first; one that was killed holds the store for some seconds",
-				"%s is in use by another layover server: %s, since %s", p.name, now.name, now.since.Local().Format(time.DateTime))
+				"%s is in use by another layover server: %s, since %s", p.name, withoutMark(now.name), now.since.Local().Format(time.DateTime))
 		}
 		if now.number != first.number {
 			first = now
 		}
+		last = now.ended()
 	}
 }
 
 // announce is [DB.Announce].
 func (p *postgres) announce(ctx context.Context, url, identity string) (string, error) {
 	err := p.inTx(ctx, quickTx, func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `
+		if err := tx.QueryRowContext(ctx, `
 			UPDATE layover_holder SET url = $1, identity = CASE WHEN identity = '' THEN $2 ELSE identity END
-			RETURNING identity`, url, identity).Scan(&identity)
+			RETURNING identity`, url, identity).Scan(&identity); err != nil {
+			return err
+		}
+		return tell(ctx, tx, newsHolder)
 	})
 	return identity, err
 }
 
 // Holder is the server that has a store.
 type Holder struct {
-	Name string // for people
-	URL  string // of its API; "" where it has not said so yet
+	Name  string // for people
+	URL   string // of its API; "" where it has not said so yet
+	Known bool   // the store has the schema that this program knows
 }
 
 type holderRow struct {
 	number         int64
 	name, url      string
 	since, renewed time.Time
+	schema         int64
+	event          int64 // ID of the newest
+}
+
+// ended returns the number of the holder where it is certain that its process has ended, else [nobody].
+func (h holderRow) ended() int64 {
+	if isGone(h.name) {
+		return h.number
+	}
+	return nobody
 }
 
 // holder returns who has the store, or had it last.
 func (p *postgres) holder(ctx context.Context) (h holderRow, err error) {
 	var renewed float64 // a server that ended has given the store up at minus infinity, which is no time
-	err = p.pool.QueryRowContext(ctx, `SELECT number, holder, url, since, GREATEST(extract(epoch FROM renewed), 0)::float8 FROM layover_holder`).
-		Scan(&h.number, &h.name, &h.url, &h.since, &renewed)
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	err = p.pool.QueryRowContext(ctx, `
+		SELECT number, holder, url, since, GREATEST(extract(epoch FROM renewed), 0)::float8,
+			(SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version), (SELECT COALESCE(MAX(id), 0) FROM events)
+		FROM layover_holder`).
+		Scan(&h.number, &h.name, &h.url, &h.since, &renewed, &h.schema, &h.event)
 	h.renewed = time.UnixMicro(int64(renewed * 1e6))
 	return h, err
 }
@@ -159,7 +197,9 @@ func (p *postgres) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
 	defer cancel()
 	// Where this fails, the lease ends by itself.
-	_, _ = p.pool.ExecContext(ctx, `UPDATE layover_holder SET renewed = '-infinity' WHERE number = $1`, p.number)
+	_, _ = p.pool.ExecContext(ctx, `
+		WITH given_up AS (UPDATE layover_holder SET renewed = '-infinity' WHERE number = $1 RETURNING 1)
+		SELECT pg_notify(`+channel+`, $2) FROM given_up`, p.number, newsHolder)
 }
 
 // check lets a transaction go on only while the store is this server's. The key of the row stays locked
