@@ -28,8 +28,9 @@ const (
 	failoverBar     = 5 * time.Second
 )
 
-// proveFailover runs two servers over one PostgreSQL, with clients that deploy and requests through a
-// proxy. The server that has the store is killed, and another time paused and continued.
+// proveFailover runs three servers over one PostgreSQL, with clients that deploy and requests through a
+// proxy. The server that has the store is killed, another time paused and continued, and another time ended in good order. At each server
+// there is a proxy, and somebody who follows the events, that know of no other.
 func proveFailover(ctx context.Context) (result, error) { return failover(ctx, failoverClients) }
 
 func failover(ctx context.Context, clients int) (result, error) {
@@ -60,37 +61,58 @@ func failover(ctx context.Context, clients int) (result, error) {
 	for c := range clients {
 		group.Go(func() { f.deploys(working, c) })
 	}
+	looking, endLooking := context.WithCancel(ctx)
+	defer endLooking()
+	var onlookers sync.WaitGroup
+	for _, o := range f.onlookers {
+		onlookers.Go(func() { o.follow(looking) })
+	}
 	err = f.faultsOnPurpose(ctx)
 	endWork()
 	group.Wait()
 	if err == nil {
 		err = f.compare(ctx)
 	}
+	if err == nil {
+		err = pause(ctx, time.Second) // for the last events
+	}
+	endLooking()
+	onlookers.Wait()
+	if err == nil {
+		err = f.compareEvents(ctx)
+	}
 	if err != nil {
-		return result{}, fmt.Errorf("%w\nthe servers said:\n%s\n%s", err, f.servers[0].said, f.servers[1].said)
+		for _, s := range f.servers {
+			err = fmt.Errorf("%w\na server said:\n%s", err, s.said)
+		}
+		return result{}, err
 	}
 	total := f.load.total()
 	for _, fault := range append(f.load.faults, f.faults...) {
 		fmt.Println("  fault:", fault)
 	}
 	failed := total.failed + total.wrong + total.again
-	figure := fmt.Sprintf("%d clients, %d deployments acknowledged, %d requests at %d/s: killed, another deploys after %.1f s; paused, after %.1f s; %d requests failed, %d faults (lost, twice, orphaned)",
-		clients, f.acks, total.sent, failoverRate, f.killed.Seconds(), f.paused.Seconds(), failed, len(f.faults))
+	figure := fmt.Sprintf("%d clients, %d deployments acknowledged, %d requests at %d/s: killed, another deploys after %.1f s; paused, after %.1f s; ended by SIGTERM, after %.1f s; "+
+		"proxies that know one server alone have its changes after %.1f, %.1f and %.1f s; %d events without a gap at each server; %d requests failed, %d faults (lost, twice, orphaned)",
+		clients, f.acks, total.sent, failoverRate, f.killed.deploys.Seconds(), f.paused.deploys.Seconds(), f.ended.deploys.Seconds(),
+		f.killed.reaches.Seconds(), f.paused.reaches.Seconds(), f.ended.reaches.Seconds(), f.events, failed, len(f.faults))
 	return result{
 		figure: figure, bar: "within 5 s, 0 failed, 0 faults",
-		ok: f.killed <= failoverBar && f.paused <= failoverBar && failed == 0 && len(f.faults) == 0 && f.acks > clients,
+		ok: max(f.killed.deploys, f.paused.deploys, f.ended.deploys) <= failoverBar && failed == 0 && len(f.faults) == 0 && f.acks > clients,
 	}, nil
 }
 
-// failing is an environment of two servers, either of which can be lost.
+// failing is an environment of three servers, any of which can be lost.
 type failing struct {
 	*losing
-	address string // of the database
-	db      *sql.DB
-	marker  string // in the environment of every instance
-	servers [2]*sharing
-	killed  time.Duration // until the first deployment after it
-	paused  time.Duration
+	address   string // of the database
+	db        *sql.DB
+	marker    string // in the environment of every instance
+	servers   [3]*sharing
+	onlookers []*onlooker // one of each server
+	events    int64       // in the log
+
+	killed, paused, ended takeover
 
 	mu           sync.Mutex
 	acks         int
@@ -98,6 +120,12 @@ type failing struct {
 	acknowledged map[string]int64 // generation, by version
 	counted      map[string]bool
 	faults       []string
+}
+
+// takeover is how long it took from a fault on.
+type takeover struct {
+	deploys time.Duration // until a deployment was acknowledged by another server
+	reaches time.Duration // until a change of that one was at every proxy that knows one server alone
 }
 
 // sharing is one of the servers.
@@ -116,11 +144,11 @@ func (f *failing) prepare(ctx context.Context) (err error) {
 	if f.db, err = sql.Open("pgx", f.address); err != nil {
 		return err
 	}
-	ports, err := freePorts(4)
+	ports, err := freePorts(11)
 	if err != nil {
 		return err
 	}
-	f.losing.address, f.admin = "127.0.0.1:"+ports[2], "127.0.0.1:"+ports[3]
+	f.losing.address, f.admin = "127.0.0.1:"+ports[3], "127.0.0.1:"+ports[4]
 	err = f.write(fmt.Sprintf(`environment: proof
 proxy: {address: "%s"}
 services:
@@ -146,9 +174,18 @@ services:
 	if err := until(ctx, time.Minute, up, func() string { return "the two versions do not run" }); err != nil {
 		return err
 	}
-	f.serverURL = f.servers[0].url + "," + f.servers[1].url
+	f.serverURL = f.servers[0].url + "," + f.servers[1].url + "," + f.servers[2].url
 	if err := f.startProxy(ctx); err != nil {
 		return err
+	}
+	for i, s := range f.servers {
+		o, err := f.startOnlooker(ctx, i, s, ports[5+2*i:7+2*i])
+		if o != nil {
+			f.onlookers = append(f.onlookers, o)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	f.load = newLoad(f.losing.address, f.plan)
 	return nil
@@ -173,6 +210,9 @@ func (f *failing) startServer(s *sharing) error {
 // endAll ends the proxy, the servers, and the instances, which outlive them.
 func (f *failing) endAll() {
 	f.endProxy()
+	for _, o := range f.onlookers {
+		o.end()
+	}
 	for _, s := range f.servers {
 		if s != nil && s.cmd != nil && s.cmd.Process != nil {
 			_ = s.cmd.Process.Kill()
@@ -201,6 +241,25 @@ func (f *failing) faultsOnPurpose(ctx context.Context) error {
 		_ = s.cmd.Process.Kill()
 		<-s.done
 		if f.killed, err = f.another(ctx, s, began); err != nil {
+			return err
+		}
+		return f.startServer(s)
+	})
+	if err != nil {
+		return err
+	}
+	err = f.phase(ctx, "ended by SIGTERM", func() (err error) {
+		s, err := f.leader(ctx)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		<-s.done
+		fmt.Printf("  the server ended after %.2f s\n", time.Since(began).Seconds())
+		if f.ended, err = f.another(ctx, s, began); err != nil {
 			return err
 		}
 		return f.startServer(s)
@@ -237,13 +296,23 @@ func (f *failing) leader(ctx context.Context) (*sharing, error) {
 }
 
 // another waits until a server other than that one has the store, and a deployment was acknowledged since.
-func (f *failing) another(ctx context.Context, than *sharing, began time.Time) (time.Duration, error) {
-	var since time.Time
+func (f *failing) another(ctx context.Context, than *sharing, began time.Time) (takeover, error) {
+	type reached struct {
+		after time.Duration
+		err   error
+	}
+	reaching := make(chan reached, 1)
+	go func() {
+		after, err := f.reach(ctx, than, began)
+		reaching <- reached{after, err}
+	}()
+	var since, taken time.Time // the latter by the database
 	var took time.Duration
 	err := until(ctx, time.Minute, func() (bool, error) {
 		if since.IsZero() {
 			if s, err := f.leader(ctx); err == nil && s != than {
 				since = time.Now()
+				_ = f.db.QueryRowContext(ctx, `SELECT since FROM layover_holder`).Scan(&taken) // only printed
 			}
 			return false, nil
 		}
@@ -252,11 +321,28 @@ func (f *failing) another(ctx context.Context, than *sharing, began time.Time) (
 		took = f.lastAck.Sub(began)
 		return f.lastAck.After(since), nil
 	}, func() string { return "no other server takes over" })
-	fmt.Printf("  another server has the store after %.1f s, and deploys after %.1f s\n", since.Sub(began).Seconds(), took.Seconds())
-	return took, err
+	r := <-reaching
+	fmt.Printf("  another server has the store after %.2f s, and deploys after %.2f s; proxies of one server alone have a change after %.2f s\n",
+		taken.Sub(began).Seconds(), took.Seconds(), r.after.Seconds())
+	return takeover{took, r.after}, errors.Join(err, r.err)
 }
 
-// deploys deploys two versions in turn, again and again, at either server.
+// compareEvents looks whether all events came, once, to all who followed them.
+func (f *failing) compareEvents(ctx context.Context) error {
+	if err := f.db.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM events`).Scan(&f.events); err != nil {
+		return err
+	}
+	for _, o := range f.onlookers {
+		f.faults = append(f.faults, o.faults...)
+		if o.events != f.events {
+			f.faults = append(f.faults, fmt.Sprintf("of %d events %d came from %s", f.events, o.events, o.server.url))
+		}
+		fmt.Printf("  %d events from %s, whose stream could not be taken up at once %d times\n", o.events, o.server.url, o.broke)
+	}
+	return nil
+}
+
+// deploys deploys two versions in turn, again and again, at each server.
 func (f *failing) deploys(ctx context.Context, number int) {
 	self, err := os.Executable()
 	if err != nil {
@@ -277,7 +363,7 @@ func (f *failing) deploys(ctx context.Context, number int) {
 		var d api.Deployment
 		d.Command = []string{self, backendCommand, fmt.Sprint(number*10_000 + i)}
 		short, cancel := context.WithTimeout(ctx, time.Second)
-		v, err := clients[i/2%2].Deploy(short, "pricing", version, d)
+		v, err := clients[i/2%len(clients)].Deploy(short, "pricing", version, d)
 		cancel()
 		wait := failoverPause
 		if err != nil {

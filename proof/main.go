@@ -42,7 +42,7 @@ func promises() []promise {
 		{"sleepers", "Thousands of sleeping versions take next to nothing, and 100,000 are listed page by page", proveSleepers(sleeperPlan{2000, 100_000, sleeperMeasure})},
 		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
-		{"failover", "Of two servers on one PostgreSQL either can be lost: the other takes over, and nothing is lost or done twice", proveFailover},
+		{"failover", "Of three servers on one PostgreSQL any can be lost: another takes over, and nothing is lost or done twice", proveFailover},
 		{"crash-matrix", "A server killed at any step of a deployment, replacement, stop or removal converges: nothing orphaned, nothing twice", proveCrashMatrix(crashFull())},
 		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
 		{"replace", "Deploying good and bad builds of a version over it, in turn, fails no request, and none gets a build that is not healthy", proveReplace(replaceFull())},

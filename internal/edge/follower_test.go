@@ -415,3 +415,13 @@ func TestReportsWhatIsBusy(t *testing.T) {
 		return slices.Equal(report.Busy, []string{"cart@main"})
 	}, patience, time.Millisecond)
 }
+
+// Behind one address another server may make the tables now, of another epoch: it is told every number.
+func TestTold_AnotherEpoch(t *testing.T) {
+	var known told
+	counts := map[string]uint64{"cart@main": 3}
+	known.add(known.news(counts, 1, "a"))
+	require.Empty(t, known.news(counts, 1, "a"))
+	require.Equal(t, counts, known.news(counts, 1, "b"))
+	require.Equal(t, counts, known.news(counts, 2, "b"))
+}

@@ -81,7 +81,7 @@ func (f *Follower) report(ctx context.Context) {
 		}
 		report := f.compose()
 		if counted {
-			report.Requests = told.news(f.opts.DataPlane.Requests(), session)
+			report.Requests = told.news(f.opts.DataPlane.Requests(), session, report.Epoch)
 			busy := f.opts.DataPlane.Busy()
 			report.Busy = busy[:min(len(busy), maxBusy)]
 		}
@@ -155,12 +155,13 @@ const (
 // what is too much for one report waits for the next.
 type told struct {
 	session uint64
+	epoch   string // of the tables: behind one address, another server may make them now
 	counts  map[string]uint64
 }
 
-func (t *told) news(counts map[string]uint64, session uint64) map[string]uint64 {
-	if t.session != session { // it may have begun anew
-		t.session, t.counts = session, nil
+func (t *told) news(counts map[string]uint64, session uint64, epoch string) map[string]uint64 {
+	if t.session != session || t.epoch != epoch { // it may have begun anew
+		t.session, t.epoch, t.counts = session, epoch, nil
 	}
 	changed := map[string]uint64{}
 	for version, n := range counts {
