@@ -61,7 +61,8 @@ the process: proxies follow this server, and serve on while it is away. Instance
 reach them at proxy.address (LAYOVER_PROXY_ADDRESS).
 
 Where the store is a PostgreSQL database, several servers can share it: one has it and does the
-work, the others answer with what that one says, and one of them takes over where it is gone.
+work, the others answer from the store or ask that one, and one of them takes over where it is
+gone.
 
 Ctrl-C and SIGTERM end the server alone. What it started goes on, the proxies serve it, and the
 next start adopts it. To end versions, stop them first.`,

@@ -23,6 +23,7 @@ type DB struct {
 	read       *sql.DB
 	engine     engine
 	keepEvents int64
+	appending  chan struct{} // has an entry while an event is appended, see [DB.AppendEvent]
 	close      func() error
 }
 

@@ -17,7 +17,16 @@ const (
 // AppendEvent stores e under the next ID, which it returns; the ID in e does not
 // matter. IDs have no gaps, and are never used again. Of the events, the newest
 // 100,000 are kept.
+//
+// Events are appended one after another here already, and not only by the lock of their counter: of those who wait there, each would
+// get the lock in turn also while this server is paused, and keep it from the one that takes over until the database notices.
 func (db *DB) AppendEvent(ctx context.Context, e api.Event) (int64, error) {
+	select {
+	case db.appending <- struct{}{}:
+		defer func() { <-db.appending }()
+	case <-ctx.Done():
+		return 0, db.explain("store event "+string(e.Type), ctx.Err())
+	}
 	err := db.inTx(ctx, func(tx *sql.Tx) (err error) {
 		if e.ID, err = next(ctx, tx, "event"); err != nil {
 			return err

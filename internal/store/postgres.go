@@ -70,7 +70,7 @@ func openPostgresStore(ctx context.Context, address string, take func(context.Co
 // database returns the store as the rest of the program knows it.
 func (p *postgres) database() *DB {
 	return &DB{
-		path: p.name, write: p.pool, read: p.pool, engine: p, keepEvents: keepEvents,
+		path: p.name, write: p.pool, read: p.pool, engine: p, keepEvents: keepEvents, appending: make(chan struct{}, 1),
 		close: sync.OnceValue(func() error {
 			p.release()
 			return p.pool.Close()

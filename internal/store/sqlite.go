@@ -78,7 +78,7 @@ func openSQLite(ctx context.Context, path string, connect connect) (*DB, error) 
 
 // openLocked opens the store whose lock is held: first the checks, which change nothing.
 func openLocked(ctx context.Context, path string, connect connect) (_ *DB, err error) {
-	db := &DB{path: path, keepEvents: keepEvents}
+	db := &DB{path: path, keepEvents: keepEvents, appending: make(chan struct{}, 1)}
 	if db.write, err = pool(path, writeSettings, 1, connect); err != nil {
 		return nil, err
 	}
