@@ -3,11 +3,13 @@ package cli
 import (
 	"bytes"
 	"context"
+	"iter"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/store/postgrestest"
 )
 
@@ -48,7 +51,26 @@ func TestServers_ShareAStore(t *testing.T) {
 		require.Len(t, all, versions)
 	}
 	deploy(leader, "one")
+	watching, endWatch := context.WithTimeout(t.Context(), time.Minute)
+	defer endWatch()
+	next, end := iter.Pull2(other.FollowTable(watching, api.TablePosition{}))
+	defer end()
+	until := func(version string) {
+		t.Helper()
+		for {
+			u, err, _ := next()
+			require.NoError(t, err)
+			if u.Change != nil && slices.ContainsFunc(u.Change.Versions, func(c route.VersionChange) bool { return c.Name == version }) {
+				return
+			}
+			if u.Table != nil && slices.ContainsFunc(u.Table.Services[0].Versions, func(v route.Version) bool { return v.Name == version }) {
+				return
+			}
+		}
+	}
+	until("one")
 	deploy(other, "two")
+	until("two")
 	has(leader, 3)
 	has(other, 3)
 
@@ -60,15 +82,20 @@ func TestServers_ShareAStore(t *testing.T) {
 		_, err := leader.Versions(ctx, api.VersionFilter{})
 		return err != nil
 	}, time.Minute, 10*time.Millisecond)
+	services, err := other.Services(t.Context())
+	require.NoError(t, err, "what the store has is read also while no server leads")
+	require.Equal(t, "cart", services[0].Name)
 	other.answers(t)
 	t.Logf("paused: another answers after %s", time.Since(began).Round(10*time.Millisecond))
 	deploy(other, "three")
 	has(other, 4)
+	until("three")
 	require.NoError(t, leader.command.Process.Signal(syscall.SIGCONT))
 	require.Eventually(t, func() bool { return strings.Contains(leader.said.String(), "standing by") }, time.Minute, 10*time.Millisecond, leader.said)
 	require.Contains(t, leader.said.String(), "was taken over by another layover server")
 	deploy(leader, "four")
 	has(other, 5)
+	until("four")
 
 	began = time.Now()
 	require.NoError(t, other.command.Process.Kill())
@@ -79,6 +106,18 @@ func TestServers_ShareAStore(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond)
 	t.Logf("killed: another deploys after %s", time.Since(began).Round(10*time.Millisecond))
 	has(leader, 6)
+
+	third := startProgram(t, dir, address)
+	require.Eventually(t, func() bool { return strings.Contains(third.said.String(), "standing by") }, time.Minute, 10*time.Millisecond, third.said)
+	began = time.Now()
+	require.NoError(t, leader.command.Process.Signal(syscall.SIGTERM))
+	<-leader.ended
+	require.Eventually(t, func() bool {
+		_, err := third.Deploy(t.Context(), "cart", "six", api.Deployment{})
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	t.Logf("ended in good order: another deploys after %s", time.Since(began).Round(10*time.Millisecond))
+	has(third, 7)
 }
 
 // program is layover server in a process of its own.
