@@ -251,3 +251,34 @@ func TestPostgres_TakesFromOneThatWasKilled(t *testing.T) {
 
 // asHolder has the address of a store that this program holds, until it is killed.
 const asHolder = "LAYOVER_TEST_AS_HOLDER"
+
+// Of all who append events at a server one at a time waits in the database: each that waits there would get the lock in turn
+// while the server is paused, and keep the store from the next for as long.
+func TestPostgres_AppendsOneAfterAnother(t *testing.T) {
+	t.Parallel()
+	address := postgrestest.With(t, postgrestest.URL(t), "application_name", "one-after-another")
+	db := openPostgres(t, address)
+	_, err := db.AppendEvent(t.Context(), api.Event{})
+	require.NoError(t, err)
+	conn, err := pgx.Connect(t.Context(), address)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) }()
+	_, err = conn.Exec(t.Context(), `BEGIN; UPDATE counters SET value = value`)
+	require.NoError(t, err)
+	var appending errgroup.Group
+	for range 5 {
+		appending.Go(func() error {
+			_, err := db.AppendEvent(t.Context(), api.Event{})
+			return err
+		})
+	}
+	const waiting = `SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'one-after-another'`
+	require.Eventually(t, func() bool { return count(t, address, waiting) == 1 }, 20*time.Second, time.Millisecond)
+	require.Never(t, func() bool { return count(t, address, waiting) > 1 }, 300*time.Millisecond, 10*time.Millisecond)
+	_, err = conn.Exec(t.Context(), `ROLLBACK`)
+	require.NoError(t, err)
+	require.NoError(t, appending.Wait())
+	last, err := db.LastEvent(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 6, last)
+}
