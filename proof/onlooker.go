@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,8 +21,9 @@ type onlooker struct {
 	said   lockedBuffer
 	client *api.Client
 
+	events atomic.Int64 // how many came, and the ID of the last
+
 	// Of one goroutine; read when that has ended.
-	events int64    // how many, and the ID of the last
 	broke  int      // how often the stream could not be taken up again at once
 	faults []string // events that came twice, or did not come
 }
@@ -79,10 +81,9 @@ func (o *onlooker) follow(ctx context.Context) {
 			}
 			return
 		}
-		if e.ID != o.events+1 {
-			o.faults = append(o.faults, fmt.Sprintf("event %d came behind event %d from %s", e.ID, o.events, o.server.url))
+		if last := o.events.Swap(e.ID); e.ID != last+1 {
+			o.faults = append(o.faults, fmt.Sprintf("event %d came behind event %d from %s", e.ID, last, o.server.url))
 		}
-		o.events = e.ID
 	}
 }
 

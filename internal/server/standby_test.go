@@ -340,7 +340,9 @@ func TestStandby_AnotherLeads(t *testing.T) {
 	client := b.client(t)
 	ended := make(chan error, 1)
 	go func() {
-		_, err := client.PutRoute(t.Context(), api.NamedRoute{Name: "team"})
+		soon, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := client.PutRoute(soon, api.NamedRoute{Name: "team"})
 		ended <- err
 	}()
 	<-asked

@@ -93,7 +93,8 @@ func TestShared_ListensAgain(t *testing.T) {
 	hold(t, first)
 	shared, err := store.JoinPostgres(t.Context(), address)
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var taking errgroup.Group
 	taking.Go(func() error {
 		_, err := shared.Take(ctx, func(store.Holder) {})
@@ -180,10 +181,12 @@ func TestShared_AnotherSchema(t *testing.T) {
 	hold(t, first)
 	shared, err := store.JoinPostgres(t.Context(), address)
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	known := make(chan bool, 1000)
 	var taking errgroup.Group
 	taking.Go(func() error {
+		defer close(known)
 		_, err := shared.Take(ctx, func(h store.Holder) { known <- h.Known })
 		return err
 	})
@@ -191,10 +194,10 @@ func TestShared_AnotherSchema(t *testing.T) {
 	postgrestest.Exec(t, address, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, true)`)
 	for is := range known {
 		if !is {
-			break
+			cancel()
 		}
 	}
-	cancel()
+	require.ErrorIs(t, ctx.Err(), context.Canceled, "it was seen in time")
 	require.Error(t, taking.Wait())
 	require.NoError(t, shared.Close())
 }
