@@ -157,6 +157,16 @@ func (c *Client) Remove(ctx context.Context, service, version, branch string) (V
 	return out, err
 }
 
+// RemoveWithoutTeardown removes a version as [Client.Remove] does, and gives up its teardown: what
+// its setup made may stay behind.
+func (c *Client) RemoveWithoutTeardown(ctx context.Context, service, version, branch string) (Version, error) {
+	var out Version
+	query := branchQuery(branch)
+	query.Set("skip_teardown", "true")
+	err := c.do(ctx, call{method: http.MethodDelete, path: versionPath(service, version), query: query}, &out)
+	return out, err
+}
+
 // Drift returns in what the runtimes differ from what the store wants of the versions that
 // the filter selects.
 func (c *Client) Drift(ctx context.Context, f VersionFilter) ([]Drift, error) {

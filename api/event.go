@@ -10,16 +10,16 @@ import (
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,teardown.failed,teardown.done,teardown.skipped,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
 	Owner      string    `json:"owner,omitempty" doc:"Whose version it was then"`
 	Actor      string    `json:"actor,omitempty" doc:"Who caused it, where a person did"`
-	Step       Step      `json:"step,omitempty" enum:"pull,start,healthy,routed" doc:"Of deploy.step: which"`
+	Step       Step      `json:"step,omitempty" enum:"setup,pull,start,healthy,routed" doc:"Of deploy.step: which"`
 	Took       Duration  `json:"took,omitzero" doc:"Of deploy.step and deploy.done: how long"`
 	Message    string    `json:"message" doc:"What happened, for people"`
-	LogTail    []string  `json:"log_tail,omitempty" doc:"Of deploy.failed: last lines of the instance"`
+	LogTail    []string  `json:"log_tail,omitempty" doc:"Of deploy.failed and teardown.failed: last lines of the instance or hook"`
 }
 
 // EventType names what happened.
@@ -40,9 +40,12 @@ const (
 	EventVersionWaking    EventType = "version.waking"    // a request came, or a person asked for it
 	EventVersionAwake     EventType = "version.awake"     // its instance is healthy
 	EventVersionNotAwake  EventType = "version.not_awake" // its instance did not come up
-	EventLeaseEnding      EventType = "lease.ending"      // a warning
-	EventLeaseEnded       EventType = "lease.ended"       // the version is removed for that
-	EventLeaseExtended    EventType = "lease.extended"    // by a person
+	EventTeardownFailed   EventType = "teardown.failed"   // it is tried again
+	EventTeardownDone     EventType = "teardown.done"
+	EventTeardownSkipped  EventType = "teardown.skipped" // a person gave it up
+	EventLeaseEnding      EventType = "lease.ending"     // a warning
+	EventLeaseEnded       EventType = "lease.ended"      // the version is removed for that
+	EventLeaseExtended    EventType = "lease.extended"   // by a person
 	EventInstanceExited   EventType = "instance.exited"
 	EventInstanceHealth   EventType = "instance.health" // became healthy or unhealthy while serving
 	EventInstanceAdopted  EventType = "instance.adopted"
@@ -59,7 +62,7 @@ func EventTypes() []EventType {
 	return []EventType{
 		EventDeployStarted, EventDeployStep, EventDeployDone, EventDeployFailed, EventDeploySuperseded,
 		EventVersionStopped, EventVersionRemoved, EventVersionOverruled, EventVersionScaled, EventVersionAsleep,
-		EventVersionWaking, EventVersionAwake, EventVersionNotAwake, EventLeaseEnding, EventLeaseEnded,
+		EventVersionWaking, EventVersionAwake, EventVersionNotAwake, EventTeardownFailed, EventTeardownDone, EventTeardownSkipped, EventLeaseEnding, EventLeaseEnded,
 		EventLeaseExtended, EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanFound,
 		EventOrphanEnded, EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
 	}
@@ -79,6 +82,7 @@ type Step string
 
 // The steps of a deployment, in their order.
 const (
+	StepSetup   Step = "setup"   // its setup ran (only where it has one)
 	StepPull    Step = "pull"    // the image was fetched (docker only, where missing)
 	StepStart   Step = "start"   // the instance runs
 	StepHealthy Step = "healthy" // its health check passed

@@ -10,6 +10,8 @@ type Service struct {
 	Health   Health            `json:"health,omitzero" yaml:"health,omitempty" doc:"What makes an instance healthy. Default: it accepts TCP connections"`
 	Run      Run               `json:"run,omitzero" yaml:"run,omitempty" doc:"The template versions run from; a version overrides what differs"`
 	Env      map[string]string `json:"env,omitempty" yaml:"env,omitempty" doc:"Environment variables of its instances; {service}, {version}, {route}, {port} and {proxy} are filled in"`
+	Setup    *Hook             `json:"setup,omitempty" yaml:"setup,omitempty" doc:"Runs before the instances of a generation start, once. Lines layover-output: KEY=VALUE of its output become environment variables of the instances"`
+	Teardown *Hook             `json:"teardown,omitempty" yaml:"teardown,omitempty" doc:"Runs when a version is removed, behind the end of its instances, until it succeeds"`
 	Replicas int               `json:"replicas,omitempty" yaml:"replicas,omitempty" minimum:"0" maximum:"100" doc:"How many instances each version has. An address that somebody else runs has none. Default: 1"`
 	Timeout  Duration          `json:"timeout,omitzero" yaml:"timeout,omitempty" doc:"How long an instance may take to become healthy. Default: 2m"`
 	Grace    Duration          `json:"grace,omitzero" yaml:"grace,omitempty" doc:"How long an instance may take to end after SIGTERM. Default: 10s"`
@@ -101,6 +103,9 @@ type Overrides struct {
 	URL     string            `json:"url,omitempty" yaml:"url,omitempty" doc:"Adopt this address"`
 	Port    int               `json:"port,omitempty" yaml:"port,omitempty" minimum:"0" maximum:"65535" doc:"Port to listen on: of a container, or a fixed one for a process"`
 	Env     map[string]string `json:"env,omitempty" yaml:"env,omitempty" doc:"Environment variables, over those of the service"`
+
+	Setup    *Hook `json:"setup,omitempty" yaml:"setup,omitempty" doc:"Runs before its instances start, in place of the service's setup"`
+	Teardown *Hook `json:"teardown,omitempty" yaml:"teardown,omitempty" doc:"Runs when it is removed, in place of the service's teardown"`
 
 	Replicas int `json:"replicas,omitempty" yaml:"replicas,omitempty" minimum:"0" maximum:"100" doc:"How many instances it has. Default: as many as it was scaled to, else the service's"`
 }

@@ -27,37 +27,40 @@ const (
 	StateRunning  State = "running"  // at least one instance is healthy
 	StateAsleep   State = "asleep"   // has no instance; a request starts one
 	StateStopping State = "stopping" // draining and ending
+	StateRemoving State = "removing" // its instances have ended, its teardown has not succeeded yet
 	StateStopped  State = "stopped"  // stopped by a person; has no route
 	StateFailed   State = "failed"   // did not start, or keeps ending; Reason says why
 )
 
 // Version is one version of one service, as it is now.
 type Version struct {
-	Service    string            `json:"service"`
-	Name       string            `json:"name"`
-	State      State             `json:"state" enum:"starting,running,asleep,stopping,stopped,failed" doc:"What it does"`
-	Reason     string            `json:"reason,omitempty" doc:"Why it is not running, or why its newest generation is not"`
-	LogTail    []string          `json:"log_tail,omitempty" doc:"Last lines of the instance that failed"`
-	Default    bool              `json:"default,omitempty" doc:"It is the default version of its service"`
-	Generation int64             `json:"generation" doc:"Counts the deployments of this version"`
-	Serving    int64             `json:"serving,omitempty" doc:"The generation that answers; 0 where none does"`
-	Runtime    string            `json:"runtime"`
-	Run        Run               `json:"run,omitzero" doc:"What runs, the service's template and the version's overrides taken together"`
-	EnvNames   []string          `json:"env_names,omitempty" doc:"Names of its environment variables; values are not shown"`
-	Branch     string            `json:"branch,omitempty"`
-	Owner      string            `json:"owner,omitempty"`
-	Source     string            `json:"source,omitempty" doc:"Where its newest deployment came from" example:"ci"`
-	Origin     Origin            `json:"origin,omitzero" doc:"The change its newest deployment was made from, and the build that made it"`
-	Note       string            `json:"note,omitempty" doc:"What it is for"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	CreatedAt  time.Time         `json:"created_at"`
-	DeployedAt time.Time         `json:"deployed_at"`
-	Requests   uint64            `json:"requests" doc:"Requests answered since the server started"`
-	Lease      *Lease            `json:"lease,omitempty" doc:"When it sleeps and how long it may live; left out for default versions and where neither is set"`
-	PreviewURL string            `json:"preview_url,omitempty" doc:"URL that selects this version without a header"`
-	Replicas   int               `json:"replicas,omitempty" doc:"How many instances it is to have"`
-	Healthy    int               `json:"healthy,omitempty" doc:"How many instances of the generation that answers are healthy; one is enough to answer"`
-	Instances  []Instance        `json:"instances,omitempty"`
+	Service     string            `json:"service"`
+	Name        string            `json:"name"`
+	State       State             `json:"state" enum:"starting,running,asleep,stopping,removing,stopped,failed" doc:"What it does"`
+	Reason      string            `json:"reason,omitempty" doc:"Why it is not running, or why its newest generation is not"`
+	LogTail     []string          `json:"log_tail,omitempty" doc:"Last lines of the instance that failed"`
+	Default     bool              `json:"default,omitempty" doc:"It is the default version of its service"`
+	Generation  int64             `json:"generation" doc:"Counts the deployments of this version"`
+	Serving     int64             `json:"serving,omitempty" doc:"The generation that answers; 0 where none does"`
+	Runtime     string            `json:"runtime"`
+	Run         Run               `json:"run,omitzero" doc:"What runs, the service's template and the version's overrides taken together"`
+	EnvNames    []string          `json:"env_names,omitempty" doc:"Names of its environment variables; values are not shown"`
+	OutputNames []string          `json:"output_names,omitempty" doc:"Names of the variables that its setup gave; values are not shown"`
+	Teardown    *Teardown         `json:"teardown,omitempty" doc:"How its teardown goes, while it is being removed"`
+	Branch      string            `json:"branch,omitempty"`
+	Owner       string            `json:"owner,omitempty"`
+	Source      string            `json:"source,omitempty" doc:"Where its newest deployment came from" example:"ci"`
+	Origin      Origin            `json:"origin,omitzero" doc:"The change its newest deployment was made from, and the build that made it"`
+	Note        string            `json:"note,omitempty" doc:"What it is for"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	CreatedAt   time.Time         `json:"created_at"`
+	DeployedAt  time.Time         `json:"deployed_at"`
+	Requests    uint64            `json:"requests" doc:"Requests answered since the server started"`
+	Lease       *Lease            `json:"lease,omitempty" doc:"When it sleeps and how long it may live; left out for default versions and where neither is set"`
+	PreviewURL  string            `json:"preview_url,omitempty" doc:"URL that selects this version without a header"`
+	Replicas    int               `json:"replicas,omitempty" doc:"How many instances it is to have"`
+	Healthy     int               `json:"healthy,omitempty" doc:"How many instances of the generation that answers are healthy; one is enough to answer"`
+	Instances   []Instance        `json:"instances,omitempty"`
 }
 
 // ID returns service@version.

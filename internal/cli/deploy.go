@@ -33,6 +33,7 @@ type deployOptions struct {
 	TTL     durationFlag
 	Idle    durationFlag
 	Protect timeFlag
+	NoHooks bool
 	NoWait  bool
 	JSON    bool
 
@@ -90,6 +91,7 @@ commit, branch, pull request, author and a link to the build are shown with the 
 	f.Var(&opts.Idle, "idle-sleep", "after how long without activity it falls asleep, such as 30m, or never (default: as before, else the service's)")
 	f.Var(&opts.TTL, "ttl", "how long it may live without activity, such as 3d, or never (default: as before, else the service's)")
 	f.Var(&opts.Protect, "protect-until", "not to be removed before this time, such as 2031-05-01")
+	f.BoolVar(&opts.NoHooks, "no-hooks", false, "run neither setup nor teardown for this deployment; a teardown that is owed already stays so")
 	f.BoolVar(&opts.NoWait, "no-wait", false, "return as soon as the wish is recorded")
 	f.BoolVar(&opts.JSON, "json", false, "print the version as JSON")
 	return cmd
@@ -155,6 +157,9 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 		Branch:    cmp.Or(o.Branch, t.Branch),
 		Timeout:   api.Duration(o.Timeout),
 		TTL:       api.Duration(o.TTL), IdleSleep: api.Duration(o.Idle), ProtectUntil: time.Time(o.Protect),
+	}
+	if o.NoHooks {
+		d.Setup, d.Teardown = &api.Hook{Off: true}, &api.Hook{Off: true}
 	}
 	if err := o.Who.put(app, &d); err != nil {
 		return target{}, api.Deployment{}, err

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
 )
 
 // lifecycle is one of the commands start, stop, restart and rm.
@@ -69,19 +70,43 @@ definition is kept: layover start brings it back.`,
 }
 
 func newRemoveCmd(app *App) *cobra.Command {
+	skip := false
 	cmd := newLifecycleCmd(app, lifecycle{
 		use:   "rm",
 		short: "Stop a version and forget it",
-		long:  "Stop a version as layover stop does, and delete its definition, history and logs.",
+		long: `Stop a version as layover stop does, run its teardown, and delete its definition, history and
+logs. A teardown that fails is tried again, less and less often, also while nobody waits; the
+version is "removing" until it succeeds, and layover rm once more tries it at once.
+--skip-teardown gives it up: what the version's setup made, such as a database, may stay.`,
 		ask: func(c *api.Client, ctx context.Context, t target) (api.Version, error) {
+			if skip {
+				return c.RemoveWithoutTeardown(ctx, t.Service, t.Version, t.Branch)
+			}
 			return c.Remove(ctx, t.Service, t.Version, t.Branch)
 		},
-		settled: func(_ api.Version, err error) (bool, error) { return isNotFound(err), ignoreNotFound(err) },
+		settled: removed,
 		asks:    "remove",
 		done:    "is removed",
 	})
 	cmd.Aliases = []string{"remove"}
+	cmd.Flags().BoolVar(&skip, "skip-teardown", false, "give up the teardown of the version")
+	cmd.Example += "\n  layover rm --skip-teardown cart@feature-2981"
 	return cmd
+}
+
+// removed says whether a version is gone. A teardown that failed is an error: it may take
+// long until it succeeds.
+func removed(v api.Version, err error) (bool, error) {
+	if err != nil {
+		return isNotFound(err), ignoreNotFound(err)
+	}
+	if v.Teardown == nil || v.Teardown.Failure == "" {
+		return false, nil
+	}
+	return false, &control.Error{
+		Code: api.CodeConflict, Message: fmt.Sprintf("%s is not removed yet: %s", v.ID(), v.Teardown.Failure),
+		Hint: fmt.Sprintf("it is tried again; see: layover logs %s, or give it up: layover rm --skip-teardown %[1]s", v.ID()),
+	}
 }
 
 const branchHelp = `

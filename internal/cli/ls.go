@@ -194,7 +194,7 @@ func (o *listOptions) filter(app *App) (api.VersionFilter, error) {
 // orders are the orders of --sort. What is the same in one of them stays in the order of the
 // service and name.
 func orders() map[string]func(a, b api.Version) int {
-	states := []api.State{api.StateFailed, api.StateStarting, api.StateStopping, api.StateRunning, api.StateAsleep, api.StateStopped}
+	states := []api.State{api.StateFailed, api.StateStarting, api.StateStopping, api.StateRemoving, api.StateRunning, api.StateAsleep, api.StateStopped}
 	return map[string]func(a, b api.Version) int{
 		"age":      func(a, b api.Version) int { return a.DeployedAt.Compare(b.DeployedAt) },
 		"name":     func(a, b api.Version) int { return cmp.Compare(a.Name, b.Name) },

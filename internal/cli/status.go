@@ -93,6 +93,10 @@ func nextSteps(v api.Version) string {
 	switch {
 	case v.State == api.StateFailed:
 		return "layover logs " + v.ID() + "; once it is mended: layover start " + v.ID()
+	case v.State == api.StateRemoving && v.Teardown != nil && v.Teardown.Failure != "":
+		return "layover logs " + v.ID() + "; try again now: layover rm " + v.ID() + "; give it up: layover rm --skip-teardown " + v.ID()
+	case v.State == api.StateRemoving:
+		return "layover logs -f " + v.ID()
 	case v.State == api.StateStopped:
 		return "layover start " + v.ID()
 	case v.State == api.StateAsleep:
@@ -146,6 +150,7 @@ func showStatus(app *App, v api.Version) {
 	line("lease", ends)
 	line("preview", v.PreviewURL)
 	line("variables", strings.Join(v.EnvNames, " "))
+	line("of setup", strings.Join(v.OutputNames, " "))
 	for _, i := range v.Instances {
 		app.printf("  %-11s %s  %s  %s  since %s\n", "instance", i.ID,
 			cmp.Or(strings.Join(i.Addresses, ","), "no address"), cmp.Or(i.Health, "not yet checked"),

@@ -218,6 +218,8 @@ func (k checker) service(name string, s Service) {
 	k.health(s.Health, p.with("health"))
 	k.env(s.Env, p.with("env"))
 	k.run(s.Run, p.with("run"))
+	k.hook(s.Setup, s.Run, p.with("setup"))
+	k.hook(s.Teardown, s.Run, p.with("teardown"))
 	if s.Replicas > 1 && s.Run.External != nil {
 		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "the service is an address that somebody else runs")
 	}
@@ -297,6 +299,7 @@ func (k checker) version(s Service, v Version, p path) {
 	if v.Dir != "" && runtime != api.RuntimeProcess && runtime != "" {
 		k.key(p.with("dir"), "", "a folder is for commands, this version runs with %s", runtime)
 	}
+	k.versionHooks(s, v, p)
 	k.replicas(s, v, runtime, p)
 	if v.Port != 0 && runtime == api.RuntimeExternal {
 		k.key(p.with("port"), "put the port into the url", "this version is an address that somebody else runs")

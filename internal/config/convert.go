@@ -125,6 +125,7 @@ func (f *File) Services() []api.Service {
 			process.Dir = f.absolute(process.Dir)
 			s.Run.Process = &process
 		}
+		s.Setup, s.Teardown = f.hook(s.Setup), f.hook(s.Teardown)
 		services = append(services, s)
 	}
 	return services
@@ -150,6 +151,7 @@ func (f *File) Versions() []VersionDeployment {
 			if overrides.Dir != "" || overrides.Command != nil && s.Run.Process == nil {
 				overrides.Dir = f.absolute(overrides.Dir)
 			}
+			overrides.Setup, overrides.Teardown = f.hook(overrides.Setup), f.hook(overrides.Teardown)
 			all = append(all, VersionDeployment{
 				Service: name,
 				Version: version,

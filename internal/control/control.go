@@ -96,6 +96,7 @@ type Control struct {
 	dirty    uint64              // counts changes that concern the table
 	touched  touched             // what they may have changed, and the newest table does not have
 	last     int64               // ID of the newest event
+	later    map[Key]Wanted      // of the file, to deploy once their removal is done
 	due      time.Time           // when a lease has to be looked at; see [Control.tend]
 
 	publishing sync.Mutex                  // is taken before mu
@@ -124,6 +125,7 @@ func New(ctx context.Context, opts Options) (*Control, error) {
 		records:  map[Key]*VersionRecord{},
 		keepers:  map[Key]*keeper{},
 		watchers: map[string]*watcher{},
+		later:    map[Key]Wanted{},
 		behind:   make(chan struct{}, 1),
 		epoch:    newEpoch(),
 		soon:     make(chan struct{}, 1),
@@ -279,6 +281,9 @@ func (c *Control) runtimesInUse() map[string]bool {
 	for _, r := range c.records {
 		if g := r.newest(); g != nil && r.Desired == DesiredRunning && g.State != GenerationFailed {
 			inUse[g.Run.Runtime()] = true
+		}
+		if h := r.dueHook(); h != nil {
+			inUse[h.Run.Runtime()] = true
 		}
 	}
 	for _, k := range c.keepers {

@@ -34,6 +34,10 @@ func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room fu
 	if err := c.checkProxy(key, run, env); err != nil {
 		return api.Version{}, err
 	}
+	hooks, err := c.resolveHooks(key, s, d, run)
+	if err != nil {
+		return api.Version{}, err
+	}
 	before := c.record(key)
 	v, err := c.begin(ctx, key, d.Owner, "", room, func(r *VersionRecord) (Generation, error) {
 		if err := r.takeBranch(d.Branch); err != nil {
@@ -46,7 +50,7 @@ func (c *Control) deploy(ctx context.Context, key Key, d api.Deployment, room fu
 			r.Lease = Lease{} // a new life
 		}
 		r.Lease.take(d)
-		g := Generation{Deployment: d, Run: run, Env: env}
+		g := Generation{Deployment: d, Run: run, Env: env, Setup: hooks.setup, Teardown: hooks.teardown}
 		n := replicasOf(s, r, d, run)
 		if err := checkReplicas(run, d.Port, n); err != nil {
 			return Generation{}, err
@@ -69,6 +73,8 @@ type By struct {
 	// Branch is the Git branch whose version is meant: that of another branch is refused. ""
 	// means the version of the name, whoever's it is.
 	Branch string
+	// SkipTeardown gives up the teardown of a version that is removed.
+	SkipTeardown bool
 
 	why string // what it is done for, where no person wants it
 }
@@ -158,6 +164,9 @@ func (c *Control) begin(
 		if r == nil {
 			r = &VersionRecord{Key: key, CreatedAt: time.Now().UTC()}
 		}
+		if err := r.beginAnew(); err != nil {
+			return nil, err
+		}
 		g, err := make(r)
 		if err != nil {
 			return nil, err
@@ -168,6 +177,7 @@ func (c *Control) begin(
 		}
 		g.State, g.At = GenerationPending, time.Now().UTC()
 		r.append(g)
+		r.takeHooks()
 		r.Lease.ActiveAt = g.At
 		r.Desired = DesiredRunning
 		number, like = r.newest().Number, r.newest().described()
@@ -238,6 +248,7 @@ func (c *Control) end(ctx context.Context, key Key, by By, want Desired, did str
 			r.Desired = want
 		}
 		r.supersede()
+		r.teardownAgain(by.SkipTeardown)
 		return r, nil
 	})
 	if err != nil {
@@ -290,6 +301,9 @@ func (c *Control) Apply(ctx context.Context, services []api.Service, routes []ap
 			}
 			continue
 		}
+		if c.deployLater(w) {
+			continue
+		}
 		if _, err := c.deploy(ctx, w.Key, w.Deployment, func(_, _ *VersionRecord) error { return nil }); err != nil {
 			return err
 		}
@@ -307,12 +321,16 @@ func (c *Control) runsAlready(w Wanted) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	hooks, err := c.resolveHooks(w.Key, s, w.Deployment, run)
+	if err != nil {
+		return false, err
+	}
 	rec := c.record(w.Key)
 	if rec == nil || rec.Desired != DesiredRunning && rec.Desired != DesiredAsleep {
 		return false, nil
 	}
 	g := rec.newest()
-	return g != nil && g.State != GenerationFailed && reflect.DeepEqual(g.Run, run) &&
+	return g != nil && g.State != GenerationFailed && reflect.DeepEqual(g.Run, run) && hooks.same(g) &&
 		maps.Equal(g.Env, env) && g.Deployment.Port == w.Deployment.Port, nil
 }
 

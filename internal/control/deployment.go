@@ -264,7 +264,14 @@ func (d *deployment) enter(ctx context.Context, step api.Step, detail string) {
 	} else {
 		d.progress(words)
 	}
-	if detail == "" || time.Since(d.detailAt) < time.Second {
+	if detail != "" {
+		d.detail(ctx, step, detail)
+	}
+}
+
+// detail tells of progress within a step, at most once a second.
+func (d *deployment) detail(ctx context.Context, step api.Step, detail string) {
+	if time.Since(d.detailAt) < time.Second {
 		return
 	}
 	d.detailAt = time.Now()
@@ -328,12 +335,14 @@ func (d *deployment) progress(words string) {
 const progressEvery = 500 * time.Millisecond
 
 var stepDoing = map[api.Step]string{
+	api.StepSetup:   "its setup runs",
 	api.StepPull:    "its image is being pulled",
 	api.StepStart:   "it starts",
 	api.StepHealthy: "it has started, and is not healthy yet",
 }
 
 var stepDone = map[api.Step]string{
+	api.StepSetup:   "set up",
 	api.StepPull:    "image pulled",
 	api.StepStart:   "started",
 	api.StepHealthy: "healthy",

@@ -259,5 +259,5 @@ func (w *watcher) wanted(s Status) bool {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	rec := w.c.records[Key{Service: s.Service, Version: s.Version}]
-	return rec != nil && rec.wants(s.Generation, s.ID)
+	return rec != nil && (rec.wants(s.Generation, s.ID) || rec.wantsHook(s.ID))
 }

@@ -32,6 +32,8 @@ type keeper struct {
 	progress  string                  // what the start in progress does, in words; "" where none is
 	active    time.Time               // when a request was last seen
 	unseen    bool                    // an earlier server left it serving, and it was not looked at yet
+	hook      *hookRun                // the setup or teardown in progress; nil where there is none
+	tearsAt   time.Time               // when a teardown that failed is tried again
 }
 
 // halt is a wish that a version stops or sleeps, or no longer does.
@@ -65,6 +67,9 @@ func (k *keeper) inherit(rec *VersionRecord) {
 		if name := g.Run.Runtime(); g.State != GenerationFailed && !slices.Contains(k.inherited, name) {
 			k.inherited = append(k.inherited, name)
 		}
+	}
+	if h := rec.dueHook(); h != nil {
+		k.inherited = append(k.inherited, h.Run.Runtime())
 	}
 }
 
@@ -157,7 +162,7 @@ func (k *keeper) deploy(ctx context.Context, g, serving *Generation) time.Durati
 	if serving != nil && !g.FromSleep { // what slept need not wake up to be replaced
 		kept = k.keepMeanwhile(ctx, serving)
 	}
-	inst, err := d.bringUp(ctx, k.enough(g, serving))
+	inst, err := d.setUpAndStart(ctx, serving)
 	d.stepBegan = time.Now()
 	if err == nil {
 		failpoint.Pass(failpoint.InstanceHealthy)
@@ -222,6 +227,9 @@ func (k *keeper) deployFailed(ctx context.Context, g *Generation, inst *instance
 		return 0
 	}
 	reason, hint, tail := bounded(err.Error(), maxReason), hintOf(err), k.logTail(ctx, g, inst)
+	if failed, ok := errors.AsType[*hookError](err); ok {
+		tail = failed.tail
+	}
 	err = k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) { return r.fail(g.Number, reason, tail) })
 	if err != nil {
 		return 0
@@ -258,6 +266,9 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 		}
 		return 0
 	}
+	if again, done := k.tearDown(ctx, rec); !done {
+		return again
+	}
 	err := k.store(ctx, func(r *VersionRecord) (*VersionRecord, error) {
 		if r != nil && r.Desired != DesiredRemoved {
 			return nil, errSuperseded // wanted again
@@ -276,6 +287,7 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 		}
 	}
 	k.conclude(ctx, e)
+	k.deployNext(ctx)
 	return 0
 }
 

@@ -45,6 +45,16 @@ func (c *Control) Logs(ctx context.Context, key Key, opts LogOptions) (LogReader
 		}
 		logs.readers = append(logs.readers, one)
 	}
+	if len(logs.readers) == 0 && last.cameUpToStart() {
+		logs.readers = append(logs.readers, keptLogOf(key, last, opts))
+	}
+	hook, err := c.hookLogs(ctx, key, opts)
+	if err != nil {
+		return nil, errors.Join(err, logs.Close())
+	}
+	if hook != nil {
+		logs.readers = append(logs.readers, hook)
+	}
 	if len(logs.readers) == 0 {
 		cancel()
 		return keptLogOf(key, last, opts), nil

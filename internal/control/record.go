@@ -102,7 +102,7 @@ func (r *VersionRecord) sameWish(o *VersionRecord) bool {
 		return false
 	}
 	a, b := r.newest(), o.newest()
-	return r.Desired == o.Desired && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number) &&
+	return r.Desired == o.Desired && r.skipsTeardown() == o.skipsTeardown() && (a == nil) == (b == nil) && (a == nil || a.Number == b.Number) &&
 		a.sameSlots(b) && r.serving().sameSlots(o.serving())
 }
 

@@ -13,7 +13,7 @@ import (
 
 // repeat returns a new generation that runs what g does, with that many instances.
 func (g *Generation) repeat(replicas int) Generation {
-	next := Generation{Deployment: g.Deployment, Run: g.Run, Env: maps.Clone(g.Env), Again: g.Number}
+	next := Generation{Deployment: g.Deployment, Run: g.Run, Env: maps.Clone(g.Env), Setup: g.Setup, Teardown: g.Teardown, Again: g.Number}
 	next.resize(replicas)
 	return next
 }

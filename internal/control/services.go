@@ -42,6 +42,9 @@ func (c *Control) PutServices(ctx context.Context, services []api.Service) error
 				return err
 			}
 		}
+		if err := checkHooks(*s); err != nil {
+			return err
+		}
 	}
 	taken, err := c.takeServices(ctx, services)
 	for _, s := range taken {

@@ -73,6 +73,7 @@ type VersionRecord struct {
 	Who
 	Scaled      int          `json:"scaled,omitempty"` // instances that a person asked for, apart from a deployment; 0 where none did
 	CreatedAt   time.Time    `json:"created_at"`       // first deployment
+	Hooks       Hooks        `json:"hooks,omitzero"`
 	Lease       Lease        `json:"lease,omitzero"`
 	Generations []Generation `json:"generations,omitempty"` // oldest first; bounded by control
 }
@@ -103,6 +104,10 @@ type Generation struct {
 	Again      int64             `json:"again,omitempty"`      // the generation that it repeats; 0 where it is new
 	Slots      []int             `json:"slots,omitempty"`      // numbers of its instances; none stands for the 1 alone
 	LastSlot   int               `json:"last_slot,omitempty"`  // the highest number that an instance of it had
+	Setup      *Hook             `json:"setup,omitempty"`      // to run before its instances start; nil where nothing is
+	Teardown   *Hook             `json:"teardown,omitempty"`   // to run when the version is removed; nil where it brings none
+	SetUp      bool              `json:"set_up,omitempty"`     // its setup succeeded
+	Outputs    map[string]string `json:"outputs,omitempty"`    // what its instances get of the setup; may be secrets
 }
 
 // GenerationState says how far a generation came.

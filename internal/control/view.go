@@ -118,6 +118,7 @@ func (c *Control) viewLocked(key Key, rec *VersionRecord, table *route.Table, re
 		v.Run, v.Runtime = shown.Run, shown.Run.Runtime()
 		v.EnvNames = slices.Sorted(maps.Keys(shown.Env))
 	}
+	v.OutputNames, v.Teardown = slices.Sorted(maps.Keys(rec.Hooks.Outputs)), k.viewTeardownLocked(rec)
 	for _, id := range slices.Sorted(maps.Keys(k.instances)) {
 		v.Instances = append(v.Instances, viewInstance(k.instances[id]))
 	}
@@ -165,6 +166,9 @@ func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
 	if rec.Desired != DesiredRunning {
 		if len(k.instances) > 0 {
 			return api.StateStopping, ""
+		}
+		if rec.owesTeardown() {
+			return api.StateRemoving, k.teardownWordsLocked(rec)
 		}
 		return api.StateStopped, ""
 	}

@@ -285,9 +285,9 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	c := w.c
 	c.mu.Lock()
 	rec, k := c.records[key], c.keepers[key]
-	if k == nil {
-		c.mu.Unlock()
-		return false
+	if k == nil || isHook(s.ID) {
+		defer c.mu.Unlock()
+		return k != nil && k.seesHookLocked(rec, s)
 	}
 	inst, known := k.instances[s.ID]
 	if !known {

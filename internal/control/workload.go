@@ -32,19 +32,24 @@ func resolve(s api.Service, d api.Deployment) (api.Run, map[string]string, error
 		return api.Run{}, nil, invalidf("put what is long into a file, and name that",
 			"the command and the environment variables have %d bytes together, and may have %d", size, maxWorkload)
 	}
+	return run, env, checkEnv(env)
+}
+
+// checkEnv refuses variables that no instance could have.
+func checkEnv(env map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		if !api.IsVariable(name) {
-			return api.Run{}, nil, invalidf("use letters, digits and _", "%q cannot be the name of an environment variable", name)
+			return invalidf("use letters, digits and _", "%q cannot be the name of an environment variable", name)
 		}
 		if strings.Contains(env[name], "\x00") {
-			return api.Run{}, nil, invalidf("", "the value of the environment variable %s has a NUL byte", name)
+			return invalidf("", "the value of the environment variable %s has a NUL byte", name)
 		}
 		if unknown := api.UnknownPlaceholders(env[name]); len(unknown) > 0 {
-			return api.Run{}, nil, invalidf("known are "+strings.Join(api.Placeholders(), ", "),
+			return invalidf("known are "+strings.Join(api.Placeholders(), ", "),
 				"the environment variable %s has the unknown placeholder %s", name, unknown[0])
 		}
 	}
-	return run, env, nil
+	return nil
 }
 
 // maxWorkload bounds the command and the environment variables of a version, in
@@ -207,12 +212,7 @@ func checkPlaceholders(what string, texts ...string) error {
 
 // workload fills in everything but {port}, which the runtime knows.
 func (c *Control) workload(key Key, g *Generation, id string) Workload {
-	values := map[string]string{
-		"service": key.Service,
-		"version": key.Version,
-		"route":   key.Version,
-		"proxy":   c.opts.ProxyAddress[g.Run.Runtime()],
-	}
+	values := c.placeholders(key, g.Run)
 	w := Workload{
 		ID:          id,
 		Environment: c.opts.Environment,
@@ -227,9 +227,11 @@ func (c *Control) workload(key Key, g *Generation, id string) Workload {
 	for name, value := range g.Env {
 		w.Env[name] = api.FillPlaceholders(value, values)
 	}
+	maps.Copy(w.Env, g.Outputs)
 	standard := map[string]string{
 		"LAYOVER_SERVICE":   key.Service,
 		"LAYOVER_VERSION":   key.Version,
+		"LAYOVER_ID":        key.identifier(),
 		"OTEL_SERVICE_NAME": key.Service,
 	}
 	for name, value := range standard {
@@ -239,6 +241,16 @@ func (c *Control) workload(key Key, g *Generation, id string) Workload {
 	}
 	w.Env["OTEL_RESOURCE_ATTRIBUTES"] = resourceAttributes(w.Env["OTEL_RESOURCE_ATTRIBUTES"], c.opts.Environment, key, id)
 	return w
+}
+
+// placeholders returns what the placeholders of a version stand for, but for {port}.
+func (c *Control) placeholders(key Key, run api.Run) map[string]string {
+	return map[string]string{
+		"service": key.Service,
+		"version": key.Version,
+		"route":   key.Version,
+		"proxy":   c.opts.ProxyAddress[run.Runtime()],
+	}
 }
 
 // resourceAttributes adds to the attributes that the service sets itself, which win, those

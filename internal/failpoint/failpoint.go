@@ -9,6 +9,11 @@ package failpoint
 const (
 	DeployRecorded  = "deploy.recorded"  // the wish is in the store
 	DeployBegun     = "deploy.begun"     // and among the events
+	SetupWanted     = "setup.wanted"     // nothing of the setup is there
+	SetupStarted    = "setup.started"    // it runs
+	SetupEnded      = "setup.ended"      // it has ended, and nobody noted how
+	SetupRecorded   = "setup.recorded"   // the store has that, and its outputs
+	SetupCleared    = "setup.cleared"    // nothing is left of it
 	InstanceWanted  = "instance.wanted"  // nothing of the instance is there
 	ProcessFolder   = "process.folder"   // an empty folder is
 	ProcessPlanned  = "process.planned"  // with a plan in it
@@ -40,6 +45,12 @@ const (
 	WakeBegun    = "wake.begun"    // and among the events
 	WakeRouted   = "wake.routed"   // an instance is healthy, and in the table
 	WakeTold     = "wake.told"     // it is among the events that the version is awake
+
+	TeardownWanted   = "teardown.wanted"   // no instance is left, and nothing of the teardown is there
+	TeardownStarted  = "teardown.started"  // it runs
+	TeardownEnded    = "teardown.ended"    // it has ended, and nobody noted how
+	TeardownRecorded = "teardown.recorded" // the store has that
+	TeardownCleared  = "teardown.cleared"  // nothing is left of it
 
 	StopTold      = "stop.told"      // the end of a stop is among the events
 	RemoveDeleted = "remove.deleted" // the record is gone

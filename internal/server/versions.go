@@ -67,10 +67,11 @@ func (s *Server) registerVersions() {
 	register(s, operation{
 		id: "delete-version", tag: tagVersions, method: http.MethodDelete, path: versionPath,
 		summary:     "Remove a version",
-		description: "Takes the version's route away, drains and ends its instances, and forgets it.",
-		status:      http.StatusAccepted,
-		errors:      []int{http.StatusNotFound, http.StatusConflict},
-	}, s.acting(s.control.Remove))
+		description: "Takes the version's route away, drains and ends its instances, runs its teardown, and forgets it. While the teardown fails it is tried again, " +
+			"and the version is `removing`; asking once more tries it at once.",
+		status: http.StatusAccepted,
+		errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, s.remove)
 
 	for _, a := range []struct {
 		name, summary, description string
@@ -171,6 +172,18 @@ func (s *Server) acting(act action) func(context.Context, *ActInput) (*answer[ap
 		v, err := act(ctx, in.key(), in.by())
 		return reply(v), err
 	}
+}
+
+type removeInput struct {
+	ActInput
+	SkipTeardown bool `query:"skip_teardown" doc:"Give up the teardown: what the setup made may stay behind"`
+}
+
+func (s *Server) remove(ctx context.Context, in *removeInput) (*answer[api.Version], error) {
+	by := in.by()
+	by.SkipTeardown = in.SkipTeardown
+	v, err := s.control.Remove(ctx, in.key(), by)
+	return reply(v), err
 }
 
 type extendInput struct {
