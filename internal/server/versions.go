@@ -66,7 +66,7 @@ func (s *Server) registerVersions() {
 
 	register(s, operation{
 		id: "delete-version", tag: tagVersions, method: http.MethodDelete, path: versionPath,
-		summary:     "Remove a version",
+		summary: "Remove a version",
 		description: "Takes the version's route away, drains and ends its instances, runs its teardown, and forgets it. While the teardown fails it is tried again, " +
 			"and the version is `removing`; asking once more tries it at once.",
 		status: http.StatusAccepted,
