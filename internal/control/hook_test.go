@@ -119,7 +119,7 @@ func TestSetupRunsOnceForEachGeneration(t *testing.T) {
 	require.Equal(t, []api.Step{api.StepSetup, api.StepStart, api.StepHealthy, api.StepRouted}, b.stepsOf("feature-1", v.Generation))
 
 	require.NoError(t, syscall.Kill(b.answer("feature-1").PID, syscall.SIGKILL))
-	b.wait("feature-1", "to lose one", func(v api.Version) bool { return v.Healthy < 2 })
+	b.until(func() bool { return b.runtime.cameUp() == 4 }, func() string { return "the instance is not started again" })
 	b.wait("feature-1", "to serve twice again", func(v api.Version) bool { return v.Healthy == 2 })
 	b.end()
 	b.open()
@@ -292,7 +292,7 @@ func TestSetupGoesOnWhileNoServerIsThere(t *testing.T) {
 			b.deploy("feature-1", nil)
 			b.wait("feature-1", "to be set up", func(v api.Version) bool { return v.Reason == "its setup runs" })
 			b.until(func() bool { return b.routed("feature-1").Reason == "its setup runs" }, func() string { return "who waits for it does not see that" })
-			b.until(func() bool { return len(b.note("begun")) == 1 }, func() string { return "the setup does not run" })
+			b.until(func() bool { return len(b.note("begun")) == 1 && b.runtime.cameUp() == 1 }, func() string { return "the setup does not run" })
 			b.end()
 			if endsBetween {
 				b.let("go")
@@ -423,7 +423,7 @@ func TestTeardownOfAServerThatWasKilled(t *testing.T) {
 	b := newHooked(t, "", `echo x >>$NOTES/begun; while ! test -e $NOTES/go; do sleep 0.02; done; echo x >>$NOTES/ended`)
 	b.up("feature-1", nil)
 	b.remove("feature-1", false)
-	b.until(func() bool { return len(b.note("begun")) == 1 }, func() string { return "the teardown does not run" })
+	b.until(func() bool { return len(b.note("begun")) == 1 && b.runtime.cameUp() == 2 }, func() string { return "the teardown does not run" })
 	b.end()
 	b.open()
 	b.wait("feature-1", "to be removed still", func(v api.Version) bool { return v.State == api.StateRemoving && v.Reason == "its teardown runs" })

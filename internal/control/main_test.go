@@ -181,6 +181,7 @@ type flaky struct {
 	hangs  bool
 	over   bool // the test is: everything may be stopped
 	starts int
+	came   int // starts that worked
 	faults []string
 	passed *control.Status // is in the next list, though it is gone by then
 	hides  string          // ID of an instance that no list has
@@ -318,7 +319,13 @@ func (f *flaky) Start(ctx context.Context, w control.Workload, step func(api.Ste
 	if err != nil {
 		return control.Status{}, err
 	}
-	return f.Runtime.Start(ctx, w, step)
+	s, err := f.Runtime.Start(ctx, w, step)
+	if err == nil {
+		f.mu.Lock()
+		f.came++
+		f.mu.Unlock()
+	}
+	return s, err
 }
 
 // listOnce makes the next list have one more instance, and returns whether it had.
@@ -356,6 +363,12 @@ func (f *flaky) breakList(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.broken = err
+}
+
+func (f *flaky) cameUp() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.came
 }
 
 func (f *flaky) started() int {
