@@ -36,6 +36,8 @@ type script struct {
 	server    *exec.Cmd // layover up, or nil
 	ended     chan error
 	ups       int
+
+	stopPostgres func() // nil where the script has none
 }
 
 type scriptKey struct{}

@@ -25,6 +25,7 @@ func mayImport() map[string][]string {
 		"bench/harness":                    {"internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
 		"docs":                             {},
+		"examples/database":                {},
 		"examples/shop":                    {"examples/shop/inventorypb"},
 		"examples/shop/cmd/shop":           {"examples/shop"},
 		"examples/shop/inventorypb":        {},

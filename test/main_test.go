@@ -76,6 +76,12 @@ func TestScripts(t *testing.T) {
 			"processes": cmdProcesses,
 			"sql":       cmdSQL,
 			"listing":   cmdListing,
+
+			"postgres":   cmdPostgres, // see database_test.go
+			"nopostgres": cmdNoPostgres,
+			"example":    cmdExample,
+			"databases":  cmdDatabases,
+			"post":       cmdPost,
 		},
 	})
 }
