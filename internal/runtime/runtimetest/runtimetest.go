@@ -83,6 +83,7 @@ func cases() map[string]testCase {
 	maps.Copy(all, exitCases())
 	maps.Copy(all, adoptCases())
 	maps.Copy(all, logCases())
+	maps.Copy(all, hookCases())
 	return all
 }
 

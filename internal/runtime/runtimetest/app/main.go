@@ -10,6 +10,8 @@
 //	                     with "session" it has a session of its own
 //	APP_LOG_LINES=1000   write this many lines, numbered, to stdout
 //	APP_LONG_LINE=100000 write a line of this many times x
+//	APP_SAY=text         write this line to stdout
+//	APP_DONE=7           exit with this code once all that is written
 //	APP_BINARY=1         write bytes that are no text, and a last line without its end, and exit
 //
 // It answers / with an [Answer] as JSON, and does what these ask for:
@@ -59,6 +61,9 @@ func main() {
 		fork()
 	}
 	writeLog()
+	if code, ok := number("APP_DONE"); ok {
+		os.Exit(code)
+	}
 	if os.Getenv("APP_LISTEN") == "no" {
 		fmt.Println("not listening")
 		time.Sleep(time.Hour)
@@ -101,6 +106,9 @@ func writeLog() {
 	if size, ok := number("APP_LONG_LINE"); ok {
 		fmt.Fprintln(out, strings.Repeat("x", size))
 		fmt.Fprintln(out, "after the long line")
+	}
+	if text := os.Getenv("APP_SAY"); text != "" {
+		fmt.Fprintln(out, text)
 	}
 	if err := out.Flush(); err != nil {
 		fail(err)
