@@ -66,6 +66,8 @@ func TestLoadFull(t *testing.T) {
 			Run:     api.Run{Process: &api.Process{Command: []string{"./cart", "-name", "my cart", "-port", "{port}"}, Dir: filepath.Join(here, "cart")}},
 			Env:     map[string]string{"LOG_LEVEL": "debug", "PORT_LABEL": "8080", "CATALOG": "http://catalog.shop.localhost"},
 			Timeout: api.Duration(45 * time.Second), Grace: api.Duration(10 * time.Second), Drain: api.Duration(10 * time.Second),
+			Setup:    &api.Hook{Command: []string{"./cart", "migrate"}, Dir: filepath.Join(here, "db"), Timeout: api.Duration(time.Minute)},
+			Teardown: &api.Hook{Command: []string{"./cart", "drop"}, Env: map[string]string{"FORCE": "1"}},
 		},
 		{
 			Name: "catalog", Hosts: []string{"catalog.shop.localhost"}, Default: "main", Protocol: "h2c",
@@ -87,7 +89,7 @@ func TestLoadFull(t *testing.T) {
 	require.Equal(t, []VersionDeployment{
 		{"cart", "1.10", from(api.Deployment{Overrides: api.Overrides{Image: "registry.example.com/cart:1.10"}})},
 		{"cart", "feature-2981", from(api.Deployment{
-			Overrides: api.Overrides{Dir: filepath.Join(filepath.Dir(here), "cart-feature-2981")},
+			Overrides: api.Overrides{Dir: filepath.Join(filepath.Dir(here), "cart-feature-2981"), Teardown: &api.Hook{Off: true}},
 			Branch:    "feature/2981", Owner: "ana", Timeout: api.Duration(5 * time.Second),
 		})},
 		{"cart", "stable", from(api.Deployment{})},
