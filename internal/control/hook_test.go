@@ -220,7 +220,7 @@ func TestSetupWithABadOutputFails(t *testing.T) {
 	tests := map[string]struct{ line, why string }{
 		"no key":        {"layover-output: =x", "KEY=VALUE"},
 		"no value":      {"layover-output: KEY", "KEY=VALUE"},
-		"a bad key":     {"layover-output: A-B=x", "KEY=VALUE"},
+		"a bad key":     {"layover-output: A-B=s3cret-word", "KEY=VALUE"},
 		"reserved":      {"layover-output: LAYOVER_VERSION=x", "LAYOVER_VERSION is not a variable that a setup may give"},
 		"the port":      {"layover-output: PORT=1", "PORT is not"},
 		"the loader's":  {"layover-output: LD_PRELOAD=x", "LD_PRELOAD is not"},
@@ -237,6 +237,9 @@ func TestSetupWithABadOutputFails(t *testing.T) {
 			require.NoError(t, err)
 			v := b.wait(version, "to fail", func(v api.Version) bool { return v.State == api.StateFailed })
 			require.Contains(t, v.Reason, tt.why)
+			shown, err := json.Marshal([]any{v, b.log(version), b.eventsOf(version)})
+			require.NoError(t, err)
+			require.NotContains(t, string(shown), "s3cret-word", "what cannot be used is not shown either")
 		})
 	}
 }
@@ -331,7 +334,7 @@ func TestLaterWishEndsTheSetup(t *testing.T) {
 
 func TestSetupOfAnotherWishIsEndedByTheNextServer(t *testing.T) {
 	b := newHooked(t, waits, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
-	b.hooks(`touch $NOTES/running; trap 'rm $NOTES/running; exit 1' TERM; while true; do sleep 0.02; done`, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
+	b.hooks(`touch $NOTES/running; trap 'sleep 0.5; rm $NOTES/running; exit 1' TERM; while true; do sleep 0.02; done`, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
 	b.deploy("feature-1", nil)
 	b.until(func() bool { _, err := os.Stat(filepath.Join(b.notes, "running")); return err == nil }, func() string { return "the setup does not run" })
 	b.end()
