@@ -139,14 +139,26 @@ func (c *fastConn) pump(u *upstream, ended chan<- struct{}) {
 // fillBody reads more of the body, as long as there is patience with the client.
 func (c *fastConn) fillBody() error {
 	if !c.body.paced {
-		return c.fill()
+		return c.fillBehindHead()
 	}
 	start, before := time.Now(), len(c.unread())
 	c.body.deadline = c.body.patience.deadline(start)
-	err := c.fill()
+	err := c.fillBehindHead()
 	c.body.patience.got(len(c.unread())-before, time.Since(start))
 	c.body.deadline = time.Time{}
 	c.body.slow = errors.Is(err, os.ErrDeadlineExceeded) && !c.halted.Load()
+	return err
+}
+
+// fillBehindHead reads more behind the head of the present request. The deadline that a wait sets stays for
+// the next read, which it ends at once where it has passed meanwhile: the wait for the head was
+// short, or the instance took nothing for long. That is not the client's doing.
+func (c *fastConn) fillBehindHead() error {
+	err := c.fill()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.halted.Load() && !c.deadline.Equal(c.body.deadline) {
+		c.setDeadline(c.body.deadline)
+		err = c.fill()
+	}
 	return err
 }
 
@@ -189,7 +201,7 @@ func (c *fastConn) splice(u *upstream) (sent int64, err error) {
 		// The error does not tell whose it is. Where it is the instance's, its answer ends the wait
 		// for the client; and where that says more, what was copied in part is lost anyway.
 		c.body.unsent = true
-		if broken := c.fill(); broken != nil && !c.halted.Load() {
+		if broken := c.fillBehindHead(); broken != nil && !c.halted.Load() {
 			c.breakOff(u, broken)
 		}
 	}

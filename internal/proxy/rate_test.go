@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -142,6 +143,34 @@ func TestProxy_LetsStreamsTakeTheirTime(t *testing.T) {
 	c.send(t, "GET / HTTP/1.1", "Host: cart.localhost", "")
 	proceed <- struct{}{}
 	require.Equal(t, http.StatusOK, c.answer(t, http.MethodGet).StatusCode)
+}
+
+// TestProxy_DoesNotBlameTheClientForASlowInstance has the instance take nothing for longer than a client
+// may fall behind.
+func TestProxy_DoesNotBlameTheClientForASlowInstance(t *testing.T) {
+	const grace, size = time.Second / 2, 32 << 20
+	waiting := make(chan struct{})
+	proceed := sync.OnceFunc(func() { close(waiting) })
+	w := newWorld(t, Options{BodyRate: BodyRate{BytesPerSecond: 1, Grace: grace}},
+		service("cart", ready("main", instance(t, func(w http.ResponseWriter, r *http.Request) {
+			<-waiting
+			n, err := io.Copy(io.Discard, r.Body)
+			_, _ = fmt.Fprint(w, n, err)
+		}))))
+	t.Cleanup(proceed)
+	c := dial(t, w.addr)
+	c.send(t, "POST / HTTP/1.1", "Host: cart.localhost", fmt.Sprint("Content-Length: ", size), "")
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		_, err := c.Write(make([]byte, size))
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	idle(t, c, 2*grace)
+	proceed()
+	require.Equal(t, fmt.Sprint(size, nil), c.answer(t, http.MethodPost).text)
+	sending.Wait()
 }
 
 // idle holds that nothing comes for a time.

@@ -108,7 +108,7 @@ func (w *watcher) watch(running, over chan struct{}) {
 	defer c.survive()
 	c.keepHead()
 	for len(c.unread()) < inputSize {
-		err := c.fill()
+		err := c.fillBehindHead()
 		switch {
 		case err == nil:
 			continue
