@@ -50,6 +50,8 @@ func crashSmall() crashPlan {
 			{what: "wake", runtime: api.RuntimeProcess, point: fp.ProcessPlanned},
 			{what: "stop", runtime: api.RuntimeProcess, point: fp.RetirePublished},
 			{what: "remove", runtime: api.RuntimeProcess, point: fp.RemoveDeleted},
+			{what: "setup", runtime: api.RuntimeProcess, point: fp.SetupEnded},
+			{what: "teardown", runtime: api.RuntimeProcess, point: fp.TeardownStarted},
 		}
 	}}
 }
@@ -62,12 +64,19 @@ type crashCase struct {
 	faults []string
 }
 
+func (c *crashCase) hooked() bool { return c.what == "setup" || c.what == "teardown" }
+
+func (c *crashCase) removes() bool { return c.what == "remove" || c.what == "teardown" }
+
 func (c *crashCase) String() string {
 	return fmt.Sprintf("%s, %s: %s, killed at %s", c.store, c.runtime, c.what, c.point)
 }
 
-// crashActions are what is done to versions, in the order of the table.
-func crashActions() []string { return []string{"deploy", "replace", "sleep", "wake", "stop", "remove"} }
+// crashActions are what is done to versions, in the order of the table. The versions of the last two
+// have hooks: one is deployed, one is removed.
+func crashActions() []string {
+	return []string{"deploy", "replace", "sleep", "wake", "stop", "remove", "setup", "teardown"}
+}
 
 // crashPoints returns the points that an action passes, in their order.
 func crashPoints(what, runtime string) []string {
@@ -91,6 +100,10 @@ func crashPoints(what, runtime string) []string {
 		return slices.Concat([]string{fp.WakeRecorded, fp.WakeBegun}, start, []string{fp.WakeRouted, fp.WakeTold})
 	case "stop":
 		return slices.Concat([]string{fp.EndRecorded, fp.EndPublished}, retire, []string{fp.StopTold})
+	case "setup":
+		return []string{fp.SetupWanted, fp.SetupStarted, fp.SetupEnded, fp.SetupRecorded, fp.SetupCleared}
+	case "teardown":
+		return []string{fp.TeardownWanted, fp.TeardownStarted, fp.TeardownEnded, fp.TeardownRecorded, fp.TeardownCleared}
 	default:
 		return slices.Concat([]string{fp.EndRecorded, fp.EndPublished}, retire, []string{fp.RemoveDeleted})
 	}
@@ -139,6 +152,7 @@ func crashMatrix(ctx context.Context, plan crashPlan) (result, error) {
 type matrix struct {
 	plan   crashPlan
 	binary string // layover with its fail points
+	hook   string // the program of the hooks
 	docker bool
 	cases  []crashCase
 
@@ -152,9 +166,9 @@ func (m *matrix) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	m.binary = filepath.Join(dir, "layover")
+	m.binary, m.hook = filepath.Join(dir, "layover"), filepath.Join(dir, "hook")
 	fmt.Println("  building layover with fail points")
-	if err := goBuild(ctx, m.binary, "cmd/layover", "failpoint"); err != nil {
+	if err := errors.Join(goBuild(ctx, m.binary, "cmd/layover", "failpoint"), goBuild(ctx, m.hook, "proof/hook")); err != nil {
 		return err
 	}
 	var database string
@@ -270,8 +284,10 @@ func (m *matrix) print() {
 // crashing is one environment in which the server is killed again and again.
 type crashing struct {
 	*killing
-	arm      string // the file that names the point
-	sabotage bool
+	arm       string // the file that names the point
+	hook      string // the program of the hooks
+	databases *databases
+	sabotage  bool
 }
 
 // work takes one case after another, in an environment of its own. database is "" for SQLite.
@@ -282,7 +298,12 @@ func (m *matrix) work(ctx context.Context, number int, database string, queue <-
 	}
 	defer done()
 	k := &killing{environment: e, marker: fmt.Sprintf("crash-%d-%d-%d", os.Getpid(), number, time.Now().UnixNano()), evenEnded: true, processOnly: !m.docker}
-	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), sabotage: m.plan.sabotage}
+	db, stop, err := serveDatabases(ctx, m.docker)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), hook: m.hook, databases: db, sabotage: m.plan.sabotage}
 	e.variables = []string{fp.Variable + "=" + w.arm, "LAYOVER_STORE=" + database}
 	if err := k.prepare(ctx); err != nil {
 		return err
@@ -319,11 +340,7 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 		return err
 	}
 	defer client.Close()
-	var d api.Deployment
-	d.Replicas = 2
-	if c.runtime == api.RuntimeDocker {
-		d.Image, d.Replicas = w.image, 1
-	}
+	d := w.deploymentFor(c)
 	if err := w.ready(ctx, client, c, version, d); err != nil {
 		return err
 	}
@@ -340,7 +357,7 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 			_, _, _ = w.ask(asking, "pricing.localhost", "/healthz", version)
 		case "stop":
 			_, _ = client.Stop(asking, "pricing", version, "")
-		case "remove":
+		case "remove", "teardown":
 			_, _ = client.Remove(asking, "pricing", version, "")
 		default:
 			_, _ = client.Deploy(asking, "pricing", version, d)
@@ -363,7 +380,7 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 	if c.what == "sleep" && len(c.faults) == 0 {
 		c.faults = append(c.faults, w.answered(ctx, version)...) // its route is there
 	}
-	if c.what != "remove" {
+	if !c.removes() {
 		if _, err := w.cli(ctx, "rm", "pricing@"+version); err != nil && len(c.faults) == 0 {
 			return err
 		}
@@ -371,9 +388,25 @@ func (w *crashing) one(ctx context.Context, c *crashCase, version string) error 
 	return ctx.Err()
 }
 
+// deploymentFor returns what is deployed: processes are two, containers one.
+func (w *crashing) deploymentFor(c *crashCase) api.Deployment {
+	var d api.Deployment
+	d.Replicas = 2
+	program := w.hook
+	if c.runtime == api.RuntimeDocker {
+		d.Image, d.Replicas = w.image, 1
+		program = "/hook"
+	}
+	if c.hooked() {
+		d.Setup = &api.Hook{Command: []string{program, w.databases.url}, Timeout: api.Duration(20 * time.Second)}
+		d.Teardown = d.Setup
+	}
+	return d
+}
+
 // ready brings the version to where the case begins.
 func (w *crashing) ready(ctx context.Context, client *api.Client, c *crashCase, version string, d api.Deployment) error {
-	if c.what == "deploy" {
+	if c.what == "deploy" || c.what == "setup" {
 		return nil
 	}
 	v, err := client.Deploy(ctx, "pricing", version, d)
@@ -453,9 +486,12 @@ func (w *crashing) wrong(ctx context.Context, c *crashCase, version string, repl
 	want := map[string]int{"main": 1}
 	i := slices.IndexFunc(versions, func(v api.Version) bool { return v.Name == version })
 	switch c.what {
-	case "deploy", "replace", "wake":
+	case "deploy", "replace", "wake", "setup":
 		want[version] = replicas
-		generation := map[string]int64{"deploy": 1, "replace": 2, "wake": 1}[c.what]
+		generation := int64(1)
+		if c.what == "replace" {
+			generation = 2
+		}
 		if i < 0 || versions[i].State != api.StateRunning || versions[i].Serving != generation || versions[i].Healthy != replicas {
 			out = append(out, fmt.Sprintf("generation %d does not serve with %d instances: %s", generation, replicas, states(versions)))
 		} else {
@@ -469,9 +505,15 @@ func (w *crashing) wrong(ctx context.Context, c *crashCase, version string, repl
 		if i < 0 || versions[i].State != api.StateStopped {
 			out = append(out, "it is not stopped: "+states(versions))
 		}
-	case "remove":
+	case "remove", "teardown":
 		if i >= 0 {
 			out = append(out, "it is not removed: "+states(versions))
+		}
+	}
+	if c.hooked() {
+		out = append(out, w.databases.wrong("pricing_"+version, !c.removes())...)
+		if c.what == "setup" && i >= 0 && !slices.Equal(versions[i].OutputNames, []string{"DATABASE"}) {
+			out = append(out, fmt.Sprintf("its setup gave %v", versions[i].OutputNames))
 		}
 	}
 	for name, n := range counted {

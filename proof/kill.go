@@ -104,10 +104,10 @@ services:
 		return nil
 	}
 	folder := filepath.Join(k.dir, "image")
-	if err := goBuild(ctx, filepath.Join(folder, "shop"), "examples/shop/cmd/shop"); err != nil {
+	if err := errors.Join(goBuild(ctx, filepath.Join(folder, "shop"), "examples/shop/cmd/shop"), goBuild(ctx, filepath.Join(folder, "hook"), "proof/hook")); err != nil {
 		return err
 	}
-	dockerfile := "FROM scratch\nCOPY shop /shop\nENV HOST=0.0.0.0\nENTRYPOINT [\"/shop\", \"pricing\"]\n"
+	dockerfile := "FROM scratch\nCOPY shop hook /\nENV HOST=0.0.0.0\nCMD [\"/shop\", \"pricing\"]\n"
 	if err := os.WriteFile(filepath.Join(folder, "Dockerfile"), []byte(dockerfile), 0o600); err != nil {
 		return err
 	}
