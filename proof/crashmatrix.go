@@ -51,7 +51,7 @@ func crashSmall() crashPlan {
 			{what: "stop", runtime: api.RuntimeProcess, point: fp.RetirePublished},
 			{what: "remove", runtime: api.RuntimeProcess, point: fp.RemoveDeleted},
 			{what: "setup", runtime: api.RuntimeProcess, point: fp.SetupEnded},
-			{what: "teardown", runtime: api.RuntimeProcess, point: fp.TeardownStarted},
+			{what: "teardown", runtime: api.RuntimeProcess, point: fp.TeardownWanted},
 		}
 	}}
 }
