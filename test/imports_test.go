@@ -33,6 +33,7 @@ func mayImport() map[string][]string {
 		"internal/edge":                    {"api", "internal/route"},
 		"internal/failpoint":               {},
 		"internal/gateway/redis":           {},
+		"internal/gateway/redis/redistest": {},
 		"internal/gateway/traefik":         {"internal/route"},
 		"internal/handover":                {},
 		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
@@ -58,8 +59,8 @@ func mayImport() map[string][]string {
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
 		"proof": {
-			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/traefik", "internal/proxy", "internal/route", "internal/route/routetest",
-			"internal/runtime/process", "internal/store", "internal/store/postgrestest",
+			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis/redistest", "internal/gateway/traefik",
+			"internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
 		"test": {},
 	}

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -18,63 +16,31 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/layover-dev/layover/internal/gateway/redis"
+	"github.com/layover-dev/layover/internal/gateway/redis/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// server is a Redis of the test, with a password.
+// server is a Redis of the test.
 type server struct {
-	t       *testing.T
-	dir     string
-	address string
-	cmd     *exec.Cmd
+	*redistest.Server
+	t *testing.T
 }
 
 func startRedis(t *testing.T) *server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Skip("redis-server is not installed: install the package redis-server")
+	s, err := redistest.Start(t.TempDir())
+	if errors.Is(err, redistest.ErrMissing) {
+		t.Skip(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &server{t: t, dir: t.TempDir(), address: l.Addr().String()}
-	require.NoError(t, l.Close())
-	t.Cleanup(s.stop)
-	s.start()
-	return s
-}
-
-func (s *server) start() {
-	_, port, _ := net.SplitHostPort(s.address)
-	s.cmd = exec.Command("redis-server", "-")
-	s.cmd.Dir = s.dir
-	in, err := s.cmd.StdinPipe()
-	require.NoError(s.t, err)
-	require.NoError(s.t, s.cmd.Start())
-	_, _ = fmt.Fprintf(in, "bind 127.0.0.1\nport %s\nsave \"\"\nrequirepass secret\n", port)
-	require.NoError(s.t, in.Close())
-	require.Eventually(s.t, func() bool {
-		c, err := redigo.Dial("tcp", s.address, redigo.DialPassword("secret"))
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
-	}, 10*time.Second, 5*time.Millisecond)
-}
-
-func (s *server) stop() {
-	if s.cmd != nil && s.cmd.Process != nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-	}
+	t.Cleanup(s.Stop)
+	return &server{s, t}
 }
 
 func (s *server) do(command string, args ...any) any {
 	s.t.Helper()
-	c, err := redigo.Dial("tcp", s.address, redigo.DialPassword("secret"))
-	require.NoError(s.t, err)
-	defer func() { _ = c.Close() }()
-	reply, err := c.Do(command, args...)
+	reply, err := s.Do(command, args...)
 	require.NoError(s.t, err)
 	return reply
 }
@@ -82,16 +48,9 @@ func (s *server) do(command string, args ...any) any {
 // all are the keys of the server, but for the stamp.
 func (s *server) all() map[string]string {
 	s.t.Helper()
-	keys, err := redigo.Strings(s.do("KEYS", "*"), nil)
+	found, err := s.Keys("*")
 	require.NoError(s.t, err)
-	found := map[string]string{}
-	for _, key := range keys {
-		if key != "stamp" {
-			if value, ok := s.do("GET", key).([]byte); ok { // or it has just gone
-				found[key] = string(value)
-			}
-		}
-	}
+	delete(found, "stamp")
 	return found
 }
 
@@ -134,8 +93,8 @@ func (w *wish) wait(ctx context.Context) {
 func run(t *testing.T, s *server, w *wish, change func(*redis.Options)) *redis.Writer {
 	t.Helper()
 	opts := redis.Options{
-		Address: s.address, Own: []string{"t/a/layover--shop--", "t/b/layover--shop--"}, Stamp: "stamp",
-		Password: func() (string, error) { return "secret", nil }, Wanted: w.wanted, Wait: w.wait,
+		Address: s.Address, Own: []string{"t/a/layover--shop--", "t/b/layover--shop--"}, Stamp: "stamp",
+		Password: func() (string, error) { return redistest.Password, nil }, Wanted: w.wanted, Wait: w.wait,
 	}
 	if change != nil {
 		change(&opts)
@@ -197,9 +156,9 @@ func TestComesBackAfterLosses(t *testing.T) {
 	s.becomes(want)
 	s.do("FLUSHALL")
 	s.becomes(want)
-	s.stop()
+	s.Stop()
 	require.Eventually(t, func() bool { return writer.Status().Err != nil }, 10*time.Second, time.Millisecond)
-	s.start() // without its data
+	require.NoError(t, s.Restart()) // without its data
 	s.becomes(want)
 }
 
@@ -253,7 +212,7 @@ func TestPassword(t *testing.T) {
 		return err != nil && !errors.Is(err, os.ErrNotExist)
 	}, 10*time.Second, time.Millisecond)
 	require.NotContains(t, writer.Status().Err.Error(), "guessed-wrong")
-	require.NoError(t, os.WriteFile(file+".new", []byte("secret"), 0o600))
+	require.NoError(t, os.WriteFile(file+".new", []byte(redistest.Password), 0o600))
 	require.NoError(t, os.Rename(file+".new", file))
 	s.becomes(want)
 }
