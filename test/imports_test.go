@@ -22,7 +22,7 @@ func mayImport() map[string][]string {
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"bench":                            {"bench/harness", "internal/route"},
-		"bench/harness":                    {"internal/route"},
+		"bench/harness":                    {"internal/gateway/traefik", "internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
 		"docs":                             {},
 		"examples/shop":                    {"examples/shop/inventorypb"},
@@ -59,8 +59,8 @@ func mayImport() map[string][]string {
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
 		"proof": {
-			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis/redistest", "internal/gateway/traefik",
-			"internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
+			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",
+			"internal/gateway/traefik", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
 		"test": {},
 	}
