@@ -1,6 +1,8 @@
 package traefik_test
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -118,6 +120,9 @@ func TestHybridHasTwoRoutersForAService(t *testing.T) {
 	}
 	c := built(t, compiled(t, routetest.Spec(10, 50)), traefik.Settings{Mode: traefik.Full})
 	require.Len(t, c.HTTP.Routers, 2*10+1+10*50)
+	c = built(t, compiled(t, routetest.Shop()), traefik.Settings{Mode: traefik.Full})
+	require.Contains(t, c.HTTP.Routers, traefik.Prefix("")+"cart--route--both", "a named route goes before the version of that name")
+	require.NotContains(t, c.HTTP.Routers, traefik.Prefix("")+"cart--version--both")
 }
 
 func TestConfig(t *testing.T) {
@@ -220,4 +225,34 @@ func FuzzHosts(f *testing.F) {
 		require.Empty(t, traefik.Compare(d, a), "%q: %+v", host, a)
 		require.Equal(t, d.Outcome == route.UnknownHost, a.Router == "", "%q: hosts that are not ours are not touched", host)
 	})
+}
+
+// Rules of one host exclude each other: a reader that has all routers but one never sends a request to a version
+// that the table would not choose. Traefik's Redis provider may be such a reader while a change is written.
+func TestAMissingRouterIsNoWrongVersion(t *testing.T) {
+	spec := routetest.Shop()
+	for i := range spec.Services {
+		for j := range spec.Services[i].Versions {
+			for k := range spec.Services[i].Versions[j].Instances { // each version has an address of its own
+				spec.Services[i].Versions[j].Instances = []route.Instance{{ID: "i", Address: fmt.Sprintf("10.0.%d.%d:%d", i, j, 80+k)}}
+			}
+		}
+	}
+	table := compiled(t, spec)
+	whole := built(t, table, traefik.Settings{Mode: traefik.Full})
+	for missing := range whole.HTTP.Routers {
+		c := *whole
+		c.HTTP.Routers = maps.Clone(whole.HTTP.Routers)
+		delete(c.HTTP.Routers, missing)
+		e, err := traefik.Compile(&c)
+		require.NoError(t, err)
+		for _, tt := range routetest.Cases("") {
+			if tt.NoHeader || strings.Contains(missing, "--deep--") || traefik.Limit(sent(&tt.Request), table) != "" {
+				continue // the hosts of deep are under those of pricing, which has them where deep is not there
+			}
+			if a := e.Decide(sent(&tt.Request)); a.Router != "" {
+				require.Empty(t, traefik.Compare(table.Resolve(&tt.Request), a), "%s without %s: %+v", tt.Name, missing, a)
+			}
+		}
+	}
 }
