@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layover-dev/layover/bench/harness"
@@ -41,6 +42,9 @@ func proveTraefikAgrees(ctx context.Context) (result, error) {
 				}
 			}
 		}
+	}
+	if err := proveTraefikTakesAll(ctx); err != nil {
+		return result{}, err
 	}
 	a.print()
 	return result{
@@ -124,6 +128,8 @@ type agreeScene struct {
 	config    *traefik.Config
 	evaluator *traefik.Evaluator
 	address   string // of Traefik
+	fallBack  string // address of Layover's proxy
+	offered   atomic.Pointer[[]byte]
 	stops     []func()
 }
 
@@ -146,11 +152,10 @@ func newAgreeScene(ctx context.Context, mode traefik.Mode, provider string, spec
 	if s.table, err = route.Compile(spec); err != nil {
 		return s, err
 	}
-	fallBack, err := s.startProxy(ctx)
-	if err != nil {
+	if s.fallBack, err = s.startProxy(ctx); err != nil {
 		return s, err
 	}
-	if s.config, err = traefik.Build(s.table, traefik.Settings{Mode: mode, Proxies: []string{"http://" + fallBack}}); err != nil {
+	if s.config, err = traefik.Build(s.table, traefik.Settings{Mode: mode, Proxies: []string{"http://" + s.fallBack}}); err != nil {
 		return s, err
 	}
 	if s.evaluator, err = traefik.Compile(s.config); err != nil {
@@ -233,15 +238,58 @@ func (s *agreeScene) startProxy(ctx context.Context) (string, error) {
 
 // provideHTTP serves the configuration as Layover's server does.
 func (s *agreeScene) provideHTTP(context.Context) ([]string, error) {
-	text, err := s.config.JSON()
-	if err != nil {
+	if err := s.offer(s.config); err != nil {
 		return nil, err
 	}
 	address, err := s.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(text)
+		_, _ = w.Write(*s.offered.Load())
 	}))
 	return []string{"--providers.http.endpoint=http://" + address + "/gateway/traefik", "--providers.http.pollinterval=500ms"}, err
+}
+
+// offer makes a configuration the one that is served from now on.
+func (s *agreeScene) offer(c *traefik.Config) error {
+	text, err := c.JSON()
+	s.offered.Store(&text)
+	return err
+}
+
+// proveTraefikTakesAll goes through configurations that lack something: nothing that answers, then everything, then no
+// service at all.
+func proveTraefikTakesAll(ctx context.Context) error {
+	s, err := newAgreeScene(ctx, traefik.Hybrid, "http", agreeSpec(false))
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	for _, step := range []struct {
+		name string
+		spec route.Spec
+		want int
+	}{
+		{"a service without a version that answers", route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart"}}}, http.StatusOK}, // the proxy has the whole table
+		{"no service", route.Spec{Environment: "shop"}, http.StatusNotFound},
+	} {
+		table, err := route.Compile(step.spec)
+		if err != nil {
+			return err
+		}
+		config, err := traefik.Build(table, traefik.Settings{Mode: traefik.Hybrid, Proxies: []string{"http://" + s.fallBack}})
+		if err != nil {
+			return err
+		}
+		if err := s.offer(config); err != nil {
+			return err
+		}
+		if err := waitFor(ctx, "Traefik to take up "+step.name, func() bool {
+			a, err := s.send(ctx, &route.Request{Host: "cart.localhost"})
+			return err == nil && a.status == step.want && (a.byProxy || a.instance == "")
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // provideRedis has Layover's writer write it.

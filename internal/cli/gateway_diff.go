@@ -136,6 +136,7 @@ func (a *App) printComparison(result comparison, asJSON bool) error {
 type decisions struct {
 	table     *route.Table
 	evaluator *traefik.Evaluator
+	proxies   []string // host:port of Layover's own
 }
 
 // fetchDecisions reads table and configuration. Where the table changes meanwhile the two would not be of one.
@@ -165,7 +166,7 @@ func fetchDecisions(ctx context.Context, client *api.Client) (*decisions, error)
 			return nil, err
 		}
 		evaluator, err := traefik.Compile(config)
-		return &decisions{table, evaluator}, err
+		return &decisions{table, evaluator, config.Proxies()}, err
 	}
 }
 
@@ -196,9 +197,10 @@ func (d *decisions) compare(r replayed, result *comparison) {
 	}
 }
 
-// otherServer says in what the server of the time is none of those that are decided now.
+// otherServer says in what the server of the time is none of those that are decided now. Layover's own proxy
+// decided as it does.
 func (d *decisions) otherServer(r replayed, decision route.Decision) string {
-	if r.server == "" || decision.Service == nil {
+	if r.server == "" || decision.Service == nil || slices.Contains(d.proxies, r.server) {
 		return ""
 	}
 	if decision.Version == nil {

@@ -51,7 +51,8 @@ func (s *runningServer) run(t *testing.T, stdin string, args ...string) (code in
 func TestGateway(t *testing.T) {
 	dir, main, feature, sleepy := t.TempDir(), listenTCP(t), listenTCP(t), listenTCP(t)
 	writeFile(t, dir, gatewayFile, main, feature, sleepy)
-	environ := []string{"LAYOVER_GATEWAY_TRAEFIK_PROXY=http://" + listenTCP(t)}
+	proxy := listenTCP(t)
+	environ := []string{"LAYOVER_GATEWAY_TRAEFIK_PROXY=http://" + proxy}
 	redis, err := redistest.Start(t.TempDir())
 	if !errors.Is(err, redistest.ErrMissing) {
 		require.NoError(t, err)
@@ -91,11 +92,12 @@ func TestGateway(t *testing.T) {
 {"RequestHost":"cart.localhost","RequestAddr":"cart.localhost:80","RequestPath":"/?q","ServiceAddr":"` + main + `","ServiceName":"cart@docker","request_Baggage":"dynamic_route=main"}
 {"RequestHost":"cart.localhost","RequestPath":"/","ServiceAddr":"` + main + `","ServiceName":"cart@docker","request_Baggage":"dynamic_route=feature-1"}
 {"url":"elsewhere.test"}
+{"RequestHost":"cart.localhost","RequestPath":"/","ServiceAddr":"` + proxy + `","request_Baggage":"dynamic_route=feature-1~x"}
 `
 	code, out, said = s.run(t, recorded, "gateway", "diff", "--file", "-")
 	require.Equal(t, exitFailed, code)
 	require.Equal(t, "line 4, cart.localhost/: Traefik sent it to "+main+" (cart@docker), and Layover decides for cart@feature-1\n", out)
-	require.Contains(t, said, "5 requests: 2 answered by Traefik itself, 2 by way of Layover's proxy, 1 of other hosts; 1 differ")
+	require.Contains(t, said, "6 requests: 2 answered by Traefik itself, 3 by way of Layover's proxy, 1 of other hosts; 1 differ")
 	for _, bad := range []string{"", "{}", "x", `{"url":":"}`} {
 		code, _, _ = s.run(t, bad, "gateway", "diff", "--file", "-")
 		require.Equal(t, exitUsage, code, bad)

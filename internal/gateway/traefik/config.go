@@ -4,19 +4,24 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 )
 
-// Config is a dynamic configuration, as far as it is needed here.
+// Config is a dynamic configuration, as far as it is needed here. Traefik refuses one with an element that is
+// there and empty.
 type Config struct {
-	HTTP HTTP `json:"http"`
+	HTTP HTTP `json:"http,omitzero"`
 }
 
 // HTTP has routers, services and middlewares by their names.
 type HTTP struct {
-	Routers     map[string]*Router     `json:"routers"`
-	Services    map[string]*Service    `json:"services"`
-	Middlewares map[string]*Middleware `json:"middlewares"`
+	Routers     map[string]*Router     `json:"routers,omitempty"`
+	Services    map[string]*Service    `json:"services,omitempty"`
+	Middlewares map[string]*Middleware `json:"middlewares,omitempty"`
 }
+
+// IsZero says whether there is nothing in it.
+func (h HTTP) IsZero() bool { return len(h.Routers)+len(h.Services)+len(h.Middlewares) == 0 }
 
 // Router leads the requests that its rule is true of to a service.
 type Router struct {
@@ -71,6 +76,21 @@ func (c *Config) JSON() ([]byte, error) {
 		return nil, fmt.Errorf("write the configuration of Traefik: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+// Proxies are the addresses, as host:port, of Layover's proxies in it.
+func (c *Config) Proxies() (addresses []string) {
+	for name, s := range c.HTTP.Services {
+		if !isProxy(name) {
+			continue
+		}
+		for _, server := range s.LoadBalancer.Servers {
+			if _, address, ok := strings.Cut(server.URL, "://"); ok {
+				addresses = append(addresses, address)
+			}
+		}
+	}
+	return addresses
 }
 
 // Parse reads what [Config.JSON] wrote.

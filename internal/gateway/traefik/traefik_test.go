@@ -157,6 +157,12 @@ func TestConfig(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, c, again)
 
+	// Traefik refuses an element that is there and empty.
+	for _, empty := range []route.Spec{{}, {Services: []route.Service{{Name: "cart"}}}} {
+		text, err := built(t, compiled(t, empty), settings).JSON()
+		require.NoError(t, err)
+		require.NotContains(t, strings.TrimSuffix(string(text), "\n")[1:], "{}")
+	}
 	_, err = traefik.Build(compiled(t, spec), traefik.Settings{Mode: traefik.Hybrid})
 	require.ErrorIs(t, err, traefik.ErrNoProxy)
 }
