@@ -5,6 +5,11 @@ import (
 	"slices"
 )
 
+// Without is the evaluator without one router.
+func (e *Evaluator) Without(router string) *Evaluator {
+	return &Evaluator{slices.DeleteFunc(slices.Clone(e.routers), func(c compiled) bool { return c.answer.Router == router })}
+}
+
 // BaggageIs says whether the rule of a value is true of lines, and whether each member with the key says its value
 // without an escape and alone, so that it has to be, where it is the route.
 func BaggageIs(lines []string, key, value string) (matches, plain bool) {

@@ -2,7 +2,6 @@ package traefik_test
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -245,13 +244,11 @@ func TestAMissingRouterIsNoWrongVersion(t *testing.T) {
 		}
 	}
 	table := compiled(t, spec)
-	whole := built(t, table, traefik.Settings{Mode: traefik.Full})
-	for missing := range whole.HTTP.Routers {
-		c := *whole
-		c.HTTP.Routers = maps.Clone(whole.HTTP.Routers)
-		delete(c.HTTP.Routers, missing)
-		e, err := traefik.Compile(&c)
-		require.NoError(t, err)
+	config := built(t, table, traefik.Settings{Mode: traefik.Full})
+	whole, err := traefik.Compile(config)
+	require.NoError(t, err)
+	for missing := range config.HTTP.Routers {
+		e := whole.Without(missing)
 		for _, tt := range routetest.Cases("") {
 			if tt.NoHeader || strings.Contains(missing, "--deep--") || traefik.Limit(sent(&tt.Request), table) != "" {
 				continue // the hosts of deep are under those of pricing, which has them where deep is not there
