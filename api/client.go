@@ -138,6 +138,7 @@ func CleanActor(actor string) string {
 type call struct {
 	method string
 	path   []string // below /api/v1, not yet escaped
+	root   bool     // path is below the root of the server instead
 	query  url.Values
 	body   any // sent as JSON, where not nil
 	header http.Header
@@ -214,8 +215,12 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 		}
 		escaped[i] = url.PathEscape(segment)
 	}
-	u.RawPath = u.EscapedPath() + "/api/v1/" + strings.Join(escaped, "/")
-	u.Path = u.Path + "/api/v1/" + strings.Join(k.path, "/")
+	below := "/api/v1/"
+	if k.root {
+		below = "/"
+	}
+	u.RawPath = u.EscapedPath() + below + strings.Join(escaped, "/")
+	u.Path = u.Path + below + strings.Join(k.path, "/")
 	u.RawQuery = k.query.Encode()
 
 	var body io.Reader

@@ -47,6 +47,8 @@ func promises() []promise {
 		{"no-loss", "Killing the server, restarting the proxy by hand-over and replacing versions lose no request", proveNoLoss(noLossFull())},
 		{"replace", "Deploying good and bad builds of a version over it, in turn, fails no request, and none gets a build that is not healthy", proveReplace(replaceFull())},
 		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
+		{"traefik-agrees", "The real Traefik with Layover's configuration, over HTTP and Redis, sends every request where the routing table does", proveTraefikAgrees},
+		{"traefik-hybrid", "In the mode hybrid a request costs Traefik no more with 10,000 versions than with 10", proveTraefikHybrid},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
 		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},

@@ -74,9 +74,7 @@ func (traefik) Start(_ context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(exec.Command(binary,
-		"--entrypoints.web.address="+address, "--providers.file.filename="+routers, "--providers.file.watch=true",
-		"--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR"), ProxyCPU)
+	p, err := startTraefik(binary, address, ProxyCPU, "--providers.file.filename="+routers, "--providers.file.watch=true")
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +83,30 @@ func (traefik) Start(_ context.Context, s Setup) (*Running, error) {
 		_, err := s.writeFile("routers.yaml", traefikRouters(s, added.put(a)))
 		return err
 	}}, nil
+}
+
+func startTraefik(binary, address string, cpu int, args ...string) (*Process, error) {
+	return start(exec.Command(binary, append([]string{
+		"--entrypoints.web.address=" + address,
+		"--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR",
+	}, args...)...), cpu)
+}
+
+// StartTraefik runs Traefik, which it builds where it is not there yet, with some providers. It returns the
+// address at which it will listen.
+func StartTraefik(ctx context.Context, providers ...string) (p *Process, address string, err error) {
+	if err := (traefik{}).Install(ctx); err != nil {
+		return nil, "", err
+	}
+	binary, err := traefikBinary()
+	if err != nil {
+		return nil, "", err
+	}
+	if address, err = freeAddress(); err != nil {
+		return nil, "", err
+	}
+	p, err = startTraefik(binary, address, -1, providers...)
+	return p, address, err
 }
 
 func traefikRouters(s Setup, added []Added) string {

@@ -23,6 +23,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/runtime/docker"
 	"github.com/layover-dev/layover/internal/runtime/external"
@@ -47,6 +48,7 @@ type environment struct {
 	accessLog *proxy.AccessLog // nil where the file asks for none
 	control   *control.Control
 	webhooks  *webhook.Sender
+	redis     *redis.Writer // nil where no configuration is written to Redis
 	server    *server.Server
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
 	certs     *proxy.Certificates // of the latter; nil where there are none
@@ -152,6 +154,7 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
+		WholeDrain:   file.Gateway.Traefik.Mode != config.TraefikOff,
 		OrphanGrace:  time.Duration(file.Server.OrphanGrace),
 		Log:          e.log,
 	})
@@ -173,6 +176,7 @@ func (e *environment) openAPI(ctx context.Context) error {
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
 		Webhooks:       e.webhooks,
+		Gateway:        e.openGateway(),
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: e.file.Server.AllowedOrigins,
@@ -202,6 +206,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	})
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 	behind.Go(func() error { return e.webhooks.Run(ctxBehind) })
+	if e.redis != nil {
+		behind.Go(func() error { return e.redis.Run(ctxBehind) })
+	}
 	if e.accessLog != nil {
 		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
 	}

@@ -31,6 +31,7 @@ type File struct {
 	RouteHeader    string             `yaml:"route_header,omitempty" env:"LAYOVER_ROUTE_HEADER" doc:"Another request header that carries the route, for callers that cannot send baggage. Default: none" example:"X-Route"`
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
+	Gateway        Gateway            `yaml:"gateway,omitempty" doc:"Other data planes, which get their configuration from the server"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
 	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
@@ -118,6 +119,7 @@ func Default() *File {
 		Environment: "local",
 		Domain:      route.DefaultDomain,
 		Proxy:       defaultProxy(),
+		Gateway:     defaultGateway(),
 		Server:      Server{Listen: "127.0.0.1:7070", OrphanGrace: api.Duration(5 * time.Minute)},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),

@@ -62,6 +62,9 @@ type Options struct {
 	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
 	ProxyGrace time.Duration
 	Quotas     Quotas
+	// WholeDrain gives each instance that leaves all of its drain time: requests come to it from others than
+	// proxies, which neither learn of a new table at once nor report what they have in flight.
+	WholeDrain bool
 	// OrphanGrace is how long an instance of which no version is known stays before it is
 	// removed; 0 means DefaultOrphanGrace.
 	OrphanGrace time.Duration

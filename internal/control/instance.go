@@ -113,6 +113,10 @@ func (c *Control) drain(ctx context.Context, s Status, unlimited bool) bool {
 		limited, cancel = context.WithTimeout(ctx, service.Drain.Or(defaultDrain))
 	}
 	defer cancel()
+	if c.opts.WholeDrain && !unlimited {
+		<-limited.Done()
+		return ctx.Err() == nil
+	}
 	version := Key{Service: s.Service, Version: s.Version}.String()
 	for again := true; again && ctx.Err() == nil; {
 		for _, a := range s.Addresses {

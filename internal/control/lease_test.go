@@ -30,6 +30,7 @@ type clockwork struct {
 	t       *testing.T
 	runtime *inMemory
 	plane   *traffic
+	change  func(*control.Options) // nil for none
 	end     func()
 }
 
@@ -126,10 +127,14 @@ func (c *traffic) setBusy(ids ...string) {
 
 // inBubble runs a test with a control plane that has the service cart.
 func inBubble(t *testing.T, s api.Service, test func(*testing.T, *clockwork)) {
+	inBubbleWith(t, s, nil, test)
+}
+
+func inBubbleWith(t *testing.T, s api.Service, change func(*control.Options), test func(*testing.T, *clockwork)) {
 	t.Parallel()
 	path := t.TempDir() + "/layover.db"
 	synctest.Test(t, func(t *testing.T) {
-		w := &clockwork{t: t, runtime: &inMemory{running: map[string]control.Status{}}, plane: &traffic{requests: map[string]uint64{}}}
+		w := &clockwork{t: t, change: change, runtime: &inMemory{running: map[string]control.Status{}}, plane: &traffic{requests: map[string]uint64{}}}
 		w.open(path)
 		s.Name, s.Run, s.Health = "cart", api.Run{Process: &api.Process{Command: []string{"cart"}}}, api.Health{Kind: api.HealthProcess}
 		require.NoError(t, w.PutService(t.Context(), s))
@@ -141,10 +146,14 @@ func inBubble(t *testing.T, s api.Service, test func(*testing.T, *clockwork)) {
 func (w *clockwork) open(path string) {
 	db, err := store.OpenSQLite(w.t.Context(), path)
 	require.NoError(w.t, err)
-	w.Control, err = control.New(w.t.Context(), control.Options{
+	opts := control.Options{
 		Environment: "test", Store: db, DataPlane: w.plane,
 		Runtimes: map[string]control.Runtime{api.RuntimeProcess: w.runtime}, LeaseWarning: time.Minute,
-	})
+	}
+	if w.change != nil {
+		w.change(&opts)
+	}
+	w.Control, err = control.New(w.t.Context(), opts)
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -143,6 +143,9 @@ func (s *ServiceEntry) Version(name string) *VersionEntry {
 // Versions goes over the versions, in no order that means anything.
 func (s *ServiceEntry) Versions() iter.Seq[*VersionEntry] { return s.versions.all() }
 
+// PreviewLabel is what names the service in preview hosts: <route>--<label>.<domain>.
+func (s *ServiceEntry) PreviewLabel() string { return s.owner.label }
+
 // Definition is the service as a Spec has it, without its versions.
 func (s *ServiceEntry) Definition() Service {
 	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol, Held: s.Held}

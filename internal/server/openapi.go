@@ -26,6 +26,7 @@ const (
 	tagRoutes   = "Routes"
 	tagRouting  = "Routing"
 	tagProxies  = "Proxies"
+	tagGateway  = "Gateway"
 	tagEvents   = "Events"
 	tagWebhooks = "Webhooks"
 	tagServer   = "Server"
@@ -64,6 +65,7 @@ func apiConfig(build api.Build) huma.Config {
 				{Name: tagRoutes, Description: "Routes stored under a name: explicit picks per service, and an optional parent."},
 				{Name: tagRouting, Description: "What the data plane decides from, and why it decides as it does."},
 				{Name: tagProxies, Description: "The stand-alone proxies: where each is, and how far behind."},
+				{Name: tagGateway, Description: "The same table for other data planes."},
 				{Name: tagEvents, Description: "Everything that happened, in its order."},
 				{Name: tagWebhooks, Description: "Where events are sent to, and what could not be delivered."},
 				{Name: tagServer, Description: "The server itself."},

@@ -40,6 +40,7 @@ type Options struct {
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
 	Webhooks       Webhooks        // nil where there are none
+	Gateway        Gateway         // the zero value where there is no other data plane
 	Build          api.Build
 	Logger         *slog.Logger
 	KeepAlive      time.Duration // how often an idle stream says something; 0 means 15 s
@@ -103,6 +104,7 @@ func New(opts Options) (*Server, error) {
 	s.registerExplain()
 	s.registerTable()
 	s.registerProxies()
+	s.registerGateway()
 	s.registerEvents()
 	s.registerWebhooks()
 	s.registerSystem()

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/gateway/redis/redistest"
+	"github.com/layover-dev/layover/internal/gateway/traefik"
+	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/server"
+	"github.com/layover-dev/layover/internal/server/servertest"
+)
+
+const gatewayFile = `
+environment: edge
+gateway:
+  traefik:
+    mode: full
+services:
+  cart:
+    health: {kind: tcp, interval: 1h}
+    run:
+      external: {url: "http://%s"}
+    versions:
+      feature-1: {url: "http://%s"}
+      sleepy: {url: "http://%s", ttl: 72h}
+`
+
+// run runs a command against the server, and returns its exit code and what it wrote.
+func (s *runningServer) run(t *testing.T, stdin string, args ...string) (code int, out, said string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	app := newApp(strings.NewReader(stdin), &o, &e, []string{"LAYOVER_SERVER=" + s.URL()})
+	code = execute(t.Context(), app, args)
+	return code, o.String(), e.String()
+}
+
+// The whole of it on a real server: the configuration by HTTP and in Redis, the check, and the comparison.
+func TestGateway(t *testing.T) {
+	dir, main, feature, sleepy := t.TempDir(), listenTCP(t), listenTCP(t), listenTCP(t)
+	writeFile(t, dir, gatewayFile, main, feature, sleepy)
+	proxy := listenTCP(t)
+	environ := []string{"LAYOVER_GATEWAY_TRAEFIK_PROXY=http://" + proxy}
+	redis, err := redistest.Start(t.TempDir())
+	if !errors.Is(err, redistest.ErrMissing) {
+		require.NoError(t, err)
+		t.Cleanup(redis.Stop)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "redis.secret"), []byte(redistest.Password+"\n"), 0o600))
+		environ = append(environ, "LAYOVER_GATEWAY_TRAEFIK_REDIS_ADDRESS="+redis.Address, "LAYOVER_GATEWAY_TRAEFIK_REDIS_PASSWORD_FILE=redis.secret")
+	}
+	s := startServer(t, dir, environ...)
+	s.table(t, func(table *route.Table) bool {
+		cart := table.Service("cart")
+		return ready(table) && cart.Version("feature-1") != nil && cart.Version("feature-1").State == route.Ready &&
+			cart.Version("sleepy") != nil && cart.Version("sleepy").State == route.Ready
+	})
+
+	code, out, _ := s.run(t, "", "gateway", "show")
+	require.Equal(t, exitOK, code)
+	config, err := traefik.Parse([]byte(out))
+	require.NoError(t, err)
+	require.Equal(t, []traefik.Server{{URL: "http://" + feature}}, config.HTTP.Services["layover--edge--cart--instances--feature-1"].LoadBalancer.Servers)
+	require.NotContains(t, config.HTTP.Routers, "layover--edge--cart--version--sleepy", "its activity has to be seen")
+
+	code, out, said := s.run(t, "", "gateway", "check")
+	require.Equal(t, exitOK, code, said)
+	require.Contains(t, out, "proxy\tversions with idle_sleep or ttl\t1 of them")
+	require.Contains(t, out, "nowhere\tlong baggage")
+
+	code, _, said = s.run(t, "", "gateway", "diff", "cart.localhost", "--route", "feature-1")
+	require.Equal(t, exitOK, code, said)
+	require.Contains(t, said, "1 requests: 1 answered by Traefik itself, 0 by way of")
+	code, out, _ = s.run(t, "", "gateway", "diff", "cart.localhost", "-H", "baggage: k="+strings.Repeat("v", 8200)+",dynamic_route=feature-1")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, out, "Layover sends it to cart@main, and Traefik to cart@feature-1")
+	require.Contains(t, out, "8,192 bytes")
+
+	recorded := `{"url":"cart.localhost/a","route":"feature-1~x"}
+{"host":"cart.localhost:80","path":"/","route":"feature-1","by":"cookie"}
+{"RequestHost":"cart.localhost","RequestAddr":"cart.localhost:80","RequestPath":"/?q","ServiceAddr":"` + main + `","ServiceName":"cart@docker","request_Baggage":"dynamic_route=main"}
+{"RequestHost":"cart.localhost","RequestPath":"/","ServiceAddr":"` + main + `","ServiceName":"cart@docker","request_Baggage":"dynamic_route=feature-1"}
+{"url":"elsewhere.test"}
+{"RequestHost":"cart.localhost","RequestPath":"/","ServiceAddr":"` + proxy + `","request_Baggage":"dynamic_route=feature-1~x"}
+`
+	code, out, said = s.run(t, recorded, "gateway", "diff", "--file", "-")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, "line 4, cart.localhost/: Traefik sent it to "+main+" (cart@docker), and Layover decides for cart@feature-1\n", out)
+	require.Contains(t, said, "6 requests: 2 answered by Traefik itself, 3 by way of Layover's proxy, 1 of other hosts; 1 differ")
+	for _, bad := range []string{"", "{}", "x", `{"url":":"}`} {
+		code, _, _ = s.run(t, bad, "gateway", "diff", "--file", "-")
+		require.Equal(t, exitUsage, code, bad)
+	}
+	if redis == nil {
+		t.Skip("the configuration in Redis: " + redistest.ErrMissing.Error())
+	}
+	inRedis := func() bool {
+		data, err := s.TraefikConfig(t.Context())
+		require.NoError(t, err)
+		config, err := traefik.Parse(data)
+		require.NoError(t, err)
+		found, err := redis.Keys("traefik/*")
+		require.NoError(t, err)
+		return maps.Equal(found, config.Pairs("traefik"))
+	}
+	require.Eventually(t, inRedis, 10*time.Second, 10*time.Millisecond)
+	_, err = s.Stop(t.Context(), "cart", "feature-1", "")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		found, err := redis.Keys("traefik/*feature-1*")
+		require.NoError(t, err)
+		return len(found) == 0 && inRedis()
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NotContains(t, s.said.String(), redistest.Password)
+}
+
+func TestGatewayCheckFails(t *testing.T) {
+	c := newTerminal(t)
+	require.Equal(t, exitUsage, c.run(t.Context(), "gateway", "check"), "it is off")
+	require.Contains(t, c.err.String(), "gateway.traefik.mode")
+	require.Equal(t, exitUsage, c.run(t.Context(), "gateway", "diff"))
+
+	// A proxy that nobody answers at.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	control := servertest.New()
+	s, err := server.New(server.Options{Control: control, Gateway: server.Gateway{Traefik: traefik.NewSource(func() traefik.Settings {
+		return traefik.Settings{Mode: traefik.Hybrid, Proxies: []string{"http://" + l.Addr().String()}}
+	})}})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: s.Handler()}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	defer func() {
+		require.NoError(t, srv.Close())
+		<-served
+	}()
+	c.app.Server = "http://" + listener.Addr().String()
+	require.Equal(t, exitFailed, c.run(t.Context(), "gateway", "check"))
+	require.Contains(t, c.err.String(), "problem: no connection to Layover's proxy at http://"+l.Addr().String())
+	require.Equal(t, exitFailed, c.run(t.Context(), "gateway", "check", "--json"))
+	var report api.GatewayReport
+	require.NoError(t, json.Unmarshal(c.out.Bytes(), &report))
+	require.Len(t, report.Problems, 1)
+}

@@ -1,0 +1,42 @@
+package traefik
+
+import (
+	"net"
+	"strings"
+
+	"github.com/layover-dev/layover/internal/route"
+)
+
+// Limit says why Traefik may decide a request otherwise than the table does; "" where it does not. These are all
+// the ways there are.
+func Limit(r *Request, t *route.Table) string {
+	length := 0
+	for _, line := range r.Header["Baggage"] {
+		length += len(line) + len(",")
+	}
+	if length-len(",") > route.MaxBaggage {
+		return LimitBaggage
+	}
+	if isOddHost(r.Host, t) {
+		return LimitHost
+	}
+	return ""
+}
+
+// The limits, as the end of a sentence about what Traefik does.
+const (
+	LimitBaggage = "Traefik reads all of a baggage header; Layover reads 8,192 bytes"
+	LimitHost    = "Traefik takes a host with a malformed port, or an IPv6 address without brackets, for the host itself; Layover refuses it"
+)
+
+// isOddHost says whether an authority is none that the table takes, and Traefik takes it for one of its hosts.
+func isOddHost(authority string, t *route.Table) bool {
+	if d := t.Resolve(&route.Request{Host: authority}); d.Service != nil {
+		return false
+	}
+	host := canonicalHost(authority)
+	if net.ParseIP(host) != nil && strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return t.Resolve(&route.Request{Host: host}).Service != nil
+}
