@@ -231,7 +231,9 @@ func (s *agreeScene) startProxy(ctx context.Context) (string, error) {
 	go func() { done <- p.Run(running, proxy.Listener{Listener: l}) }()
 	s.stops = append(s.stops, func() {
 		cancel()
-		<-done
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			fmt.Println("  the proxy ended:", err)
+		}
 	})
 	return l.Addr().String(), nil
 }

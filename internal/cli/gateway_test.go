@@ -147,7 +147,7 @@ func TestGatewayCheckFails(t *testing.T) {
 	go func() { served <- srv.Serve(listener) }()
 	defer func() {
 		require.NoError(t, srv.Close())
-		<-served
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
 	}()
 	c.app.Server = "http://" + listener.Addr().String()
 	require.Equal(t, exitFailed, c.run(t.Context(), "gateway", "check"))

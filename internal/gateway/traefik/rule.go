@@ -10,9 +10,9 @@ import (
 // The parts of a baggage member (R3). A backquote would end a text of a rule.
 const (
 	ows        = `[ \t]*`
-	token      = `[!#$%&'*+.^_\x60|~0-9A-Za-z-]+`
+	word       = `[!#$%&'*+.^_\x60|~0-9A-Za-z-]+`
 	value      = `(?:[!#$&-+\--:<-\[\]-~]|%[0-9A-Fa-f]{2})*`
-	properties = `(?:;` + ows + `(?:` + token + ows + `(?:=` + ows + value + ows + `)?)?)*`
+	properties = `(?:;` + ows + `(?:` + word + ows + `(?:=` + ows + value + ows + `)?)?)*`
 	hostName   = `[a-z0-9._-]+`
 	// label is that of a route in a preview host: no dot, and no "--".
 	label = `(?:(?:-?[a-z0-9_])+-?|-)`
