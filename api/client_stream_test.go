@@ -269,7 +269,7 @@ func TestLogs(t *testing.T) {
 		got = append(got, line)
 	}
 	require.Equal(t, all, got)
-	require.Equal(t, control.LogOptions{Since: at, Tail: 5}, e.LogOptions())
+	require.Equal(t, control.LogQuery{Targets: []control.LogTarget{{Service: "cart", Version: "x"}}, Since: at, Tail: 5}, e.LogQuery())
 
 	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogFilter{Follow: true}) {
 		require.NoError(t, err)
