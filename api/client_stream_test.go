@@ -437,3 +437,35 @@ func TestWaitDeploySecondLife(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
 }
+
+// TestFollowLogsAcrossBreaks cuts the connection again and again, before and behind positions.
+func TestFollowLogsAcrossBreaks(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	deploy(t, e)
+	var all []api.LogLine
+	for i := range 60 {
+		all = append(all, api.LogLine{Time: time.Unix(int64(i+1), 0).UTC(), Instance: "i", Stream: "stdout", Text: fmt.Sprint(i)})
+	}
+	e.SetLog(nil, all[:20]...)
+	next := 0
+	for line, err := range e.LogsOf(ctx, []string{"cart@x", "@y"}, api.LogFilter{Follow: true}) {
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(next), line.Text, "lost or doubled")
+		if next == len(all)-1 {
+			break
+		}
+		if next%20 == 7 {
+			e.http.CloseClientConnections()
+		}
+		if next%20 == 19 {
+			e.SetLog(nil, all[:next+21]...)
+			e.http.CloseClientConnections()
+		}
+		next++
+	}
+	require.Equal(t, []control.LogTarget{{Service: "cart", Version: "x"}, {Version: "y"}}, e.LogQuery().Targets)
+	require.NotEmpty(t, e.LogQuery().After)
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
+}

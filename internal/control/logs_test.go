@@ -261,3 +261,25 @@ func TestLogsOfExternalInstances(t *testing.T) {
 	_, err = b.Logs(t.Context(), logsOf("ext"))
 	require.ErrorContains(t, err, "there is no log of cart@ext here")
 }
+
+// TestFollowingIsNoActivity has a version fall asleep while its log is followed.
+func TestFollowingIsNoActivity(t *testing.T) {
+	b := newBench(t)
+	v, err := b.Deploy(t.Context(), key("x"), api.Deployment{IdleSleep: api.Duration(time.Second)})
+	require.NoError(t, err)
+	require.NotZero(t, v.Generation)
+	f := b.follow(logsOf("x"))
+	ctx, cancel := context.WithCancel(t.Context())
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for {
+			if _, err := f.log.Next(ctx); err != nil {
+				return
+			}
+		}
+	}()
+	b.wait("x", "to fall asleep", func(v api.Version) bool { return v.State == api.StateAsleep })
+	cancel()
+	<-read
+}

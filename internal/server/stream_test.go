@@ -512,3 +512,19 @@ func TestHeadOfAStreamEnds(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
 }
+
+// TestLogsFollowedAtATimeAreBounded refuses one more than may be, until one of them ends.
+func TestLogsFollowedAtATimeAreBounded(t *testing.T) {
+	e := newEnv(t)
+	e.withVersion(t)
+	const path = "/api/v1/logs?target=cart@v1&follow=true"
+	for range 256 {
+		s := e.open(t, path)
+		t.Cleanup(s.close)
+	}
+	got := e.ask(t, "GET", path, "")
+	require.Equal(t, 503, got.StatusCode)
+	require.Contains(t, got.body, "256 logs are being followed")
+	require.Equal(t, 200, e.ask(t, "GET", "/api/v1/logs?target=cart@v1", "").StatusCode, "reading is not following")
+	require.Equal(t, 422, e.ask(t, "GET", "/api/v1/logs?target=cart", "").StatusCode)
+}
