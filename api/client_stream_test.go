@@ -446,13 +446,13 @@ func TestFollowLogsAcrossBreaks(t *testing.T) {
 	deploy(t, e)
 	var all []api.LogLine
 	for i := range 60 {
-		all = append(all, api.LogLine{Time: time.Unix(int64(i+1), 0).UTC(), Instance: "i", Stream: "stdout", Text: fmt.Sprint(i)})
+		all = append(all, api.LogLine{Time: time.Unix(int64(i+1), 0).UTC(), Instance: "i", Stream: "stdout", Text: fmt.Sprintf("%d %4000d", i, i)})
 	}
 	e.SetLog(nil, all[:20]...)
 	next := 0
 	for line, err := range e.LogsOf(ctx, []string{"cart@x", "@y"}, api.LogFilter{Follow: true}) {
 		require.NoError(t, err)
-		require.Equal(t, fmt.Sprint(next), line.Text, "lost or doubled")
+		require.Equal(t, all[next].Text, line.Text, "lost or doubled")
 		if next == len(all)-1 {
 			break
 		}
