@@ -104,25 +104,36 @@ func tableUpdates(follow func(use func(message) (more bool, err error)) error) i
 	}
 }
 
-// LogFilter selects a part of a log.
+// MaxLogTail bounds LogFilter.Tail.
+const MaxLogTail = 100_000
+
+// LogFilter selects a part of a log. Without Since, Until and Previous that is what the newest
+// instances wrote.
 type LogFilter struct {
-	Follow bool      // go on with what the instance writes from now on
-	Since  time.Time // zero means from the start
-	Tail   int       // only the last lines; 0 means all
+	Follow   bool      // go on, until the versions are removed
+	Since    time.Time // only lines since then, of all instances that are kept; zero means no bound
+	Until    time.Time // only lines before then, of all instances that are kept; zero means no bound
+	Tail     int       // only the last lines, at most MaxLogTail; 0 means all
+	Previous bool      // what ended last, besides what is given without it
 }
 
-// Logs gives the log of a version's newest instance, oldest line first. A
-// following log ends when the instance has ended. A connection that breaks is an error.
+// Logs gives the log of a version, oldest line first. A following log goes on over restarts and new
+// generations of the version, and restarts of the server: a connection that breaks is taken up again where it
+// broke, and no line is lost or given twice. It ends when the version is removed. Without
+// following, a connection that breaks is an error.
 func (c *Client) Logs(ctx context.Context, service, version string, f LogFilter) iter.Seq2[LogLine, error] {
-	return func(yield func(LogLine, error) bool) {
-		err := c.logs(ctx, service, version, f, func(l LogLine) bool { return yield(l, nil) })
-		if err != nil {
-			yield(LogLine{}, err)
-		}
-	}
+	return c.logLines(ctx, call{method: http.MethodGet, path: append(versionPath(service, version), "logs"), query: f.query()}, f.Follow)
 }
 
-func (c *Client) logs(ctx context.Context, service, version string, f LogFilter, yield func(LogLine) bool) error {
+// LogsOf is [Client.Logs] of several versions, in the order of the lines' times. A target is SERVICE@VERSION, or
+// @VERSION for every service that has it; a following log has those that are deployed later, too, and does not end.
+func (c *Client) LogsOf(ctx context.Context, targets []string, f LogFilter) iter.Seq2[LogLine, error] {
+	q := f.query()
+	q["target"] = targets
+	return c.logLines(ctx, call{method: http.MethodGet, path: []string{"logs"}, query: q}, f.Follow)
+}
+
+func (f LogFilter) query() url.Values {
 	q := url.Values{}
 	if f.Follow {
 		q.Set("follow", "true")
@@ -130,15 +141,60 @@ func (c *Client) logs(ctx context.Context, service, version string, f LogFilter,
 	if !f.Since.IsZero() {
 		q.Set("since", f.Since.UTC().Format(time.RFC3339Nano))
 	}
+	if !f.Until.IsZero() {
+		q.Set("until", f.Until.UTC().Format(time.RFC3339Nano))
+	}
 	if f.Tail != 0 {
 		q.Set("tail", strconv.Itoa(f.Tail))
 	}
+	if f.Previous {
+		q.Set("previous", "true")
+	}
+	return q
+}
+
+func (c *Client) logLines(ctx context.Context, k call, follow bool) iter.Seq2[LogLine, error] {
+	return func(yield func(LogLine, error) bool) {
+		read := c.logs
+		if follow {
+			read = c.followLogs
+		}
+		if err := read(ctx, k, func(l LogLine) bool { return yield(l, nil) }); err != nil {
+			yield(LogLine{}, err)
+		}
+	}
+}
+
+// followLogs follows a log. Positions come behind several lines: where a connection breaks
+// between, the next one repeats some, which are left out.
+func (c *Client) followLogs(ctx context.Context, k call, yield func(LogLine) bool) error {
+	last := map[[2]string]time.Time{} // by instance and stream
+	return c.follow(ctx, k, maxAnswer, func(m message) (bool, error) {
+		if m.event == "end" {
+			return false, nil
+		}
+		if m.event != "log" {
+			return true, nil
+		}
+		var l LogLine
+		if err := json.Unmarshal(m.data, &l); err != nil {
+			return false, fmt.Errorf("read a line of the log: %w", err)
+		}
+		if of := [2]string{l.Instance, l.Stream}; l.Stream != StreamLayover {
+			if !l.Time.After(last[of]) {
+				return true, nil
+			}
+			last[of] = l.Time
+		}
+		return yield(l), nil
+	})
+}
+
+func (c *Client) logs(ctx context.Context, k call, yield func(LogLine) bool) error {
 	ctx, dog := newWatchdog(ctx)
 	defer dog.stop()
-	resp, err := c.send(ctx, call{
-		method: http.MethodGet, path: append(versionPath(service, version), "logs"), query: q,
-		header: http.Header{"Accept": {"application/x-ndjson"}},
-	})
+	k.header = http.Header{"Accept": {"application/x-ndjson"}}
+	resp, err := c.send(ctx, k)
 	if err != nil {
 		return err
 	}

@@ -269,7 +269,7 @@ func TestLogs(t *testing.T) {
 		got = append(got, line)
 	}
 	require.Equal(t, all, got)
-	require.Equal(t, control.LogOptions{Since: at, Tail: 5}, e.LogOptions())
+	require.Equal(t, control.LogQuery{Targets: []control.LogTarget{{Service: "cart", Version: "x"}}, Since: at, Tail: 5}, e.LogQuery())
 
 	for line, err := range e.Client.Logs(ctx, "cart", "x", api.LogFilter{Follow: true}) {
 		require.NoError(t, err)
@@ -436,4 +436,36 @@ func TestWaitDeploySecondLife(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
+}
+
+// TestFollowLogsAcrossBreaks cuts the connection again and again, before and behind positions.
+func TestFollowLogsAcrossBreaks(t *testing.T) {
+	e := newEnv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	deploy(t, e)
+	var all []api.LogLine
+	for i := range 60 {
+		all = append(all, api.LogLine{Time: time.Unix(int64(i+1), 0).UTC(), Instance: "i", Stream: "stdout", Text: fmt.Sprintf("%d %4000d", i, i)})
+	}
+	e.SetLog(nil, all[:20]...)
+	next := 0
+	for line, err := range e.LogsOf(ctx, []string{"cart@x", "@y"}, api.LogFilter{Follow: true}) {
+		require.NoError(t, err)
+		require.Equal(t, all[next].Text, line.Text, "lost or doubled")
+		if next == len(all)-1 {
+			break
+		}
+		if next%20 == 7 {
+			e.http.CloseClientConnections()
+		}
+		if next%20 == 19 {
+			e.SetLog(nil, all[:next+21]...)
+			e.http.CloseClientConnections()
+		}
+		next++
+	}
+	require.Equal(t, []control.LogTarget{{Service: "cart", Version: "x"}, {Version: "y"}}, e.LogQuery().Targets)
+	require.NotEmpty(t, e.LogQuery().After)
+	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
 }

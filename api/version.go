@@ -129,10 +129,21 @@ type Scale struct {
 	Replicas int `json:"replicas" minimum:"1" maximum:"100" doc:"How many instances"`
 }
 
-// LogLine is one line an instance wrote.
+// LogLine is one line an instance wrote, or that Layover says about its log.
 type LogLine struct {
-	Time     time.Time `json:"time"`
-	Instance string    `json:"instance"`
-	Stream   string    `json:"stream,omitempty" enum:"stdout,stderr"`
-	Text     string    `json:"text"`
+	Time       time.Time `json:"time" doc:"Of each stream of an instance every line is later than the one before"`
+	Service    string    `json:"service,omitempty"`
+	Version    string    `json:"version,omitempty"`
+	Generation int64     `json:"generation,omitempty"`
+	Instance   string    `json:"instance,omitempty"`
+	Stream     string    `json:"stream,omitempty" enum:"stdout,stderr,layover" doc:"layover where the instance did not write it: another instance begins, lines are missing, the version is removed"`
+	Text       string    `json:"text"`
+	Partial    bool      `json:"partial,omitempty" doc:"The line was too long: it goes on with the next one of its stream"`
 }
+
+// The streams of a log.
+const (
+	StreamStdout  = "stdout"
+	StreamStderr  = "stderr"
+	StreamLayover = "layover" // what Layover says about the log
+)

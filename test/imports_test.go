@@ -19,6 +19,7 @@ const module = "github.com/layover-dev/layover/"
 // docs/design.md. A new package gets a line here.
 func mayImport() map[string][]string {
 	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/route"}
+	logged := append([]string{"internal/runtime/logfile"}, runtime...)
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"bench":                            {"bench/harness", "internal/route"},
@@ -42,9 +43,10 @@ func mayImport() map[string][]string {
 		"internal/proxy/xconnect":          {},
 		"internal/route":                   {},
 		"internal/route/routetest":         {"internal/route"},
-		"internal/runtime/docker":          runtime,
+		"internal/runtime/docker":          logged,
 		"internal/runtime/external":        runtime,
-		"internal/runtime/process":         runtime,
+		"internal/runtime/logfile":         runtime,
+		"internal/runtime/process":         logged,
 		"internal/runtime/runtimetest":     runtime,
 		"internal/runtime/runtimetest/app": {},
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/route"},
@@ -56,7 +58,7 @@ func mayImport() map[string][]string {
 		"internal/store/storetest":         {"api", "internal/control", "internal/webhook"},
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
-			"internal/proxy", "internal/route", "internal/runtime/docker", "internal/runtime/external", "internal/runtime/process",
+			"internal/proxy", "internal/route", "internal/runtime/docker", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
 		"proof": {

@@ -27,6 +27,7 @@ import (
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/runtime/docker"
 	"github.com/layover-dev/layover/internal/runtime/external"
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/store"
@@ -44,6 +45,7 @@ type environment struct {
 	unhold func()     // ends it, and waits for that
 
 	docker    *docker.Runtime
+	logs      *logfile.Archive
 	proxy     *proxy.Proxy     // nil where it runs apart
 	accessLog *proxy.AccessLog // nil where the file asks for none
 	control   *control.Control
@@ -156,6 +158,7 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		WholeDrain:   file.Gateway.Traefik.Mode != config.TraefikOff,
 		OrphanGrace:  time.Duration(file.Server.OrphanGrace),
+		LogArchive:   e.logs,
 		Log:          e.log,
 	})
 	return err
@@ -302,8 +305,19 @@ func (e *environment) close() error {
 	return errors.Join(errs...)
 }
 
+// logFiles is in how many files the log of a process is: the oldest goes as a whole.
+const logFiles = 6
+
 func (e *environment) openRuntimes(ctx context.Context, data, identity string) (map[string]control.Runtime, error) {
-	processes, err := process.New(process.Options{Dir: filepath.Join(data, "instances"), Environment: identity, Logger: e.log})
+	var err error
+	if e.logs, err = logfile.NewArchive(filepath.Join(data, "logs", identity), e.file.Logs.EndedBytes()); err != nil {
+		return nil, fmt.Errorf("open the logs of ended instances: %w", err)
+	}
+	running := e.file.Logs.RunningBytes()
+	processes, err := process.New(process.Options{
+		Dir: filepath.Join(data, "instances"), Environment: identity, Logger: e.log,
+		LogFileSize: running / logFiles, LogFiles: logFiles, Archive: e.logs,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +337,7 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 		}
 		gateway = address.String()
 	}
-	if e.docker, err = docker.New(docker.Options{Environment: identity, ProxyAddress: gateway, Logger: e.log}); err != nil {
+	if e.docker, err = docker.New(docker.Options{Environment: identity, ProxyAddress: gateway, Logger: e.log, LogBytes: running, Archive: e.logs}); err != nil {
 		return nil, err
 	}
 	runtimes := map[string]control.Runtime{

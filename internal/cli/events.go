@@ -42,7 +42,7 @@ func newEventsCmd(app *App) *cobra.Command {
 				opts.Filter.Owner = app.user()
 			}
 			var err error
-			if opts.Filter.Since, err = parseSince(opts.Since, time.Now()); err != nil {
+			if opts.Filter.Since, err = parseAgo("--since", opts.Since); err != nil {
 				return err
 			}
 			if opts.Since != "" && !cmd.Flags().Changed("last") {
@@ -149,20 +149,6 @@ func eventsSince(ctx context.Context, client *api.Client, filter api.EventFilter
 			return found, max(page.Last, filter.After), nil
 		}
 	}
-}
-
-// parseSince reads how long ago something was, or when.
-func parseSince(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return t, nil
-	}
-	return time.Time{}, usagef("write 10m, or 2026-01-31T12:00:00Z", "--since %q is neither how long ago nor a time", text)
 }
 
 // showEvent prints one event on a line.

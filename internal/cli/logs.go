@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"hash/fnv"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -9,63 +12,155 @@ import (
 	"github.com/layover-dev/layover/api"
 )
 
+type logsOptions struct {
+	Targets      []target
+	Since, Until string
+	Filter       api.LogFilter
+	Timestamps   bool
+	Full         bool // timestamps as RFC 3339 on a terminal, too
+	JSON         bool
+}
+
 func newLogsCmd(app *App) *cobra.Command {
-	var (
-		filter api.LogFilter
-		since  time.Duration
-		asJSON bool
-	)
+	opts := &logsOptions{}
 	cmd := &cobra.Command{
-		Use:     "logs SERVICE@VERSION",
+		Use:     "logs SERVICE@VERSION|@VERSION...",
 		GroupID: groupVersions,
-		Short:   "What a version writes",
-		Long: `Print what the newest instance of a version wrote to its standard output and standard error.
-With -f it goes on until the instance ends.`,
+		Short:   "What versions write",
+		Long: `Print what the newest instances of a version wrote to their standard output and standard error;
+of several versions, or of all services that have @VERSION, in the order of time.
+
+With -f it goes on over everything that happens to the version: crashes and restarts, new
+deployments, rollbacks, sleep, and restarts of the server. Lines on the standard error say where
+another instance begins. It ends when the version is removed; for @VERSION it waits for
+versions that are deployed later.
+
+--since and --until take lines of all instances that are kept, ended ones too. --previous is what ended
+last, besides what is shown without it: the run before a restart, the generation before
+this one, or one that did not come up.
+
+On a terminal, control sequences in the log do nothing, but for colours. In a pipe, text comes as it is.`,
 		Example: `  layover logs cart@feature-2981
-  layover logs cart@feature-2981 -f --since 10m`,
-		Args:              cobra.ExactArgs(1),
+  layover logs cart@feature-2981 -f --since 10m
+  layover logs cart@feature-2981 --previous -n 50
+  layover logs @feature-2981 catalog@main -f`,
+		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeTargets(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := parseTarget(args[0], false)
-			if err != nil {
+			var err error
+			if opts.Targets, err = parseTargets(args); err != nil {
 				return err
 			}
-			if since < 0 || filter.Tail < 0 {
-				return usagef("", "--since and --tail cannot be negative")
-			}
-			if since > 0 {
-				filter.Since = time.Now().Add(-since)
-			}
-			return runLogs(cmd.Context(), app, t, filter, asJSON)
+			opts.Full = cmd.Flags().Changed("timestamps")
+			return runLogs(cmd.Context(), app, opts)
 		},
 	}
-	cmd.Flags().BoolVarP(&filter.Follow, "follow", "f", false, "go on as lines are written")
-	cmd.Flags().DurationVar(&since, "since", 0, "only lines not older than this")
-	cmd.Flags().IntVar(&filter.Tail, "tail", 0, "only the last lines")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line, with time, instance and stream")
+	cmd.Flags().BoolVarP(&opts.Filter.Follow, "follow", "f", false, "go on as lines are written, over restarts and new generations")
+	cmd.Flags().StringVar(&opts.Since, "since", "", "only lines since then: how long ago, such as 10m, or an RFC 3339 time")
+	cmd.Flags().StringVar(&opts.Until, "until", "", "only lines before then: how long ago, or an RFC 3339 time")
+	cmd.Flags().IntVarP(&opts.Filter.Tail, "tail", "n", 0, "only the last lines of all")
+	cmd.Flags().BoolVarP(&opts.Filter.Previous, "previous", "p", false, "what ended last: the run or the generation before")
+	cmd.Flags().BoolVar(&opts.Timestamps, "timestamps", true, "print times; given on a terminal, as RFC 3339")
+	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print one JSON object a line, with time, service, version, generation, instance and stream")
 	return cmd
 }
 
-func runLogs(ctx context.Context, app *App, t target, filter api.LogFilter, asJSON bool) error {
+func (o *logsOptions) check() (err error) {
+	if o.Filter.Tail < 0 || o.Filter.Tail > api.MaxLogTail {
+		return usagef("", "--tail is a number from 0 to %d", api.MaxLogTail)
+	}
+	if o.Filter.Follow && (o.Filter.Previous || o.Until != "") {
+		return usagef("leave out one of the two", "--follow excludes --previous and --until")
+	}
+	if o.Filter.Since, err = parseAgo("--since", o.Since); err != nil {
+		return err
+	}
+	o.Filter.Until, err = parseAgo("--until", o.Until)
+	return err
+}
+
+func runLogs(ctx context.Context, app *App, opts *logsOptions) error {
+	if err := opts.check(); err != nil {
+		return err
+	}
 	client, err := app.Client()
 	if err != nil {
 		return err
 	}
-	for line, err := range client.Logs(ctx, t.Service, t.Version, filter) {
+	first := opts.Targets[0]
+	several := len(opts.Targets) > 1 || first.Service == ""
+	lines := client.Logs(ctx, first.Service, first.Version, opts.Filter)
+	if several {
+		var targets []string
+		for _, t := range opts.Targets {
+			targets = append(targets, t.Service+"@"+t.Version)
+		}
+		lines = client.LogsOf(ctx, targets, opts.Filter)
+	}
+	for line, err := range lines {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			if err := app.jsonLine(line); err != nil {
-				return err
-			}
-			continue
-		}
-		if app.Terminal {
-			app.printf("%s %s\n", app.faint(line.Time.Local().Format("15:04:05.000")), line.Text)
-		} else {
-			app.printf("%s\t%s\n", line.Time.UTC().Format(time.RFC3339Nano), line.Text)
+		if err := app.logLine(line, opts, several); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// logLine prints one line. What Layover itself says about the log goes to the standard error.
+func (a *App) logLine(line api.LogLine, opts *logsOptions, several bool) error {
+	if opts.JSON {
+		return a.jsonLine(line)
+	}
+	if line.Stream == api.StreamLayover {
+		a.say("%s\n", a.faint("-- "+withoutControls(line.Text)))
+		return nil
+	}
+	separator := "\t"
+	if a.Terminal {
+		separator = " "
+	}
+	var out strings.Builder
+	if several {
+		out.WriteString(a.versionColour(line.Service+"@"+line.Version) + separator)
+	}
+	if opts.Timestamps {
+		switch {
+		case !a.Terminal || opts.Full:
+			out.WriteString(line.Time.UTC().Format(time.RFC3339Nano) + separator)
+		default:
+			out.WriteString(a.faint(line.Time.Local().Format("15:04:05.000")) + separator)
+		}
+	}
+	text := line.Text
+	if a.Terminal {
+		text = terminalText(text)
+	}
+	if line.Partial {
+		text += a.faint(" …") // it goes on with the next
+	}
+	a.printf("%s%s\n", out.String(), text)
+	return nil
+}
+
+// versionColour paints the name of a version, always in the same colour.
+func (a *App) versionColour(id string) string {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(id)) // never fails
+	return a.paint(strconv.Itoa(31+int(hash.Sum32()%6)), id)
+}
+
+// parseAgo reads how long ago, or a time; zero where text is empty.
+func parseAgo(flag, text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return time.Now().Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	return time.Time{}, usagef("write 10m, or 2026-01-31T12:00:00Z", "%s %q is neither how long ago nor a time", flag, text)
 }

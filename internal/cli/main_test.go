@@ -249,7 +249,7 @@ func TestLogs(t *testing.T) {
 	require.Equal(t, "2026-01-02T03:04:05.000006Z\thello\tworld\n", c.out.String())
 	require.Equal(t, exitOK, c.run(t.Context(), "logs", "cart@main", "--json", "--tail", "1"))
 	require.JSONEq(t, `{"time":"2026-01-02T03:04:05.000006Z","instance":"cart--main--1","stream":"stdout","text":"hello\tworld"}`, c.out.String())
-	require.Equal(t, 1, c.LogOptions().Tail)
+	require.Equal(t, 1, c.LogQuery().Tail)
 	require.Equal(t, exitUsage, c.run(t.Context(), "logs", "cart@nope"))
 }
 

@@ -65,6 +65,7 @@ func (k checker) globals() {
 	}
 	k.listeners()
 	k.proxy()
+	k.logs(f.Logs, path{"logs"})
 	k.address(f.Server.Listen, path{"server", "listen"}, false)
 	if f.Server.Address != "" {
 		k.reachable(f.Server.Address, path{"server", "address"})
@@ -384,6 +385,34 @@ func (k checker) memory(memory string, p path) {
 	case n < minMemory:
 		k.value(p, "write it with a unit, like 256m or 1g", "%q is less than the 6m that Docker needs", clip(memory))
 	}
+}
+
+// minLogs is the least that is kept of a log, and maxLogs the most.
+const (
+	minLogs = 64 << 10
+	maxLogs = 1 << 40
+)
+
+func (k checker) logs(l Logs, p path) {
+	for name, size := range map[string]string{"running": l.Running, "ended": l.Ended} {
+		if n, err := units.RAMInBytes(size); size != "" && (err != nil || n < minLogs || n > maxLogs) {
+			k.value(p.with(name), "write it like 30m or 1g, at least 64k", "%q is not an amount of log", clip(size))
+		}
+	}
+}
+
+// RunningBytes is Running in bytes; settings that were checked always have it.
+func (l Logs) RunningBytes() int64 { return logBytes(l.Running) }
+
+// EndedBytes is Ended in bytes; settings that were checked always have it.
+func (l Logs) EndedBytes() int64 { return logBytes(l.Ended) }
+
+func logBytes(size string) int64 {
+	n, err := units.RAMInBytes(size)
+	if err != nil {
+		return 30 << 20
+	}
+	return n
 }
 
 func (k checker) url(address string, p path) {

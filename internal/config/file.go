@@ -32,6 +32,7 @@ type File struct {
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
 	Gateway        Gateway            `yaml:"gateway,omitempty" doc:"Other data planes, which get their configuration from the server"`
+	Logs           Logs               `yaml:"logs,omitempty" doc:"How much is kept of what instances write"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
 	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
@@ -76,6 +77,12 @@ type Server struct {
 type Quotas struct {
 	Running         int `yaml:"running,omitempty" env:"LAYOVER_QUOTAS_RUNNING" default:"0" minimum:"0" doc:"In the environment; 0 for no limit" example:"200"`
 	RunningPerOwner int `yaml:"running_per_owner,omitempty" env:"LAYOVER_QUOTAS_RUNNING_PER_OWNER" default:"0" minimum:"0" doc:"Of one owner; 0 for no limit" example:"10"`
+}
+
+// Logs bound what is kept of the logs of instances.
+type Logs struct {
+	Running string `yaml:"running,omitempty" env:"LAYOVER_LOGS_RUNNING" default:"30m" doc:"Of each instance that runs, at most, on disk; it counts for instances that are started from then on. At least 64k" example:"100m"`
+	Ended   string `yaml:"ended,omitempty" env:"LAYOVER_LOGS_ENDED" default:"30m" doc:"Of all ended instances of a version together, at most, on disk: the newest; of a container at most its last 20,000 lines. At least 64k" example:"100m"`
 }
 
 // Defaults are settings of every service that does not set its own.
@@ -125,6 +132,7 @@ func Default() *File {
 		Hold:        api.Duration(route.DefaultHold),
 
 		LeaseWarning: api.Duration(24 * time.Hour),
+		Logs:         Logs{Running: "30m", Ended: "30m"},
 		Defaults: Defaults{
 			Timeout: api.Duration(2 * time.Minute),
 			Grace:   api.Duration(10 * time.Second),

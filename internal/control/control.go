@@ -68,6 +68,7 @@ type Options struct {
 	// OrphanGrace is how long an instance of which no version is known stays before it is
 	// removed; 0 means DefaultOrphanGrace.
 	OrphanGrace time.Duration
+	LogArchive  LogArchive // nil where no log of an ended instance is kept
 	Log         *slog.Logger
 }
 
@@ -204,6 +205,7 @@ func (c *Control) Run(ctx context.Context) error {
 	group.Go(func() error { return c.catchUp(ctx) })
 	group.Go(func() error { return c.publishAside(ctx) })
 	group.Go(func() error { return c.tend(ctx) })
+	group.Go(func() error { c.sweepLogs(); return nil })
 	group.Go(func() error { return c.adopted.run(ctx) })
 	for _, w := range c.watchers {
 		group.Go(func() error { return w.run(ctx) })

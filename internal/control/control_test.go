@@ -86,9 +86,9 @@ func TestFailedDeploySaysWhy(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, statuses, "nothing is left of it")
 
-			logs, err := b.Logs(t.Context(), key("bad"), control.LogOptions{})
+			logs, err := b.Logs(t.Context(), logsOf("bad"))
 			require.NoError(t, err)
-			line, _ := logs.Next()
+			line, _ := logs.Next(t.Context())
 			require.Contains(t, line.Text, tt.tail, "its last lines are kept")
 			require.NoError(t, logs.Close())
 		})

@@ -247,6 +247,9 @@ func (w *watcher) remove(ctx context.Context, s Status) error {
 	if err := w.rt.Stop(ctx, s.ID, w.c.grace(s.Service)); err != nil {
 		return err
 	}
+	if key := (Key{Service: s.Service, Version: s.Version}); w.c.record(key) == nil {
+		w.c.forgetLogs(key)
+	}
 	w.c.note(ctx, api.Event{
 		Type: api.EventOrphanEnded, Service: s.Service, Version: s.Version, Generation: s.Generation,
 		Message: fmt.Sprintf("ended %s, which nobody wants", s.ID),

@@ -31,7 +31,7 @@ type Hooks struct {
 	SetUp    bool              `json:"set_up,omitempty"`   // a setup succeeded once
 	Outputs  map[string]string `json:"outputs,omitempty"`  // what its setups gave; may be secrets
 	Teardown *Teardown         `json:"teardown,omitempty"` // what has to run before it is gone; nil where nothing has
-	Log      []api.LogLine     `json:"log,omitempty"`      // the last lines of the hook that ran last, without secrets
+	Log      *HookLog          `json:"log,omitempty"`      // of the hook that ran last
 }
 
 // Teardown is a teardown that a version owes: that of the newest generation that brought one.
@@ -58,8 +58,8 @@ func hookID(key Key, generation int64, hook string) string {
 	return instanceID(key, generation, 1) + "." + hook
 }
 
-// isHook says whether id, of anything that a runtime has, names the run of a hook.
-func isHook(id string) bool {
+// IsHook says whether id, of anything that a runtime has, names the run of a hook.
+func IsHook(id string) bool {
 	last := id[strings.LastIndex(id, "--")+1:]
 	return strings.HasSuffix(last, "."+hookSetup) || strings.HasSuffix(last, "."+hookTeardown)
 }

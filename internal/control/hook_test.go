@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,12 +91,12 @@ func (b *hooked) gone(version string) {
 
 func (b *hooked) log(version string) []api.LogLine {
 	b.t.Helper()
-	logs, err := b.Logs(b.t.Context(), key(version), control.LogOptions{})
+	logs, err := b.Logs(b.t.Context(), control.LogQuery{Targets: []control.LogTarget{{Service: "cart", Version: version}}})
 	require.NoError(b.t, err)
 	defer func() { require.NoError(b.t, logs.Close()) }()
 	var lines []api.LogLine
 	for {
-		line, err := logs.Next()
+		line, err := logs.Next(b.t.Context())
 		if errors.Is(err, io.EOF) {
 			return lines
 		}
@@ -176,7 +177,7 @@ func TestWhatASetupGivesIsShownNowhere(t *testing.T) {
 
 	var setup []string
 	for _, line := range log {
-		if line.Instance == "setup" {
+		if line.Instance == "cart--feature-1--1.setup" {
 			setup = append(setup, line.Stream+" "+line.Text)
 		}
 	}
@@ -184,6 +185,46 @@ func TestWhatASetupGivesIsShownNowhere(t *testing.T) {
 	require.Contains(t, setup, "stdout connecting to ***")
 	require.Contains(t, setup, "stderr fine")
 	require.True(t, slices.ContainsFunc(log, func(l api.LogLine) bool { return l.Instance == "cart--feature-1--1" }), "the instance has its log as well")
+	kept, err := os.ReadDir(filepath.Join(b.dir, "logs"))
+	require.NoError(t, err)
+	require.Empty(t, kept, "no archive has what a setup wrote")
+}
+
+// TestLogsFollowASetup has one who follows read what a setup says, while it runs and behind its end, once each.
+func TestLogsFollowASetup(t *testing.T) {
+	b := newHooked(t, `echo "layover-output: DATABASE_URL=postgres://s3cret-word"; echo one s3cret; until [ -e $NOTES/go ]; do sleep 0.01; done; echo two postgres://s3cret-word; echo three`, "")
+	b.deploy("feature-1", nil)
+	logs, err := b.Logs(t.Context(), control.LogQuery{Targets: []control.LogTarget{{Service: "cart", Version: "feature-1"}}, Follow: true})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, logs.Close()) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var said []string
+	for len(said) < 4 {
+		line, err := logs.Next(ctx)
+		require.NoError(t, err, said)
+		if line.Instance == "cart--feature-1--1.setup" {
+			said = append(said, line.Text)
+		}
+		if line.Text == "one s3cret" {
+			b.let("go")
+		}
+	}
+	require.Equal(t, []string{"layover-output: DATABASE_URL=***", "one s3cret", "two ***", "three"}, said)
+	b.wait("feature-1", "to serve", func(v api.Version) bool { return v.State == api.StateRunning })
+	b.answer("feature-1")
+	quiet, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	for {
+		line, err := logs.Next(quiet)
+		if err != nil {
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			break
+		}
+		require.NotEqual(t, "cart--feature-1--1.setup", line.Instance, "again: "+line.Text)
+	}
+	last := b.log("feature-1")
+	require.True(t, slices.ContainsFunc(last, func(l api.LogLine) bool { return l.Text == "two ***" && l.Version == "feature-1" }), "what is kept is shown, too")
 }
 
 func TestSetupThatFails(t *testing.T) {

@@ -1,10 +1,7 @@
 package control
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -167,65 +164,3 @@ func withOutputs(before, given map[string]string) (map[string]string, error) {
 	}
 	return out, nil
 }
-
-// hookLogs opens what the hook of a version wrote that runs, or ran last.
-func (c *Control) hookLogs(ctx context.Context, key Key, opts LogOptions) (LogReader, error) {
-	c.mu.Lock()
-	rec, k := c.records[key], c.keepers[key]
-	if rec == nil || k == nil {
-		c.mu.Unlock()
-		return nil, nil
-	}
-	h, kept := k.hook, rec.Hooks.Log
-	c.mu.Unlock()
-	if h != nil {
-		logs, err := h.rt.Logs(ctx, h.workload.ID, opts)
-		if err == nil {
-			return &maskedLog{LogReader: logs, run: h}, nil
-		}
-		if !errors.Is(err, ErrNoInstance) {
-			return nil, err
-		}
-	}
-	lines := slices.DeleteFunc(slices.Clone(kept), func(l api.LogLine) bool { return l.Time.Before(opts.Since) })
-	if opts.Tail > 0 {
-		lines = lines[max(0, len(lines)-opts.Tail):]
-	}
-	if len(lines) == 0 {
-		return nil, nil
-	}
-	return &lineLog{lines: lines}, nil
-}
-
-// maskedLog is the log of a hook that runs, as it may be shown.
-type maskedLog struct {
-	LogReader
-	run *hookRun
-}
-
-// Next is of [LogReader].
-func (l *maskedLog) Next() (api.LogLine, error) {
-	line, err := l.LogReader.Next()
-	if err == nil {
-		l.run.output.mu.Lock()
-		defer l.run.output.mu.Unlock()
-		line.Text, line.Instance = l.run.output.maskLocked(line.Text), l.run.name
-	}
-	return line, err
-}
-
-// lineLog gives lines that were kept.
-type lineLog struct{ lines []api.LogLine }
-
-// Next is of [LogReader].
-func (l *lineLog) Next() (api.LogLine, error) {
-	if len(l.lines) == 0 {
-		return api.LogLine{}, io.EOF
-	}
-	line := l.lines[0]
-	l.lines = l.lines[1:]
-	return line, nil
-}
-
-// Close is of [LogReader].
-func (l *lineLog) Close() error { return nil }

@@ -26,6 +26,8 @@ type hookRun struct {
 	told     func(line string) // learns of the progress
 	points   hookPoints
 	woken    chan struct{} // the runtime reported something of it
+
+	startedAt time.Time // under the lock of the control plane; zero before it was started
 }
 
 // hookPoints are the fail points that the run of a hook passes.
@@ -71,6 +73,7 @@ func (h *hookRun) run(ctx context.Context) error {
 	defer h.setRunning(nil)
 	status, err := h.begin(ctx)
 	if err == nil {
+		h.setStarted(status.StartedAt)
 		status, err = h.follow(ctx, status)
 	}
 	if ctx.Err() != nil {
@@ -107,6 +110,12 @@ func (h *hookRun) setRunning(now *hookRun) {
 	h.k.c.mu.Lock()
 	defer h.k.c.mu.Unlock()
 	h.k.hook = now
+}
+
+func (h *hookRun) setStarted(at time.Time) {
+	h.k.c.mu.Lock()
+	defer h.k.c.mu.Unlock()
+	h.startedAt = at
 }
 
 // begin starts the hook, or takes the run that is there: one that an earlier server started,
@@ -159,7 +168,7 @@ func (k *keeper) clearHooks(ctx context.Context, runtimes []string, kept string)
 		}
 		for _, s := range statuses {
 			switch {
-			case (Key{s.Service, s.Version}) != k.key || !isHook(s.ID):
+			case (Key{s.Service, s.Version}) != k.key || !IsHook(s.ID):
 			case s.ID == kept:
 				found = &s
 			default:
@@ -267,7 +276,6 @@ func (h *hookRun) readOnce(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		line.Instance = h.name
 		h.told(bounded(h.output.take(line).Text, maxShownLine))
 	}
 }

@@ -279,6 +279,7 @@ func (k *keeper) halt(ctx context.Context, rec *VersionRecord) time.Duration {
 		return 0
 	}
 	failpoint.Pass(failpoint.RemoveDeleted)
+	k.c.forgetLogs(k.key)
 	e := api.Event{Type: api.EventVersionRemoved, Owner: rec.Owner, Message: k.key.String() + " is removed"}
 	if by := k.takeHalting(); by != nil {
 		e.Actor = by.actor

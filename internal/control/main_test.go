@@ -19,6 +19,7 @@ import (
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/runtime/external"
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/runtime/runtimetest"
 	"github.com/layover-dev/layover/internal/store"
@@ -404,7 +405,9 @@ func (b *bench) open() {
 	b.t.Helper()
 	db, err := store.OpenSQLite(b.t.Context(), filepath.Join(b.dir, "layover.db"))
 	require.NoError(b.t, err)
-	processes, err := process.New(process.Options{Dir: filepath.Join(b.dir, "instances"), Environment: "test"})
+	archive, err := logfile.NewArchive(filepath.Join(b.dir, "logs"), 1<<20)
+	require.NoError(b.t, err)
+	processes, err := process.New(process.Options{Dir: filepath.Join(b.dir, "instances"), Environment: "test", Archive: archive})
 	require.NoError(b.t, err)
 	b.plane, b.store = &dataPlane{}, &refusing{Store: db}
 	b.runtime = &flaky{Runtime: processes, plane: b.plane}
@@ -419,6 +422,7 @@ func (b *bench) open() {
 		ProxyGrace:   b.grace,
 		Quotas:       b.quotas,
 		OrphanGrace:  b.orphans,
+		LogArchive:   archive,
 	})
 	require.NoError(b.t, err)
 

@@ -25,8 +25,8 @@ type Runtime interface {
 	Start(ctx context.Context, w Workload, step func(step api.Step, detail string)) (Status, error)
 
 	// Stop ends an instance: asks it to end (SIGTERM), and ends it by force
-	// after grace. It returns when nothing of the instance is left, its log
-	// included. Stopping an unknown instance is no error.
+	// after grace. It returns when nothing of the instance is left but its log, where
+	// the runtime has a [LogArchive]. Stopping an unknown instance is no error.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 
 	// List returns all instances of the environment, also those that have exited and were not stopped.
@@ -38,7 +38,8 @@ type Runtime interface {
 	// returns an error where it lost track; the caller lists and watches anew.
 	Watch(ctx context.Context, changed func(Status)) error
 
-	// Logs copies the log of an instance to a reader of [api.LogLine] values, oldest first.
+	// Logs reads the log of the present run of an instance, oldest line first. Of each stream every line
+	// is later than the one before. Lines longer than a bound come in parts ([api.LogLine].Partial).
 	Logs(ctx context.Context, id string, opts LogOptions) (LogReader, error)
 }
 
@@ -49,11 +50,13 @@ type LogReader interface {
 	io.Closer
 }
 
-// LogOptions says which part of a log is wanted.
+// LogOptions says which part of the log of an instance is wanted.
 type LogOptions struct {
 	Follow bool
 	Since  time.Time // zero means from the start
 	Tail   int       // only the last lines; 0 means all
+	Run    time.Time // only of the run that began then, else ErrNoInstance; zero means whichever there is
+	Resume time.Time // lines up to then were read before: it is told where some behind them are missing
 }
 
 // ErrNoInstance is returned by Logs for an instance that is not there.
@@ -92,4 +95,29 @@ type Address struct {
 	TLS        bool
 	ServerName string // see route.Instance
 	Host       string // see route.Instance
+}
+
+// LogRun is one run of an instance, from its start to its end: an instance that is started
+// again has several.
+type LogRun struct {
+	Instance   string    `json:"instance"`
+	Service    string    `json:"service"`
+	Version    string    `json:"version"`
+	Generation int64     `json:"generation"`
+	StartedAt  time.Time `json:"started_at"`
+	EndedAt    time.Time `json:"ended_at,omitzero"` // zero where it goes on, or is not known
+}
+
+// LogArchive keeps the logs of instances that are gone: runtimes hand them over where
+// they stop an instance, or start one anew that has ended, but for hooks (see [IsHook]), whose
+// output may have secrets. It is bounded for each version.
+type LogArchive interface {
+	// Runs returns the runs of a version that are kept.
+	Runs(key Key) ([]LogRun, error)
+	// Open reads the log of a run. It returns ErrNoInstance where it is not kept.
+	Open(ctx context.Context, run LogRun, opts LogOptions) (LogReader, error)
+	// Remove forgets all runs of a version.
+	Remove(key Key) error
+	// Versions returns the versions of which something is kept.
+	Versions() ([]Key, error)
 }

@@ -223,11 +223,11 @@ func (b *bench) generation(version string) int {
 func TestLogsOfAllReplicas(t *testing.T) {
 	b := newBench(t)
 	b.upWith("main", 2, map[string]string{"APP_LOG_LINES": "20"})
-	logs, err := b.Logs(t.Context(), key("main"), control.LogOptions{})
+	logs, err := b.Logs(t.Context(), logsOf("main"))
 	require.NoError(t, err)
 	lines, last := map[string]int{}, api.LogLine{}
 	for {
-		line, err := logs.Next()
+		line, err := logs.Next(t.Context())
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -240,11 +240,13 @@ func TestLogsOfAllReplicas(t *testing.T) {
 	require.GreaterOrEqual(t, lines["cart--main--1"], 20)
 	require.GreaterOrEqual(t, lines["cart--main--1.2"], 20)
 
-	logs, err = b.Logs(t.Context(), key("main"), control.LogOptions{Follow: true})
+	q := logsOf("main")
+	q.Follow = true
+	logs, err = b.Logs(t.Context(), q)
 	require.NoError(t, err)
 	seen := map[string]bool{}
 	for len(seen) < 2 {
-		line, err := logs.Next()
+		line, err := logs.Next(t.Context())
 		require.NoError(t, err)
 		seen[line.Instance] = true
 	}

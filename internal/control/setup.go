@@ -67,7 +67,7 @@ func (d *deployment) keepSetup(ctx context.Context, h *hookRun, failure *error) 
 		if tooMuch != nil && *failure == nil {
 			*failure = h.failed(tooMuch)
 		}
-		r.Hooks.Outputs, r.Hooks.Log = all, h.output.shown()
+		r.Hooks.Outputs, r.Hooks.Log = all, h.kept()
 		g := r.newest()
 		g.Outputs = maps.Clone(all)
 		if *failure == nil {

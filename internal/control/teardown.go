@@ -63,7 +63,7 @@ func (k *keeper) tearDownOnce(ctx context.Context, rec *VersionRecord) error {
 		if r == nil || r.Desired != DesiredRemoved || r.Hooks.Teardown == nil {
 			return nil, errSuperseded
 		}
-		r.Hooks.Log = h.output.shown()
+		r.Hooks.Log = h.kept()
 		r.Hooks.Teardown.Done = failure == nil
 		return r, nil
 	})

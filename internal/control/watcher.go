@@ -285,7 +285,7 @@ func (w *watcher) observe(ctx context.Context, s Status) bool {
 	c := w.c
 	c.mu.Lock()
 	rec, k := c.records[key], c.keepers[key]
-	if k == nil || isHook(s.ID) {
+	if k == nil || IsHook(s.ID) {
 		defer c.mu.Unlock()
 		return k != nil && k.seesHookLocked(rec, s)
 	}

@@ -48,7 +48,7 @@ type Versions interface {
 	Sleep(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Wake(ctx context.Context, key control.Key, by control.By) (api.Version, error)
 	Extend(ctx context.Context, key control.Key, e api.Extension, by control.By) (api.Version, error)
-	Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error)
+	Logs(ctx context.Context, q control.LogQuery) (control.Log, error)
 }
 
 // Drifts tells in what the runtimes differ from what is wanted. Collect removes what nobody

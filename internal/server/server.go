@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -63,6 +64,8 @@ type Server struct {
 	tables   tableCache
 
 	standbyAnswers map[string]standbyAnswer // by method and path
+
+	followers atomic.Int64 // logs that are followed
 
 	closing   chan struct{} // closed when streams must end
 	closeOnce sync.Once

@@ -430,7 +430,7 @@ func TestLogs(t *testing.T) {
 		"by default":         {"", "", "application/x-ndjson", first + "\n" + second + "\n"},
 		"anything":           {"", "*/*", "application/x-ndjson", first + "\n" + second + "\n"},
 		"lines, not events":  {"", "text/event-stream;q=0.1, application/x-ndjson", "application/x-ndjson", first + "\n" + second + "\n"},
-		"events":             {"", "text/event-stream", "text/event-stream", "event: log\ndata: " + first + "\n\nevent: log\ndata: " + second + "\n\n"},
+		"events":             {"", "text/event-stream", "text/event-stream", "event: log\ndata: " + first + "\n\nevent: log\ndata: " + second + "\n\n: keep-alive\nid: 2\n\nevent: end\ndata: {}\n\n"},
 		"the last":           {"?tail=1", "", "application/x-ndjson", second + "\n"},
 		"since is passed on": {"?since=2026-01-31T11:00:00Z", "", "application/x-ndjson", first + "\n" + second + "\n"},
 	}
@@ -444,7 +444,7 @@ func TestLogs(t *testing.T) {
 			require.Equal(t, tt.want, got.body)
 			require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
 			if strings.Contains(tt.query, "since") {
-				require.Equal(t, at.Add(-time.Hour), e.LogOptions().Since)
+				require.Equal(t, at.Add(-time.Hour), e.LogQuery().Since)
 			}
 		})
 	}
@@ -455,7 +455,7 @@ func TestLogSinceAgo(t *testing.T) {
 	e.withVersion(t)
 	before := time.Now()
 	require.Equal(t, 200, e.ask(t, "GET", "/api/v1/services/cart/versions/v1/logs?since=10m", "").StatusCode)
-	require.WithinRange(t, e.LogOptions().Since, before.Add(-10*time.Minute), time.Now().Add(-10*time.Minute))
+	require.WithinRange(t, e.LogQuery().Since, before.Add(-10*time.Minute), time.Now().Add(-10*time.Minute))
 }
 
 func TestFollowingLogEndsWithTheClient(t *testing.T) {
@@ -511,4 +511,20 @@ func TestHeadOfAStreamEnds(t *testing.T) {
 		require.Equal(t, 200, e.ask(t, "HEAD", path, "").StatusCode)
 	}
 	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+// TestLogsFollowedAtATimeAreBounded refuses one more than may be, until one of them ends.
+func TestLogsFollowedAtATimeAreBounded(t *testing.T) {
+	e := newEnv(t)
+	e.withVersion(t)
+	const path = "/api/v1/logs?target=cart@v1&follow=true"
+	for range 256 {
+		s := e.open(t, path)
+		t.Cleanup(s.close)
+	}
+	got := e.ask(t, "GET", path, "")
+	require.Equal(t, 503, got.StatusCode)
+	require.Contains(t, got.body, "256 logs are being followed")
+	require.Equal(t, 200, e.ask(t, "GET", "/api/v1/logs?target=cart@v1", "").StatusCode, "reading is not following")
+	require.Equal(t, 422, e.ask(t, "GET", "/api/v1/logs?target=cart", "").StatusCode)
 }

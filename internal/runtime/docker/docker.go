@@ -10,6 +10,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/failpoint"
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 )
 
 // Labels of every container, by which instances are found again.
@@ -69,6 +71,12 @@ type Options struct {
 
 	// Logger gets what no caller is told. Nil means [slog.Default].
 	Logger *slog.Logger
+
+	// LogBytes bounds the log that the Engine keeps of a container. 0 means 30 MiB.
+	LogBytes int64
+
+	// Archive gets the logs of the containers that are removed. Nil means that nothing is kept.
+	Archive *logfile.Archive
 }
 
 // Runtime is a [control.Runtime] over one Docker Engine.
@@ -76,6 +84,8 @@ type Runtime struct {
 	environment   string
 	proxy         string
 	network       string
+	logBytes      int64
+	archive       *logfile.Archive
 	log           *slog.Logger
 	engine        *client.Client
 	unusable      error // why the Engine's address is of no use; nil where it is
@@ -116,6 +126,8 @@ func New(opts Options) (*Runtime, error) {
 		environment:   opts.Environment,
 		proxy:         opts.ProxyAddress,
 		network:       opts.Network,
+		logBytes:      cmp.Or(opts.LogBytes, 30<<20),
+		archive:       opts.Archive,
 		log:           opts.Logger.With("runtime", api.RuntimeDocker),
 		engine:        engine,
 		unusable:      unusable,
@@ -161,6 +173,7 @@ func (r *Runtime) Start(ctx context.Context, w control.Workload, step func(api.S
 	case err == nil && running(found.State):
 		return r.statusOf(found), nil
 	case err == nil: // has exited, or was created by a server that ended there
+		r.keepLog(ctx, found)
 		if err := r.remove(ctx, found.ID); err != nil {
 			return control.Status{}, r.fail(ctx, "remove the ended container "+plan.name, err)
 		}
@@ -171,7 +184,7 @@ func (r *Runtime) Start(ctx context.Context, w control.Workload, step func(api.S
 	return r.launch(ctx, plan)
 }
 
-// Stop ends the container of an instance, and removes it with its log and its
+// Stop ends the container of an instance, keeps its log, and removes it with its
 // anonymous volumes; see [control.Runtime]. The first signal is the one the image asks
 // for (STOPSIGNAL), SIGTERM where it asks for none.
 func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) error {
@@ -196,6 +209,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 		}
 	}
 	failpoint.Pass(failpoint.DockerEnded)
+	r.keepLog(ctx, found)
 	if err := r.remove(ctx, found.ID); err != nil {
 		return r.fail(ctx, "remove container "+r.name(id), err)
 	}

@@ -92,7 +92,7 @@ func TestStart_RunsTheContainerAsAsked(t *testing.T) {
 	require.Equal(t, int64(5e8), found.HostConfig.NanoCPUs)
 	require.Equal(t, []string{"no-new-privileges"}, found.HostConfig.SecurityOpt)
 	require.Equal(t, container.RestartPolicyDisabled, found.HostConfig.RestartPolicy.Name)
-	require.Equal(t, map[string]string{"max-size": logMaxSize, "max-file": logMaxFiles}, found.HostConfig.LogConfig.Config)
+	require.Equal(t, map[string]string{"max-size": "10485760", "max-file": "3"}, found.HostConfig.LogConfig.Config)
 
 	again, err := r.Start(t.Context(), w, nil)
 	require.NoError(t, err)

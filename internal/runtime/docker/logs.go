@@ -14,6 +14,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/layover-dev/layover/api"
@@ -35,6 +36,14 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) 
 	if err != nil {
 		return nil, r.fail(ctx, "look for container "+r.name(id), err)
 	}
+	if !opts.Run.IsZero() && !opts.Run.Equal(parseTime(found.State.StartedAt)) {
+		return nil, control.ErrNoInstance
+	}
+	return r.openLog(ctx, id, found.ID, opts)
+}
+
+// openLog reads the log of one container.
+func (r *Runtime) openLog(ctx context.Context, id, containerID string, opts control.LogOptions) (control.LogReader, error) {
 	query := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Timestamps: true, Follow: opts.Follow}
 	if !opts.Since.IsZero() {
 		query.Since = unixTime(opts.Since)
@@ -42,7 +51,7 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) 
 	if opts.Tail > 0 {
 		query.Tail = strconv.Itoa(opts.Tail)
 	}
-	stream, err := r.engine.ContainerLogs(ctx, found.ID, query)
+	stream, err := r.engine.ContainerLogs(ctx, containerID, query)
 	if cerrdefs.IsNotFound(err) {
 		return nil, control.ErrNoInstance
 	}
@@ -50,10 +59,56 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) 
 		return nil, r.fail(ctx, "read the log of container "+r.name(id), err)
 	}
 	return &logReader{
-		ctx: ctx, runtime: r, instance: id, container: found.ID, query: query,
+		ctx: ctx, runtime: r, instance: id, container: containerID, query: query,
 		stream: stream, in: bufio.NewReader(stream),
 		open: make(map[stdcopy.StdType]api.LogLine), seen: make(map[stdcopy.StdType]mark),
+		last: make(map[stdcopy.StdType]time.Time),
 	}, nil
+}
+
+// What is kept of a container's log when it is removed.
+const (
+	keptLines   = 20_000           // its last
+	keepTimeout = 20 * time.Second // for which a container that is to go waits for that
+)
+
+// keepLog keeps the log of a container that is to be removed. That it could not be kept stops nothing.
+func (r *Runtime) keepLog(ctx context.Context, found container.InspectResponse) {
+	began := parseTime(found.State.StartedAt)
+	if r.archive == nil || began.IsZero() || found.State.Status == container.StateCreated || control.IsHook(labelled(found.Config.Labels).ID) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	status := labelled(found.Config.Labels)
+	run := control.LogRun{
+		Instance: status.ID, Service: status.Service, Version: status.Version, Generation: status.Generation,
+		StartedAt: began, EndedAt: time.Now().UTC().Round(0),
+	}
+	err := r.end(ctx, found.ID)
+	if now, inspectErr := r.inspect(ctx, found.ID); inspectErr == nil {
+		if at := parseTime(now.State.FinishedAt); at.After(began) {
+			run.EndedAt = at
+		}
+	}
+	if err == nil {
+		var lines control.LogReader
+		if lines, err = r.openLog(ctx, status.ID, found.ID, control.LogOptions{Tail: keptLines}); err == nil {
+			err = r.archive.Write(run, lines)
+		}
+	}
+	if err != nil && !errors.Is(err, control.ErrNoInstance) {
+		r.log.WarnContext(ctx, "log not kept", "service", status.Service, "version", status.Version, "instance", status.ID, "err", err)
+	}
+}
+
+// end ends a container that may still run by force, so that its log is whole.
+func (r *Runtime) end(ctx context.Context, id string) error {
+	if err := r.signal(ctx, id, "SIGKILL"); err != nil {
+		return err
+	}
+	r.awaitExit(ctx, id, keepTimeout)
+	return ctx.Err()
 }
 
 // logReader takes the Engine's multiplexed stream apart. A frame holds one line with
@@ -69,6 +124,7 @@ type logReader struct {
 	in        *bufio.Reader
 	open      map[stdcopy.StdType]api.LogLine // lines of which the end has not come yet
 	seen      map[stdcopy.StdType]mark        // how far each stream was read
+	last      map[stdcopy.StdType]time.Time   // of each stream's last line
 	catchUp   bool                            // reading again what a followed stream may have left out
 	passed    map[stdcopy.StdType]int         // while catching up: how many frames of the last time were passed
 }
@@ -209,7 +265,18 @@ func (l *logReader) line(stream stdcopy.StdType, stamp string, text []byte) (api
 		return api.LogLine{}, false
 	}
 	delete(l.open, stream)
-	return valid(line), true
+	line.Partial = !ended
+	return l.later(stream, line), true
+}
+
+// later makes a line later than the one before of its stream: the parts of a long line all have the
+// same time.
+func (l *logReader) later(stream stdcopy.StdType, line api.LogLine) api.LogLine {
+	if last := l.last[stream]; !line.Time.After(last) {
+		line.Time = last.Add(time.Nanosecond)
+	}
+	l.last[stream] = line.Time
+	return valid(line)
 }
 
 // valid makes the text of a line UTF-8. Only a whole line can be: a piece may end
@@ -223,7 +290,7 @@ func valid(line api.LogLine) api.LogLine {
 func (l *logReader) rest() (api.LogLine, error) {
 	for stream, line := range l.open {
 		delete(l.open, stream)
-		return valid(line), nil
+		return l.later(stream, line), nil
 	}
 	return api.LogLine{}, io.EOF
 }

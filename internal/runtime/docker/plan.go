@@ -29,8 +29,7 @@ const (
 
 	// A log stays readable through the Engine and never fills the disk.
 	logDriver   = "json-file"
-	logMaxSize  = "10m"
-	logMaxFiles = "3"
+	logMaxFiles = 3
 )
 
 // The policies of api.Docker.Pull.
@@ -101,13 +100,21 @@ func (r *Runtime) plan(w control.Workload) (plan, error) {
 			// No host port: the Engine picks a free one. Loopback, because only the proxy calls it.
 			PortBindings:  network.PortMap{port: {{HostIP: netip.AddrFrom4([4]byte{127, 0, 0, 1})}}},
 			ExtraHosts:    r.extraHosts(w.Hosts),
-			LogConfig:     container.LogConfig{Type: logDriver, Config: map[string]string{"max-size": logMaxSize, "max-file": logMaxFiles}},
+			LogConfig:     r.logConfig(),
 			RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled}, // the control plane restarts
 			SecurityOpt:   []string{"no-new-privileges"},
 			Init:          &withInit,
 			Resources:     resources,
 		},
 	}, nil
+}
+
+// logConfig has the Engine keep a log within the bound.
+func (r *Runtime) logConfig() container.LogConfig {
+	return container.LogConfig{Type: logDriver, Config: map[string]string{
+		"max-size": strconv.FormatInt(max(r.logBytes/logMaxFiles, 1), 10),
+		"max-file": strconv.Itoa(logMaxFiles),
+	}}
 }
 
 func parseImage(name string) (reference.Named, error) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/runtime/runtimetest"
 )
@@ -217,7 +218,7 @@ func TestDiskFull(t *testing.T) {
 	awaitLine(t, r, "cart", "after")
 	note := awaitLine(t, r, "cart", "lines are missing here")
 	require.Contains(t, note.Text, "no space left on device")
-	require.Empty(t, note.Stream)
+	require.Equal(t, api.StreamLayover, note.Stream)
 
 	fillDisk(t, ballast)
 	runtimetest.Tell(t, status.Addresses[0], "/exit?code=3")

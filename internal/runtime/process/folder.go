@@ -195,8 +195,8 @@ func (r *Runtime) settle(f folder) error {
 	return os.ErrNotExist
 }
 
-// stop ends the instance and removes the folder.
-func (f folder) stop(ctx context.Context, grace time.Duration) error {
+// stop ends the instance, keeps its log and removes the folder.
+func (r *Runtime) stop(ctx context.Context, f folder, grace time.Duration) error {
 	asked := false
 	deadline := time.Now().Add(grace)
 	for {
@@ -207,7 +207,7 @@ func (f folder) stop(ctx context.Context, grace time.Duration) error {
 		case err == nil:
 			endMarked(f.path)
 			failpoint.Pass(failpoint.ProcessEnded)
-			return errors.Join(f.removeLocked(), lock.Close())
+			return errors.Join(r.archiveLocked(f), lock.Close())
 		case !errors.Is(err, errHeld):
 			return err
 		}
@@ -243,12 +243,26 @@ func (f folder) signal(signal syscall.Signal) bool {
 	return process.Signal(signal) == nil
 }
 
-// clearLocked removes what an earlier run left, but its log.
-func (f folder) clearLocked() error {
-	for _, name := range []string{exitFile, exitReserve, stateFile} {
-		if err := os.Remove(f.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+// archiveLocked removes the folder of a run that has ended, and keeps its log. That the log
+// could not be kept stops nothing.
+func (r *Runtime) archiveLocked(f folder) error {
+	p, err := f.plan()
+	if _, stateErr := f.state(); r.opts.Archive == nil || err != nil || stateErr != nil || control.IsHook(f.id) {
+		return f.removeLocked() // nothing ran, or what nobody may read
+	}
+	run := control.LogRun{
+		Instance: f.id, Service: p.Service, Version: p.Version, Generation: p.Generation,
+		StartedAt: p.StartedAt, EndedAt: time.Now().UTC().Round(0),
+	}
+	var how exit
+	if f.read(exitFile, &how) == nil {
+		run.EndedAt = how.At
+	}
+	if err := r.opts.Archive.Take(f.path, run); err != nil {
+		r.log.Warn("log not kept", "service", p.Service, "version", p.Version, "instance", f.id, "err", err)
+	}
+	if _, err := os.Stat(f.path); err == nil {
+		return f.removeLocked()
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 	"github.com/layover-dev/layover/internal/runtime/runtimetest"
 )
 
@@ -88,9 +89,17 @@ func run(m *testing.M) int {
 
 func TestRuntime(t *testing.T) {
 	dir := t.TempDir()
+	archive := func(t *testing.T, environment string) *logfile.Archive {
+		t.Helper()
+		a, err := logfile.NewArchive(filepath.Join(dir, "logs-"+environment), 1<<20)
+		require.NoError(t, err)
+		return a
+	}
 	newOne := func(t *testing.T, environment string, change func(*Options)) *Runtime {
 		t.Helper()
 		opts := options(dir, environment)
+		opts.Archive = archive(t, environment)
+		opts.LogFileSize = 1 << 20
 		if change != nil {
 			change(&opts)
 		}
@@ -106,6 +115,11 @@ func TestRuntime(t *testing.T) {
 		Run:       appRun(),
 		Env:       map[string]string{"APP_HOST": "127.0.0.1"},
 		FixedPort: true,
+		LogBytes:  3 << 20,
+		Archive: func(t *testing.T, environment string) control.LogArchive {
+			t.Helper()
+			return archive(t, environment)
+		},
 		Bad: map[string]api.Run{
 			"no such command in PATH": {Process: &api.Process{Command: []string{"layover-no-such-command"}}},
 			"no such path":            {Process: &api.Process{Command: []string{"./no-such-command"}, Dir: t.TempDir()}},

@@ -36,6 +36,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/failpoint"
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 )
 
 // Options says where and how a runtime keeps its instances.
@@ -59,6 +60,9 @@ type Options struct {
 
 	// LogFiles is how many log files an instance keeps, the newest. 0 means 3.
 	LogFiles int
+
+	// Archive gets the logs of the instances that are stopped or started anew. Nil means that nothing is kept.
+	Archive *logfile.Archive
 }
 
 // Runtime runs instances as processes. It implements [control.Runtime].
@@ -131,7 +135,7 @@ func (r *Runtime) Start(ctx context.Context, w control.Workload, step func(api.S
 		}
 	}
 	f := r.folder(w.ID)
-	lock, running, err := r.claim(ctx, f)
+	lock, running, err := r.claimNew(ctx, f)
 	if err != nil {
 		return control.Status{}, fmt.Errorf("start %s: %w", w.ID, err)
 	}
@@ -157,7 +161,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 	if !validName.MatchString(id) {
 		return nil // nothing can have this name
 	}
-	if err := r.folder(id).stop(ctx, grace); err != nil {
+	if err := r.stop(ctx, r.folder(id), grace); err != nil {
 		return fmt.Errorf("stop %s: %w", id, err)
 	}
 	r.ports.release(id)
@@ -192,15 +196,11 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) 
 	if !validName.MatchString(id) {
 		return nil, control.ErrNoInstance
 	}
-	f := r.folder(id)
-	if _, err := f.plan(); errors.Is(err, os.ErrNotExist) {
-		return nil, control.ErrNoInstance
-	}
-	reader, err := newLogReader(ctx, f, opts)
-	if err != nil {
+	reader, err := r.folder(id).openLog(ctx, opts)
+	if err != nil && !errors.Is(err, control.ErrNoInstance) {
 		return nil, fmt.Errorf("read the log of %s: %w", id, err)
 	}
-	return reader, nil
+	return reader, err
 }
 
 func (r *Runtime) folder(id string) folder {

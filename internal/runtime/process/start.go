@@ -20,6 +20,23 @@ import (
 	"github.com/layover-dev/layover/internal/failpoint"
 )
 
+// claimNew is claim with a folder of its own for each run: that of one that has ended makes room.
+func (r *Runtime) claimNew(ctx context.Context, f folder) (*os.File, control.Status, error) {
+	for {
+		lock, running, err := r.claim(ctx, f)
+		if lock == nil || err != nil {
+			return lock, running, err
+		}
+		if _, err := os.Stat(f.file(planFile)); errors.Is(err, os.ErrNotExist) {
+			return lock, running, nil
+		}
+		endMarked(f.path)
+		if err := errors.Join(r.archiveLocked(f), lock.Close()); err != nil {
+			return nil, running, diskError(r.dir, err)
+		}
+	}
+}
+
 // claim takes the lock of an instance that does not run, and makes its folder.
 // Where it does run, claim returns its status and no lock.
 func (r *Runtime) claim(ctx context.Context, f folder) (*os.File, control.Status, error) {
@@ -58,9 +75,6 @@ func (r *Runtime) claim(ctx context.Context, f folder) (*os.File, control.Status
 // startLocked starts the supervisor of an instance and waits for its word that
 // the command runs. After an error nothing runs, but the folder is still there.
 func (r *Runtime) startLocked(ctx context.Context, f folder, lock *os.File, w control.Workload) (control.Status, error) {
-	if err := f.clearLocked(); err != nil {
-		return control.Status{}, fmt.Errorf("start %s: %w", w.ID, err)
-	}
 	p, err := r.newPlan(ctx, f, w)
 	if err != nil {
 		return control.Status{}, err

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/layover-dev/layover/internal/runtime/logfile"
 )
 
 // superviseArg is the argument that makes the program a supervisor.
@@ -92,7 +94,7 @@ func tell(reports *os.File, r report) error {
 type command struct {
 	folder  folder
 	process *os.Process
-	log     *logWriter
+	log     *logfile.Writer
 	outputs []*os.File
 	pumps   sync.WaitGroup
 }
@@ -107,7 +109,7 @@ func startCommand(f folder) (*command, *report) {
 	if err := os.WriteFile(f.file(exitReserve), slices.Repeat([]byte(" "), exitSpace), 0o600); err != nil {
 		return nil, failed(stepFiles, err)
 	}
-	log, err := openLogWriter(f.path, p.LogFileSize, p.LogFiles)
+	log, err := logfile.NewWriter(f.path, p.LogFileSize, p.LogFiles)
 	if err != nil {
 		return nil, failed(stepFiles, err)
 	}
@@ -154,8 +156,8 @@ func (c *command) start(p plan) error {
 	if err != nil {
 		return err
 	}
-	for i, stream := range []byte{streamOut, streamErr} {
-		c.pumps.Go(func() { c.log.pump(c.outputs[i], stream) })
+	for i, stream := range []byte{logfile.Stdout, logfile.Stderr} {
+		c.pumps.Go(func() { c.log.Pump(c.outputs[i], stream) })
 	}
 	return nil
 }
@@ -187,7 +189,7 @@ func (c *command) run(signals <-chan os.Signal) error {
 	if waitErr == nil {
 		how.Code, how.Reason = describe(state)
 	}
-	return errors.Join(waitErr, c.log.close(), c.folder.recordExit(how))
+	return errors.Join(waitErr, c.log.Close(), c.folder.recordExit(how))
 }
 
 // wait waits for the end of the command, and then ends its group.

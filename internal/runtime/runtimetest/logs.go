@@ -31,6 +31,9 @@ func logCases() map[string]testCase {
 		"log of very much":              {run: logMuch, owned: true},
 		"log of a very long line":       {run: logLongLine, owned: true},
 		"log of bytes that are no text": {run: logBinary, owned: true},
+		"log of one run only":           {run: logRun, owned: true, archive: true},
+		"log is kept after a stop":      {run: logKept, owned: true, archive: true},
+		"log is bounded":                {run: logBounded, owned: true, archive: true},
 	}
 }
 
@@ -142,6 +145,88 @@ func logMuch(t *testing.T, s *suite) {
 	}
 	require.Equal(t, []string{fmt.Sprintf("line %d of %d", count, count), "not listening"},
 		s.texts(t, "cart-1", control.LogOptions{Tail: 2}))
+}
+
+// logRun starts an instance again that has ended: each run has its own log.
+func logRun(t *testing.T, s *suite) {
+	first := s.start(t, "cart-1", nil)
+	Ask(t, first.Addresses[0])
+	say(t, first.Addresses[0], "stdout", "of the first run")
+	Tell(t, first.Addresses[0], "/exit?code=3")
+	s.exited(t, "cart-1")
+	s.logged(t, "cart-1", "of the first run")
+
+	second := s.start(t, "cart-1", nil)
+	Ask(t, second.Addresses[0])
+	say(t, second.Addresses[0], "stdout", "of the second run")
+	s.logged(t, "cart-1", "of the second run")
+	require.NotContains(t, s.texts(t, "cart-1", control.LogOptions{Run: second.StartedAt}), "of the first run")
+	_, err := s.runtime.Logs(t.Context(), "cart-1", control.LogOptions{Run: first.StartedAt})
+	require.ErrorIs(t, err, control.ErrNoInstance)
+
+	run, kept := s.keptRun(t)
+	require.True(t, run.StartedAt.Equal(first.StartedAt), "%s is not %s", run.StartedAt, first.StartedAt)
+	require.Contains(t, kept, "of the first run")
+}
+
+func logKept(t *testing.T, s *suite) {
+	status := s.start(t, "cart-1", nil)
+	Ask(t, status.Addresses[0])
+	say(t, status.Addresses[0], "stderr", "nearly over")
+	s.logged(t, "cart-1", "nearly over")
+	s.stop(t, "cart-1")
+	s.nothingLeft(t)
+	run, kept := s.keptRun(t)
+	require.Equal(t, "cart-1", run.Instance)
+	require.Equal(t, int64(7), run.Generation)
+	require.True(t, run.EndedAt.After(run.StartedAt))
+	require.Contains(t, kept, "nearly over")
+
+	archive := s.Archive(t, s.environment)
+	require.NoError(t, archive.Remove(control.Key{Service: "cart", Version: "pr-1"}))
+	runs, err := archive.Runs(control.Key{Service: "cart", Version: "pr-1"})
+	require.NoError(t, err)
+	require.Empty(t, runs)
+}
+
+// logBounded writes far more than the bound: the newest lines are there, whole and in order.
+func logBounded(t *testing.T, s *suite) {
+	const count = 300_000 // some 7 MB, and more with the time before each
+	s.start(t, "cart-1", map[string]string{"APP_LOG_LINES": fmt.Sprint(count), "APP_LISTEN": "no"})
+	s.logged(t, "cart-1", "not listening")
+	all := s.texts(t, "cart-1", control.LogOptions{})
+	size, first := 0, count-len(all)+1
+	require.Greater(t, first, 0)
+	for i, text := range all[:len(all)-1] {
+		size += len(text)
+		require.Equal(t, fmt.Sprintf("line %d of %d", first+i+1, count), text)
+	}
+	require.Less(t, len(all), count)
+	require.LessOrEqual(t, int64(size), s.LogBytes)
+	s.stop(t, "cart-1")
+	_, kept := s.keptRun(t)
+	require.Contains(t, kept[max(0, len(kept)-3):], "not listening")
+}
+
+// keptRun returns the only run that is kept, and its lines.
+func (s *suite) keptRun(t *testing.T) (control.LogRun, []string) {
+	t.Helper()
+	archive := s.Archive(t, s.environment)
+	runs, err := archive.Runs(control.Key{Service: "cart", Version: "pr-1"})
+	require.NoError(t, err)
+	require.Len(t, runs, 1)
+	reader, err := archive.Open(t.Context(), runs[0], control.LogOptions{})
+	require.NoError(t, err)
+	var texts []string
+	for {
+		line, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			require.NoError(t, reader.Close())
+			return runs[0], texts
+		}
+		require.NoError(t, err)
+		texts = append(texts, line.Text)
+	}
 }
 
 // logLongLine allows a runtime to cut a line, or to split it into several.

@@ -46,6 +46,12 @@ type Harness struct {
 	// logs and no adoption, and the instances get no environment.
 	External bool
 
+	// LogBytes is what the log of an instance of New may have on disk at most.
+	LogBytes int64
+
+	// Archive opens the archive that New has in an environment.
+	Archive func(t *testing.T, environment string) control.LogArchive
+
 	// FixedPort says that Workload.Port takes a port of this machine.
 	FixedPort bool
 }
@@ -75,6 +81,7 @@ type testCase struct {
 	bad       bool
 	hanging   bool
 	fixedPort bool
+	archive   bool
 }
 
 func cases() map[string]testCase {
@@ -98,6 +105,8 @@ func (c testCase) beside(h Harness) string {
 		return "no runs that cannot start"
 	case c.hanging && h.Hanging == nil:
 		return "no start that hangs"
+	case c.archive && h.Archive == nil:
+		return "nothing is kept of ended instances"
 	case c.fixedPort && !h.FixedPort:
 		return "ports are not of this machine"
 	}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -36,7 +37,7 @@ type Control struct {
 	notReady  error
 	log       []api.LogLine
 	logErr    error
-	logOpts   control.LogOptions
+	logQuery  control.LogQuery
 	openLogs  int
 	drift     []api.Drift
 	panicking bool
@@ -73,11 +74,11 @@ func (c *Control) SetLog(err error, lines ...api.LogLine) {
 	c.set(func() { c.log, c.logErr = lines, err })
 }
 
-// LogOptions returns the options of the last call of Logs.
-func (c *Control) LogOptions() control.LogOptions {
+// LogQuery returns the query of the last call of Logs.
+func (c *Control) LogQuery() control.LogQuery {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.logOpts
+	return c.logQuery
 }
 
 // OpenLogs counts the log readers that were not closed.
@@ -323,19 +324,26 @@ func (c *Control) Remove(_ context.Context, key control.Key, by control.By) (api
 }
 
 // Logs returns the lines of SetLog. Following, it waits for the end of ctx behind them.
-func (c *Control) Logs(ctx context.Context, key control.Key, opts control.LogOptions) (control.LogReader, error) {
-	if _, err := c.Version(ctx, key); err != nil {
-		return nil, err
+func (c *Control) Logs(ctx context.Context, q control.LogQuery) (control.Log, error) {
+	for _, t := range q.Targets {
+		if _, err := c.Version(ctx, control.Key(t)); t.Service != "" && err != nil {
+			return nil, err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.logOpts = opts
+	c.logQuery = q
 	c.openLogs++
 	lines := slices.Clone(c.log)
-	if opts.Tail > 0 {
-		lines = lines[max(0, len(lines)-opts.Tail):]
+	if q.Tail > 0 {
+		lines = lines[max(0, len(lines)-q.Tail):]
 	}
-	return &logReader{c: c, ctx: ctx, lines: lines, follow: opts.Follow, err: c.logErr}, nil
+	read := 0
+	if q.After != "" {
+		read, _ = strconv.Atoi(q.After)
+		lines = lines[min(read, len(lines)):]
+	}
+	return &logReader{c: c, lines: lines, follow: q.Follow, err: c.logErr, read: read}, nil
 }
 
 // Routes returns every named route, ordered by name.
@@ -552,27 +560,32 @@ func (c *Control) emitLocked(e api.Event) int64 {
 
 type logReader struct {
 	c      *Control
-	ctx    context.Context //nolint:containedctx // the reader ends with it, as its contract says
 	lines  []api.LogLine
 	follow bool
 	err    error
+	read   int
 }
 
-func (r *logReader) Next() (api.LogLine, error) {
+func (r *logReader) Next(ctx context.Context) (api.LogLine, error) {
 	if len(r.lines) > 0 {
 		line := r.lines[0]
 		r.lines = r.lines[1:]
+		r.read++
 		return line, nil
 	}
 	switch {
 	case r.err != nil:
 		return api.LogLine{}, r.err
 	case r.follow:
-		<-r.ctx.Done()
-		return api.LogLine{}, r.ctx.Err()
+		<-ctx.Done()
+		return api.LogLine{}, ctx.Err()
 	}
 	return api.LogLine{}, io.EOF
 }
+
+func (r *logReader) Ready() bool { return len(r.lines) > 0 }
+
+func (r *logReader) Position() string { return strconv.Itoa(r.read) }
 
 func (r *logReader) Close() error {
 	r.c.set(func() { r.c.openLogs-- })
