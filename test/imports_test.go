@@ -65,7 +65,8 @@ func mayImport() map[string][]string {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",
 			"internal/gateway/traefik", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
-		"test": {},
+		"proof/hook": {},
+		"test":       {},
 	}
 }
 

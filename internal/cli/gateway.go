@@ -27,7 +27,7 @@ func newGatewayShowCmd(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show",
 		Short:   "The configuration that Traefik reads",
-		Long:    "Print the dynamic configuration as JSON, as Traefik's HTTP provider reads it at /gateway/traefik of the server.",
+		Long:    "Print the dynamic configuration as JSON, as Traefik's HTTP provider reads it at /gateway/traefik\nof the server.",
 		Example: "  layover gateway show\n  layover gateway show | jq '.http.routers | map_values(.rule)'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

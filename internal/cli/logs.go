@@ -35,9 +35,9 @@ deployments, rollbacks, sleep, and restarts of the server. Lines on the standard
 another instance begins. It ends when the version is removed; for @VERSION it waits for
 versions that are deployed later.
 
---since and --until take lines of all instances that are kept, ended ones too. --previous is what ended
-last, besides what is shown without it: the run before a restart, the generation before
-this one, or one that did not come up.
+--since and --until take lines of all instances that are kept, ended ones too. --previous is what
+ended last, besides what is shown without it: the run before a restart, the generation before this
+one, or one that did not come up.
 
 On a terminal, control sequences in the log do nothing, but for colours. In a pipe, text comes as it is.`,
 		Example: `  layover logs cart@feature-2981
