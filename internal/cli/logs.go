@@ -39,7 +39,8 @@ versions that are deployed later.
 ended last, besides what is shown without it: the run before a restart, the generation before this
 one, or one that did not come up.
 
-On a terminal, control sequences in the log do nothing, but for colours. In a pipe, text comes as it is.`,
+On a terminal, control sequences in the log do nothing, but for colours. In a pipe, text comes
+as it is.`,
 		Example: `  layover logs cart@feature-2981
   layover logs cart@feature-2981 -f --since 10m
   layover logs cart@feature-2981 --previous -n 50
