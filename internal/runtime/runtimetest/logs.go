@@ -196,7 +196,7 @@ func logBounded(t *testing.T, s *suite) {
 	s.logged(t, "cart-1", "not listening")
 	all := s.texts(t, "cart-1", control.LogOptions{})
 	size, first := 0, count-len(all)+1
-	require.Greater(t, first, 0)
+	require.Positive(t, first)
 	for i, text := range all[:len(all)-1] {
 		size += len(text)
 		require.Equal(t, fmt.Sprintf("line %d of %d", first+i+1, count), text)
