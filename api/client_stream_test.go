@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -468,4 +469,50 @@ func TestFollowLogsAcrossBreaks(t *testing.T) {
 	require.Equal(t, []control.LogTarget{{Service: "cart", Version: "x"}, {Version: "y"}}, e.LogQuery().Targets)
 	require.NotEmpty(t, e.LogQuery().After)
 	require.Eventually(t, func() bool { return e.OpenLogs() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+// TestFollowLogsBreaksBeforeAPosition has a connection end behind lines without a position: the next one
+// repeats them.
+func TestFollowLogsBreaksBeforeAPosition(t *testing.T) {
+	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	said := func(w http.ResponseWriter, second int, instance, stream, text string) {
+		data, err := json.Marshal(api.LogLine{Time: at.Add(time.Duration(second) * time.Second), Instance: instance, Stream: stream, Text: text})
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(w, "event: log\ndata: %s\n\n", data)
+		require.NoError(t, err)
+	}
+	var asked []string // Last-Event-ID of each connection
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Header.Get("Last-Event-ID"))
+		w.Header().Set("Content-Type", "text/event-stream")
+		switch len(asked) {
+		case 1:
+			said(w, 1, "a", "stdout", "one")
+			_, _ = fmt.Fprint(w, "id: behind one\n\n")
+			said(w, 2, "a", "stdout", "two")
+			said(w, 3, "a", "stdout", "three")
+		case 2:
+			said(w, 2, "a", "stdout", "two")
+			said(w, 3, "a", "stdout", "three")
+			said(w, 3, "a", "stderr", "of another stream")
+			said(w, 3, "b", "stdout", "of another instance")
+			said(w, 3, "a", api.StreamLayover, "lines are missing here")
+			said(w, 3, "a", api.StreamLayover, "another begins")
+			said(w, 4, "a", "stdout", "four")
+			_, _ = fmt.Fprint(w, "event: end\ndata: {}\n\n")
+		}
+	}))
+	defer front.Close()
+	client, err := api.NewClient(front.URL)
+	require.NoError(t, err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var texts []string
+	for line, err := range client.Logs(ctx, "cart", "x", api.LogFilter{Follow: true}) {
+		require.NoError(t, err)
+		texts = append(texts, line.Text)
+	}
+	require.Equal(t, []string{"one", "two", "three", "of another stream", "of another instance", "lines are missing here", "another begins", "four"}, texts)
+	require.Equal(t, []string{"", "behind one"}, asked)
 }

@@ -19,10 +19,10 @@ type logPosition map[string]*logPlace
 
 // logPlace is a place in the log of an instance.
 type logPlace struct {
-	run      int64 // which run, by its start
-	out, err int64 // the times of the last lines that were read of its streams
-	done     bool  // it was read to its end
-	paused   bool  // to the end of what its runtime had; not part of the text
+	run            int64 // which run, by its start
+	out, err, note int64 // the times of the last lines that were read of its streams
+	done           bool  // it was read to its end
+	paused         bool  // to the end of what its runtime had; not part of the text
 }
 
 // at returns the place of an instance; nil where nothing of it was read.
@@ -34,13 +34,18 @@ func (p logPosition) enter(run *logRun) *logPlace {
 	return p[run.Instance]
 }
 
+// last returns the time of the last line that was read, else of the begin of the run.
+func (l *logPlace) last() time.Time {
+	return time.Unix(0, max(l.run, l.out, l.err, l.note)).UTC()
+}
+
 // see moves the place behind a line, and says whether it was before it.
 func (l *logPlace) see(line api.LogLine) bool {
 	at := line.Time.UnixNano()
 	last := &l.out
 	switch line.Stream {
 	case api.StreamLayover:
-		return at > l.out && at > l.err || l.out == 0 && l.err == 0 || strings.Contains(line.Text, "missing here")
+		last = &l.note
 	case api.StreamStderr:
 		last = &l.err
 	}
@@ -68,7 +73,7 @@ func (l *logPlace) resume() (since, last time.Time) {
 
 // String writes the position as it goes into a header: "" where it would not fit.
 //
-//	cart--main--7=<run>.<out>.<err>,cart--main--8=<run>.<out>.<err>.d
+//	cart--main--7=<run>.<out>.<err>.<note>,cart--main--8=<run>.<out>.<err>.<note>.d
 func (p logPosition) String() string {
 	var b strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(p)) {
@@ -76,7 +81,10 @@ func (p logPosition) String() string {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(id + "=" + strconv.FormatInt(l.run, 36) + "." + strconv.FormatInt(l.out, 36) + "." + strconv.FormatInt(l.err, 36))
+		b.WriteString(id + "=" + strconv.FormatInt(l.run, 36))
+		for _, at := range []int64{l.out, l.err, l.note} {
+			b.WriteString("." + strconv.FormatInt(at, 36))
+		}
 		if l.done {
 			b.WriteString(".d")
 		}
@@ -97,11 +105,11 @@ func parseLogPosition(text string) (logPosition, error) {
 	for entry := range strings.SplitSeq(text, ",") {
 		id, place, ok := strings.Cut(entry, "=")
 		parts := strings.Split(place, ".")
-		if !ok || id == "" || len(parts) < 3 || len(parts) > 4 || len(parts) == 4 && parts[3] != "d" {
+		if !ok || id == "" || len(parts) < 4 || len(parts) > 5 || len(parts) == 5 && parts[4] != "d" {
 			return nil, bad
 		}
-		l := &logPlace{done: len(parts) == 4}
-		for i, to := range []*int64{&l.run, &l.out, &l.err} {
+		l := &logPlace{done: len(parts) == 5}
+		for i, to := range []*int64{&l.run, &l.out, &l.err, &l.note} {
 			n, err := strconv.ParseInt(parts[i], 36, 64)
 			if err != nil {
 				return nil, bad

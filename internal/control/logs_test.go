@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -204,6 +205,35 @@ func TestFollowerResumes(t *testing.T) {
 	q.After = "nonsense"
 	_, err = b.Logs(t.Context(), q)
 	require.Equal(t, api.CodeInvalid, control.CodeOf(err))
+}
+
+// TestFollowerIsToldOfAGap comes back when the log has lost what follows its place, and again when all is there.
+func TestFollowerIsToldOfAGap(t *testing.T) {
+	b := newBench(t)
+	b.up("x", nil)
+	f := b.follow(logsOf("x"))
+	b.says("x", "word 0")
+	before := f.until("word 0")
+	q := logsOf("x")
+	q.After = f.log.Position()
+	filler := strings.Repeat("y", 8<<10)
+	for range 3 * logFileSize / len(filler) {
+		b.says("x", filler)
+	}
+	b.says("x", "word 1")
+
+	again := b.follow(q)
+	lines := again.until("word 1")
+	require.Equal(t, api.StreamLayover, lines[0].Stream)
+	require.Contains(t, lines[0].Text, "lines are missing here")
+	require.Equal(t, before[len(before)-1].Time, lines[0].Time, "behind the last line that was read")
+	require.True(t, lines[1].Text == filler, "then what there is")
+	once(t, append(before, lines...), 2)
+
+	q.After = again.log.Position()
+	b.says("x", "word 2")
+	lines = b.follow(q).until("word 2")
+	require.Len(t, lines, 1, "nothing is missing now, and nothing is doubled")
 }
 
 // TestFollowABranch waits for versions that are deployed later.

@@ -28,6 +28,9 @@ import (
 // appVariable names the test app to the tests.
 const appVariable = "LAYOVER_TEST_APP"
 
+// logFileSize is how many bytes one of the two files holds that the log of an instance has.
+const logFileSize = 64 << 10
+
 func TestMain(m *testing.M) {
 	if code, ok := process.Supervise(os.Args); ok {
 		os.Exit(code)
@@ -407,7 +410,10 @@ func (b *bench) open() {
 	require.NoError(b.t, err)
 	archive, err := logfile.NewArchive(filepath.Join(b.dir, "logs"), 1<<20)
 	require.NoError(b.t, err)
-	processes, err := process.New(process.Options{Dir: filepath.Join(b.dir, "instances"), Environment: "test", Archive: archive})
+	processes, err := process.New(process.Options{
+		Dir: filepath.Join(b.dir, "instances"), Environment: "test", Archive: archive,
+		LogFileSize: logFileSize, LogFiles: 2,
+	})
 	require.NoError(b.t, err)
 	b.plane, b.store = &dataPlane{}, &refusing{Store: db}
 	b.runtime = &flaky{Runtime: processes, plane: b.plane}

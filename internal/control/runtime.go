@@ -44,7 +44,8 @@ type Runtime interface {
 }
 
 // LogReader gives the lines of a log one by one. Next returns io.EOF at the end;
-// a following reader ends with ctx, or when the instance has ended and all is read.
+// a following reader ends with ctx, or when the instance has ended and all is read. A line without a
+// time is none of the log: it says that lines are missing there, which the reader came too late for.
 type LogReader interface {
 	Next() (api.LogLine, error)
 	io.Closer

@@ -100,7 +100,8 @@ func (l *versionLog) beginVersion(key Key) (opened int, err error) {
 	for _, run := range runs { // by their starts: the last one counts
 		place := l.position.enter(&run)
 		place.done = !run.running
-		place.out, place.err = time.Now().UnixNano(), time.Now().UnixNano()
+		now := time.Now().UnixNano()
+		place.out, place.err, place.note = now, now, now
 	}
 	for _, run := range shown {
 		l.position.enter(&run)
@@ -177,7 +178,7 @@ func (l *versionLog) fromQueue() (api.LogLine, bool) {
 	first := l.queue[0]
 	l.queue = l.queue[1:]
 	if first.run != nil {
-		l.seen(first.run, first.line)
+		l.seen(first.run, &first.line)
 	}
 	return first.line, true
 }
@@ -210,7 +211,7 @@ func (l *versionLog) read(ctx context.Context) (line api.LogLine, ok bool, err e
 	case err != nil:
 		return line, false, l.ended(s, err)
 	}
-	if line.Time.Before(l.q.Since) || !l.q.Until.IsZero() && !line.Time.Before(l.q.Until) {
+	if !line.Time.IsZero() && (line.Time.Before(l.q.Since) || !l.q.Until.IsZero() && !line.Time.Before(l.q.Until)) {
 		return line, false, nil
 	}
 	line.Service, line.Version, line.Generation, line.Instance = s.run.Service, s.run.Version, s.run.Generation, s.run.Instance
@@ -218,26 +219,31 @@ func (l *versionLog) read(ctx context.Context) (line api.LogLine, ok bool, err e
 		l.push(queuedLine{line, &s.run})
 		return line, false, nil
 	}
-	return line, l.seen(&s.run, line), nil
+	return line, l.seen(&s.run, &line), nil
 }
 
 // push adds one of the last lines, and lets go of what is more than that.
 func (l *versionLog) push(q queuedLine) {
 	l.queue = append(l.queue, q)
 	if len(l.queue) > l.q.Tail {
-		l.seen(l.queue[0].run, l.queue[0].line)
+		l.seen(l.queue[0].run, &l.queue[0].line)
 		l.queue[0] = queuedLine{}
 		l.queue = l.queue[1:]
 	}
 }
 
-// seen moves the position behind a line, and says whether it is new.
-func (l *versionLog) seen(run *logRun, line api.LogLine) bool {
+// seen moves the position behind a line, and says whether it is new. What says that lines are missing gets the
+// time of the line before.
+func (l *versionLog) seen(run *logRun, line *api.LogLine) bool {
 	place := l.position.at(run)
 	if place == nil || place.run != run.StartedAt.UnixNano() {
-		return true // a run that was left out of the position: an earlier one of its instance
+		place = &logPlace{run: run.StartedAt.UnixNano()} // an earlier run of its instance, which is in no position
 	}
-	return place.see(line)
+	if line.Time.IsZero() {
+		line.Time = place.last()
+		return true
+	}
+	return place.see(*line)
 }
 
 // ended notes that a log gives no more lines.

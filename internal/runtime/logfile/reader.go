@@ -132,7 +132,7 @@ func (r *Reader) gap(text string) (api.LogLine, bool) {
 
 func (r *Reader) missing(what string) api.LogLine {
 	return api.LogLine{
-		Time: r.time, Instance: r.instance, Stream: api.StreamLayover,
+		Instance: r.instance, Stream: api.StreamLayover,
 		Text: "layover: " + what + " are missing here: they were removed before they were read, because the log is bounded",
 	}
 }
