@@ -49,8 +49,10 @@ func crashSmall() crashPlan {
 			{what: "sleep", runtime: api.RuntimeProcess, point: fp.ProcessEnded},
 			{what: "wake", runtime: api.RuntimeProcess, point: fp.ProcessPlanned},
 			{what: "stop", runtime: api.RuntimeProcess, point: fp.RetirePublished},
+			{what: "stop", runtime: api.RuntimeProcess, point: fp.LogKept},
 			{what: "remove", runtime: api.RuntimeProcess, point: fp.RemoveDeleted},
 			{what: "setup", runtime: api.RuntimeProcess, point: fp.SetupEnded},
+			{what: "setup", runtime: api.RuntimeProcess, point: fp.ProcessRenamed},
 			{what: "teardown", runtime: api.RuntimeProcess, point: fp.TeardownWanted},
 		}
 	}}
@@ -81,10 +83,12 @@ func crashActions() []string {
 // crashPoints returns the points that an action passes, in their order.
 func crashPoints(what, runtime string) []string {
 	start := []string{fp.InstanceWanted, fp.ProcessFolder, fp.ProcessPlanned, fp.ProcessForked, fp.InstanceStarted}
-	end := []string{fp.ProcessEnded, fp.ProcessRenamed}
+	end := []string{fp.ProcessEnded, fp.LogKept}
+	cleared := []string{fp.ProcessRenamed} // a hook: its log is in the record
 	if runtime == api.RuntimeDocker {
 		start = []string{fp.InstanceWanted, fp.DockerCreated, fp.DockerStarted, fp.InstanceStarted}
-		end = []string{fp.DockerEnded}
+		end = []string{fp.DockerEnded, fp.LogKept}
+		cleared = []string{fp.DockerEnded}
 	}
 	deploy := slices.Concat([]string{fp.DeployRecorded, fp.DeployBegun}, start,
 		[]string{fp.InstanceHealthy, fp.DeployPromoted, fp.DeployPublished, fp.DeployRouted, fp.DeployTold})
@@ -101,9 +105,12 @@ func crashPoints(what, runtime string) []string {
 	case "stop":
 		return slices.Concat([]string{fp.EndRecorded, fp.EndPublished}, retire, []string{fp.StopTold})
 	case "setup":
-		return []string{fp.SetupWanted, fp.SetupStarted, fp.SetupEnded, fp.SetupRecorded, fp.SetupCleared}
+		return slices.Concat([]string{fp.SetupWanted, fp.SetupStarted, fp.SetupEnded, fp.SetupRecorded}, cleared, []string{fp.SetupCleared})
 	case "teardown":
-		return []string{fp.TeardownWanted, fp.TeardownStarted, fp.TeardownEnded, fp.TeardownRecorded, fp.TeardownCleared}
+		if runtime == api.RuntimeDocker {
+			cleared = nil // an instance would pass it first
+		}
+		return slices.Concat([]string{fp.TeardownWanted, fp.TeardownStarted, fp.TeardownEnded, fp.TeardownRecorded}, cleared, []string{fp.TeardownCleared})
 	default:
 		return slices.Concat([]string{fp.EndRecorded, fp.EndPublished}, retire, []string{fp.RemoveDeleted})
 	}
@@ -540,7 +547,27 @@ func (w *crashing) wrong(ctx context.Context, c *crashCase, version string, repl
 	if len(folders) != processes {
 		out = append(out, fmt.Sprintf("%d orphan folders: %v", len(folders)-processes, folders))
 	}
-	return out, nil
+	logs, err := w.logs(c, version, replicas)
+	return append(out, logs...), err
+}
+
+// logs says what is wrong with the logs that are kept of the instances that have ended.
+func (w *crashing) logs(c *crashCase, version string, replicas int) ([]string, error) {
+	kept, err := filepath.Glob(filepath.Join(w.dir, ".layover", "logs", "*", "pricing@"+version, "*", "log.*"))
+	if err != nil {
+		return nil, err
+	}
+	switch c.what {
+	case "remove", "teardown":
+		if len(kept) > 0 {
+			return []string{fmt.Sprintf("%d orphan logs: %v", len(kept), kept)}, nil
+		}
+	case "sleep", "stop":
+		if len(kept) != replicas {
+			return []string{fmt.Sprintf("%d logs are kept of %d instances: %v", len(kept), replicas, kept)}, nil
+		}
+	}
+	return nil, nil
 }
 
 // answered asks the version, and says what is wrong with the answer.

@@ -33,8 +33,9 @@ const (
 	RetirePublished = "retire.published" // an instance is out of the table
 	RetireDrained   = "retire.drained"   // and idle
 	ProcessEnded    = "process.ended"    // its processes are gone, its folder is there
-	ProcessRenamed  = "process.renamed"  // its folder is on its way out
+	ProcessRenamed  = "process.renamed"  // its folder is on its way out, where its log is not kept
 	DockerEnded     = "docker.ended"     // its container has ended, and is there
+	LogKept         = "log.kept"         // its log is in the archive, which was not cut to its bound yet
 	RetireStopped   = "retire.stopped"   // nothing is left of it, and nobody noted that
 
 	SleepRecorded  = "sleep.recorded"  // the wish to sleep is in the store

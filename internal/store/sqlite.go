@@ -62,7 +62,7 @@ func openSQLite(ctx context.Context, path string, connect connect) (*DB, error) 
 	if err != nil {
 		return nil, explainOpen(ctx, path, err)
 	}
-	lock, err := lockFile(file)
+	lock, err := lockFile(ctx, file)
 	if err != nil {
 		return nil, explainOpen(ctx, file, err)
 	}

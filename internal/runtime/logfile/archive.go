@@ -103,7 +103,7 @@ func (a *Archive) Take(folder string, run control.LogRun) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(folder))
 	}
-	failpoint.Pass(failpoint.ProcessRenamed)
+	failpoint.Pass(failpoint.LogKept)
 	return errors.Join(aboutErr, onlyLogs(target), a.pruneLocked(filepath.Dir(target)))
 }
 
