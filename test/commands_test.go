@@ -154,17 +154,18 @@ func finish(ts *testscript.TestScript, signal syscall.Signal) error {
 // becomes waits until versions are in a state: becomes running cart@main cart@pr-88.
 func cmdBecomes(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: becomes STATE SERVICE@VERSION...")
+		ts.Fatalf("usage: becomes STATE[:GENERATION] SERVICE@VERSION...")
 	}
 	client, err := api.NewClient(ts.Getenv("LAYOVER_SERVER"))
 	ts.Check(err)
 	defer client.Close()
+	state, generation, _ := strings.Cut(args[0], ":")
 	for _, id := range args[1:] {
 		service, version, _ := strings.Cut(id, "@")
 		of(ts).eventually(ts, id+" is "+args[0], func() error {
 			v, err := client.Version(context.Background(), service, version)
-			if err == nil && string(v.State) != args[0] {
-				err = fmt.Errorf("%s is %s: %s", id, v.State, v.Reason)
+			if err == nil && (string(v.State) != state || generation != "" && fmt.Sprint(v.Serving) != generation) {
+				err = fmt.Errorf("generation %d of %s is %s: %s", v.Serving, id, v.State, v.Reason)
 			}
 			return err
 		})
