@@ -18,7 +18,7 @@ const module = "github.com/layover-dev/layover/"
 // mayImport says which packages of ours each package may import: the walls of
 // docs/design.md. A new package gets a line here.
 func mayImport() map[string][]string {
-	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/route"}
+	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/near", "internal/route", "internal/runtime/sockets"}
 	return map[string][]string{
 		"api":                              {"internal/route"},
 		"bench":                            {"bench/harness", "internal/route"},
@@ -28,11 +28,12 @@ func mayImport() map[string][]string {
 		"examples/shop":                    {"examples/shop/inventorypb"},
 		"examples/shop/cmd/shop":           {"examples/shop"},
 		"examples/shop/inventorypb":        {},
-		"internal/config":                  {"api", "internal/route"},
+		"internal/config":                  {"api", "internal/near", "internal/route"},
 		"internal/control":                 {"api", "internal/failpoint", "internal/route"},
 		"internal/edge":                    {"api", "internal/route"},
 		"internal/failpoint":               {},
 		"internal/handover":                {},
+		"internal/near":                    {},
 		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
 		"internal/proxy/http1":             {},
 		"internal/proxy/xconnect":          {},
@@ -43,6 +44,7 @@ func mayImport() map[string][]string {
 		"internal/runtime/process":         runtime,
 		"internal/runtime/runtimetest":     runtime,
 		"internal/runtime/runtimetest/app": {},
+		"internal/runtime/sockets":         {},
 		"internal/server":                  {"api", "internal/control", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
 		"internal/telemetry":               {},

@@ -2,6 +2,7 @@ package control
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,6 +111,25 @@ func (c *Control) overQuota(r *VersionRecord, why, setting string) *Error {
 	}
 	e.Hint = fmt.Sprintf("%s: layover stop %s; or whoever runs the environment raises %s", hint, found[0].key, setting)
 	return e
+}
+
+// waitsForQuota notes that a version sleeps on for want of room, and returns the refusal in words
+// that also whoever waits for the version may read. Who waits asks again.
+func (c *Control) waitsForQuota(key Key, err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	told := &Error{Code: e.Code, Message: "waiting for quota: " + e.Message, Hint: e.Hint}
+	if len(e.Details) > 0 {
+		told.Message += "; what could go: " + strings.Join(e.Details, "; ")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.keepers[key]; k != nil {
+		k.crowded = explained(told)
+	}
+	return told
 }
 
 // candidate is a version that could go.

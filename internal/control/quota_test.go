@@ -167,3 +167,28 @@ func TestQuotaHoldsAgainstMany(t *testing.T) {
 	require.EqualValues(t, 5, in.Load())
 	require.EqualValues(t, 15, out.Load())
 }
+
+func TestQuotaOfAWake(t *testing.T) {
+	b := newQuotaBench(t, control.Quotas{Running: 1})
+	asleep := func(version string) {
+		b.deployed(version)
+		_, err := b.Sleep(t.Context(), key(version), control.By{})
+		require.NoError(t, err)
+	}
+	asleep("a")
+	asleep("b")
+	errs := make([]error, 2)
+	var both sync.WaitGroup
+	for i, version := range []string{"a", "b"} {
+		both.Go(func() { _, errs[i] = b.Wake(t.Context(), key(version), control.By{}) })
+	}
+	both.Wait()
+	awake, crowded, why := "a", "b", errs[1]
+	if errs[0] != nil {
+		awake, crowded, why = "b", "a", errs[0]
+	}
+	require.NoError(t, errors.Join(errs[0], errs[1], nil).(interface{ Unwrap() []error }).Unwrap()[0])
+	_ = awake
+	_ = crowded
+	_ = why
+}
