@@ -170,25 +170,38 @@ func TestQuotaHoldsAgainstMany(t *testing.T) {
 
 func TestQuotaOfAWake(t *testing.T) {
 	b := newQuotaBench(t, control.Quotas{Running: 1})
-	asleep := func(version string) {
-		b.deployed(version)
-		_, err := b.Sleep(t.Context(), key(version), control.By{})
-		require.NoError(t, err)
+	for _, version := range []string{"a", "b"} {
+		b.up(version, nil)
+		b.asleep(version)
 	}
-	asleep("a")
-	asleep("b")
-	errs := make([]error, 2)
+	errs := map[string]error{}
 	var both sync.WaitGroup
-	for i, version := range []string{"a", "b"} {
-		both.Go(func() { _, errs[i] = b.Wake(t.Context(), key(version), control.By{}) })
+	var mu sync.Mutex
+	for _, version := range []string{"a", "b"} {
+		both.Go(func() {
+			_, err := b.Wake(t.Context(), key(version), control.By{})
+			mu.Lock()
+			defer mu.Unlock()
+			errs[version] = err
+		})
 	}
 	both.Wait()
-	awake, crowded, why := "a", "b", errs[1]
-	if errs[0] != nil {
-		awake, crowded, why = "b", "a", errs[0]
+	awake, crowded := "a", "b"
+	if errs["a"] != nil {
+		awake, crowded = "b", "a"
 	}
-	require.NoError(t, errors.Join(errs[0], errs[1], nil).(interface{ Unwrap() []error }).Unwrap()[0])
-	_ = awake
-	_ = crowded
-	_ = why
+	require.NoError(t, errs[awake])
+	e := refusal(t, errs[crowded])
+	want := "waiting for quota: there is no room for cart@" + crowded + ": 1 versions run, and 1 may; what could go: cart@" + awake
+	require.Contains(t, e.Message, want)
+	v, err := b.Version(t.Context(), key(crowded))
+	require.NoError(t, err)
+	require.Equal(t, api.StateAsleep, v.State)
+	require.Contains(t, v.Reason, want)
+
+	b.wait(awake, "to wake", isRunning)
+	b.asleep(awake)
+	_, err = b.Wake(t.Context(), key(crowded), control.By{})
+	require.NoError(t, err, "there is room now")
+	require.NotContains(t, b.wait(crowded, "to wake", isRunning).Reason, "quota")
 }
