@@ -2,6 +2,8 @@
 // its environment how to behave:
 //
 //	APP_HOST=127.0.0.1   listen on this address only
+//	APP_PORT=0               listen on this port, whatever PORT says
+//	APP_MISSING=/health      answer 404 at this path
 //	APP_EXIT=3           exit at once with this code
 //	APP_LISTEN=no        never listen
 //	APP_IGNORE_TERM=1    ignore SIGTERM
@@ -136,7 +138,14 @@ func serve() {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		exitSoon(w, code)
 	})
-	address := os.Getenv("APP_HOST") + ":" + os.Getenv("PORT")
+	if path := os.Getenv("APP_MISSING"); path != "" {
+		mux.HandleFunc(path, http.NotFound)
+	}
+	port := os.Getenv("PORT")
+	if other := os.Getenv("APP_PORT"); other != "" {
+		port = other
+	}
+	address := os.Getenv("APP_HOST") + ":" + port
 	fmt.Println("listening on", address)
 	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	fail(server.ListenAndServe())
