@@ -2,8 +2,10 @@
 // its environment how to behave:
 //
 //	APP_HOST=127.0.0.1   listen on this address only
-//	APP_PORT=0               listen on this port, whatever PORT says
-//	APP_MISSING=/health      answer 404 at this path
+//	APP_PORT=0           listen on this port, whatever PORT says
+//	APP_MISSING=/health  answer 404 at this path
+//	APP_EAT=1            take memory until there is no more
+//	APP_SIGNAL=11        end itself at once by this signal
 //	APP_EXIT=3           exit at once with this code
 //	APP_LISTEN=no        never listen
 //	APP_IGNORE_TERM=1    ignore SIGTERM
@@ -49,6 +51,13 @@ func main() {
 	if code, ok := number("APP_EXIT"); ok {
 		fmt.Fprintln(os.Stderr, "exiting at once with code", code)
 		os.Exit(code)
+	}
+	if number, ok := number("APP_SIGNAL"); ok {
+		_ = syscall.Kill(os.Getpid(), syscall.Signal(number))
+		select {}
+	}
+	if os.Getenv("APP_EAT") != "" {
+		eat()
 	}
 	if os.Getenv("APP_BINARY") != "" {
 		fmt.Print("before\n\xff\xfe\x00\x01 binary \xc3\x28\nno end")
@@ -114,6 +123,18 @@ func writeLog() {
 	}
 	if err := out.Flush(); err != nil {
 		fail(err)
+	}
+}
+
+// eat takes memory until somebody ends it.
+func eat() {
+	var all [][]byte
+	for {
+		block := make([]byte, 1<<20)
+		for i := range block {
+			block[i] = byte(len(all))
+		}
+		all = append(all, block)
 	}
 }
 
