@@ -172,6 +172,26 @@ func cmdBecomes(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// says waits until the reason of a version's state matches an expression: says cart@pr-88 'next try in'.
+func cmdSays(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: says SERVICE@VERSION EXPRESSION")
+	}
+	client, err := api.NewClient(ts.Getenv("LAYOVER_SERVER"))
+	ts.Check(err)
+	defer client.Close()
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	service, version, _ := strings.Cut(args[0], "@")
+	of(ts).eventually(ts, args[0]+" says "+args[1], func() error {
+		v, err := client.Version(context.Background(), service, version)
+		if err == nil && !want.MatchString(v.Reason) {
+			err = fmt.Errorf("it is %s: %s", v.State, v.Reason)
+		}
+		return err
+	})
+}
+
 // happens waits until an event of a type is told of a version: happens instance.exited cart@main.
 func cmdHappens(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
@@ -332,8 +352,9 @@ func processesOf(dir string) (map[int][]string, error) {
 		command, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
 		environ, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "environ"))
 		cwd, _ := os.Readlink(filepath.Join("/proc", entry.Name(), "cwd"))
-		about := cwd + "\x00" + string(command) + "\x00" + string(environ)
-		if len(command) > 0 && strings.Contains(about, dir) {
+		about := cwd + "\x00" + string(command) + "\x00" + string(environ) + "\x00"
+		isIn := strings.Contains(about, dir+"/") || strings.Contains(about, dir+"\x00") // and not in dir-2
+		if len(command) > 0 && isIn {
 			found[pid] = strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")
 		}
 	}

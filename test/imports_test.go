@@ -18,7 +18,7 @@ const module = "github.com/layover-dev/layover/"
 // mayImport says which packages of ours each package may import: the walls of
 // docs/design.md. A new package gets a line here.
 func mayImport() map[string][]string {
-	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/route"}
+	runtime := []string{"api", "internal/control", "internal/failpoint", "internal/near", "internal/route", "internal/runtime/sockets"}
 	logged := append([]string{"internal/runtime/logfile"}, runtime...)
 	return map[string][]string{
 		"api":                              {"internal/route"},
@@ -30,7 +30,7 @@ func mayImport() map[string][]string {
 		"examples/shop":                    {"examples/shop/inventorypb"},
 		"examples/shop/cmd/shop":           {"examples/shop"},
 		"examples/shop/inventorypb":        {},
-		"internal/config":                  {"api", "internal/route"},
+		"internal/config":                  {"api", "internal/near", "internal/route"},
 		"internal/control":                 {"api", "internal/failpoint", "internal/route"},
 		"internal/edge":                    {"api", "internal/route"},
 		"internal/failpoint":               {},
@@ -38,6 +38,7 @@ func mayImport() map[string][]string {
 		"internal/gateway/redis/redistest": {},
 		"internal/gateway/traefik":         {"internal/route"},
 		"internal/handover":                {},
+		"internal/near":                    {},
 		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
 		"internal/proxy/http1":             {},
 		"internal/proxy/xconnect":          {},
@@ -49,6 +50,7 @@ func mayImport() map[string][]string {
 		"internal/runtime/process":         logged,
 		"internal/runtime/runtimetest":     runtime,
 		"internal/runtime/runtimetest/app": {},
+		"internal/runtime/sockets":         {},
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
 		"internal/telemetry":               {},

@@ -82,6 +82,9 @@ func TestScripts(t *testing.T) {
 			"example":    cmdExample,
 			"databases":  cmdDatabases,
 			"post":       cmdPost,
+
+			"docker": cmdDocker, // see docker_test.go
+			"says":   cmdSays,
 		},
 	})
 }
@@ -108,10 +111,13 @@ func setUp(env *testscript.Env) error {
 	return nil
 }
 
-// condition knows [root].
+// condition knows [root] and [docker].
 func condition(name string) (bool, error) {
-	if name == "root" {
+	switch name {
+	case "root":
 		return os.Getuid() == 0, nil
+	case "docker":
+		return dockerAnswers(), nil
 	}
 	return false, fmt.Errorf("there is no condition %q", name)
 }

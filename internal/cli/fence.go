@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/layover-dev/layover/api"
@@ -42,4 +43,12 @@ func (r fencedRuntime) Stop(ctx context.Context, id string, grace time.Duration)
 		return err
 	}
 	return r.Runtime.Stop(ctx, id, grace)
+}
+
+// Diagnose asks the runtime, where it can tell. See [control.Diagnoser].
+func (r fencedRuntime) Diagnose(ctx context.Context, id string) (control.Facts, error) {
+	if looker, ok := r.Runtime.(control.Diagnoser); ok {
+		return looker.Diagnose(ctx, id)
+	}
+	return control.Facts{}, errors.ErrUnsupported
 }

@@ -205,8 +205,10 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	if healthKind(s.Health) == api.HealthProcess {
 		pause = aliveFor
 	}
+	checks := 0
 	for first := true; ; first = false {
 		if !first || healthKind(s.Health) != api.HealthProcess {
+			checks++
 			if k.probe(ctx, s, inst).after > 0 {
 				k.c.mu.Lock()
 				inst.nextCheck = time.Now().Add(interval(s))
@@ -223,13 +225,7 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 			defer k.c.mu.Unlock()
 			return errors.New(exitReason(inst.Status))
 		case <-deadline.C:
-			k.c.mu.Lock()
-			defer k.c.mu.Unlock()
-			return &Error{
-				Code:    api.CodeInvalid,
-				Message: fmt.Sprintf("not healthy after %s: %s", timeout, strings.TrimPrefix(inst.health, "unhealthy: ")),
-				Hint:    healthHint(d.generation.Run),
-			}
+			return d.explainUnhealthy(ctx, s, inst, timeout, checks)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -108,9 +108,19 @@ func checkHTTP(ctx context.Context, s api.Service, a Address) error {
 	defer func() { _ = res.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, res.Body, 4<<10)
 	if res.StatusCode < 200 || res.StatusCode > 399 {
-		return fmt.Errorf("GET %s at %s answers %d", path, a.HostPort, res.StatusCode)
+		return &statusError{path: path, hostPort: a.HostPort, status: res.StatusCode}
 	}
 	return nil
+}
+
+// statusError is an answer that says that an instance is not healthy.
+type statusError struct {
+	path, hostPort string
+	status         int
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("GET %s at %s answers %d", e.path, e.hostPort, e.status)
 }
 
 // cause cuts the operation and the addresses off a network error: the caller names them better.

@@ -297,15 +297,3 @@ func (k *keeper) unused(ctx context.Context, inst *instance) bool {
 	}
 	return false
 }
-
-// exitReason says in words how an instance ended.
-func exitReason(s Status) string {
-	switch {
-	case s.Reason != "":
-		return s.Reason
-	case s.ExitCode < 0:
-		return "it ended; its exit code is not known"
-	default:
-		return fmt.Sprintf("exited with code %d", s.ExitCode)
-	}
-}

@@ -29,6 +29,7 @@ type keeper struct {
 	places    map[string]*place       // of the serving generation's instances, by their IDs
 	halting   *halt                   // who asked to stop or to sleep; nil where that is told already
 	waking    *halt                   // who asked to wake up; nil where that is told already
+	crowded   string                  // why it was not woken; "" where nobody tried, or it was
 	progress  string                  // what the start in progress does, in words; "" where none is
 	active    time.Time               // when a request was last seen
 	unseen    bool                    // an earlier server left it serving, and it was not looked at yet
@@ -226,7 +227,7 @@ func (k *keeper) deployFailed(ctx context.Context, g *Generation, inst *instance
 	if errors.Is(err, errSuperseded) || ctx.Err() != nil {
 		return 0
 	}
-	reason, hint, tail := bounded(err.Error(), maxReason), hintOf(err), k.logTail(ctx, g, inst)
+	reason, tail := explained(err), k.logTail(ctx, g, inst)
 	if failed, ok := errors.AsType[*hookError](err); ok {
 		tail = failed.tail
 	}
@@ -235,9 +236,6 @@ func (k *keeper) deployFailed(ctx context.Context, g *Generation, inst *instance
 		return 0
 	}
 	k.c.changed(ctx)
-	if hint != "" {
-		reason += " (" + hint + ")"
-	}
 	k.conclude(ctx, api.Event{
 		Type: api.EventDeployFailed, Generation: g.Number, LogTail: tail,
 		Message: fmt.Sprintf("%s did not come up: %s", k.key, reason),

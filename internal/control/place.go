@@ -14,6 +14,7 @@ import (
 // they end. Its fields are guarded by Control.mu.
 type place struct {
 	failure   string                  // why it has no instance that answers; "" where it has or will have
+	retries   bool                    // it is started again at nextStart
 	restarts  int                     // in a row
 	nextStart time.Time               // not before
 	cancel    context.CancelCauseFunc // of the start in progress; nil where there is none
@@ -168,7 +169,7 @@ func (k *keeper) revive(g *Generation, id string) {
 		switch {
 		case ctx.Err() != nil: // something else is wanted, or the next server goes on here
 		case err != nil:
-			k.fail(ctx, id, err.Error())
+			k.fail(ctx, id, explained(err))
 			if waking != nil {
 				k.notAwake(ctx, g, waking, err)
 			}
@@ -245,9 +246,8 @@ func (k *keeper) fail(ctx context.Context, id, reason string) {
 	k.c.mu.Lock()
 	p := k.placeLocked(id)
 	p.failure = bounded(reason, maxReason)
-	if inst := k.instances[id]; inst == nil || !inst.Running {
-		p.failure += fmt.Sprintf("; next try in %s", max(time.Until(p.nextStart), 0).Round(time.Second))
-	}
+	inst := k.instances[id]
+	p.retries = inst == nil || !inst.Running
 	k.c.touchLocked(k.key)
 	k.c.mu.Unlock()
 	k.c.changed(ctx)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,6 +111,27 @@ func (c *Control) overQuota(r *VersionRecord, why, setting string) *Error {
 	}
 	e.Hint = fmt.Sprintf("%s: layover stop %s; or whoever runs the environment raises %s", hint, found[0].key, setting)
 	return e
+}
+
+// waitsForQuota notes that a version sleeps on for want of room, and returns the refusal. Whoever calls the
+// version waits with that, and is told its message: whose versions could go stands in the details.
+func (c *Control) waitsForQuota(key Key, err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	told := *e
+	told.Message = "waiting for quota: " + e.Message
+	noted := told
+	if len(e.Details) > 0 {
+		noted.Message += "; what could go: " + strings.Join(e.Details, "; ")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.keepers[key]; k != nil {
+		k.crowded = explained(&noted)
+	}
+	return &told
 }
 
 // candidate is a version that could go.

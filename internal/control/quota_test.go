@@ -167,3 +167,42 @@ func TestQuotaHoldsAgainstMany(t *testing.T) {
 	require.EqualValues(t, 5, in.Load())
 	require.EqualValues(t, 15, out.Load())
 }
+
+func TestQuotaOfAWake(t *testing.T) {
+	b := newQuotaBench(t, control.Quotas{Running: 1})
+	for _, version := range []string{"a", "b"} {
+		b.up(version, nil)
+		b.asleep(version)
+	}
+	errs := map[string]error{}
+	var both sync.WaitGroup
+	var mu sync.Mutex
+	for _, version := range []string{"a", "b"} {
+		both.Go(func() {
+			_, err := b.Wake(t.Context(), key(version), control.By{})
+			mu.Lock()
+			defer mu.Unlock()
+			errs[version] = err
+		})
+	}
+	both.Wait()
+	awake, crowded := "a", "b"
+	if errs["a"] != nil {
+		awake, crowded = "b", "a"
+	}
+	require.NoError(t, errs[awake])
+	e := refusal(t, errs[crowded])
+	want := "waiting for quota: there is no room for cart@" + crowded + ": 1 versions run, and 1 may"
+	require.Equal(t, want, e.Message)
+	require.Len(t, e.Details, 1)
+	v, err := b.Version(t.Context(), key(crowded))
+	require.NoError(t, err)
+	require.Equal(t, api.StateAsleep, v.State)
+	require.Contains(t, v.Reason, want+"; what could go: cart@"+awake)
+
+	b.wait(awake, "to wake", isRunning)
+	b.asleep(awake)
+	_, err = b.Wake(t.Context(), key(crowded), control.By{})
+	require.NoError(t, err, "there is room now")
+	require.NotContains(t, b.wait(crowded, "to wake", isRunning).Reason, "quota")
+}

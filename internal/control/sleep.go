@@ -36,7 +36,7 @@ func (c *Control) sleep(ctx context.Context, key Key, by By, unless func(*Versio
 		}
 		c.mu.Lock()
 		if k := c.keepers[key]; k != nil {
-			k.halting, k.waking = &halt{actor: by.Actor, why: by.why}, nil // before the keeper can see the wish
+			k.halting, k.waking, k.crowded = &halt{actor: by.Actor, why: by.why}, nil, "" // before the keeper can see the wish
 		}
 		c.mu.Unlock()
 		r.Desired, changed = DesiredAsleep, true
@@ -91,11 +91,16 @@ func (c *Control) Wake(ctx context.Context, key Key, by By) (api.Version, error)
 		case r.Desired == DesiredRunning:
 			return r, nil
 		}
-		r.Desired, woken = DesiredRunning, true
+		before := r.clone()
+		r.Desired = DesiredRunning
+		if err := c.checkQuota(before, r); err != nil {
+			return nil, c.waitsForQuota(key, err)
+		}
+		woken = true
 		r.Lease.ActiveAt = time.Now().UTC()
 		c.mu.Lock()
 		if k := c.keepers[key]; k != nil {
-			k.waking, k.halting = &halt{actor: by.Actor, at: time.Now()}, nil
+			k.waking, k.halting, k.crowded = &halt{actor: by.Actor, at: time.Now()}, nil, ""
 		}
 		c.mu.Unlock()
 		return r, nil

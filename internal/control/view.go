@@ -161,7 +161,7 @@ func (k *keeper) stateLocked(rec *VersionRecord) (api.State, string) {
 		if len(k.instances) > 0 {
 			return api.StateAsleep, "its instance ends when its last request has ended"
 		}
-		return api.StateAsleep, ""
+		return api.StateAsleep, k.crowded
 	}
 	if rec.Desired != DesiredRunning {
 		if len(k.instances) > 0 {
@@ -230,6 +230,9 @@ func (k *keeper) troubleLocked(g *Generation) (why string, all bool) {
 			all = false
 		case why == "":
 			why = p.failure
+			if p.retries {
+				why += p.retryWords()
+			}
 		}
 	}
 	return why, all

@@ -87,7 +87,7 @@ func versionNotReady(v *route.VersionEntry, waited time.Duration, notAsked error
 		detail += " " + strings.TrimSuffix(v.Reason, ".") + "."
 	}
 	if notAsked != nil {
-		detail += " The control plane could not be asked to start it: " + strings.TrimSuffix(notAsked.Error(), ".") + "."
+		detail += " It could not be started: " + strings.TrimSuffix(notAsked.Error(), ".") + "."
 	}
 	return &problem{
 		status:     http.StatusServiceUnavailable,

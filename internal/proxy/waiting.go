@@ -73,7 +73,7 @@ func progressOf(v *route.VersionEntry, notAsked error) progress {
 	case v.State == route.Ready:
 		p.Detail = "It is up."
 	case notAsked != nil:
-		p.Detail = "Layover could not be asked to start it, and is asked again: " + notAsked.Error()
+		p.Detail = "It could not be started, and that is tried again: " + notAsked.Error()
 	case v.Reason != "":
 		p.Detail = sentence(v.Reason)
 	case v.State == route.Asleep:

@@ -97,7 +97,7 @@ func TestWake_ThatCannotBeAskedFor(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, a.StatusCode)
 	p := a.problem(t)
 	require.Equal(t, CodeVersionNotReady, p.Code)
-	require.Contains(t, p.Detail, "could not be asked to start it: no server answers")
+	require.Contains(t, p.Detail, "could not be started: no server answers")
 }
 
 func TestWake_ThatFails(t *testing.T) {

@@ -43,7 +43,7 @@ func (r *Runtime) ensureImage(ctx context.Context, p plan, policy string, step f
 		if policy == pullNever {
 			return &control.Error{
 				Code:    api.CodeNotFound,
-				Message: fmt.Sprintf("image %s is not on this machine, and the pull policy is never", p.config.Image),
+				Message: fmt.Sprintf("image %s is not on this machine, and the pull policy is never%s", p.config.Image, r.besides(ctx, p.image)),
 				Hint:    "build or pull it first, or set pull to missing",
 				Err:     err,
 			}
@@ -149,8 +149,9 @@ func (p *progress) String() string {
 // login is what is known of credentials for a registry.
 type login struct {
 	registry   string
-	header     string // for the Engine; empty means anonymous
-	unreadable bool   // there may be some, and they cannot be read
+	header     string          // for the Engine; empty means anonymous
+	credential auth.Credential // of header
+	unreadable bool            // there may be some, and they cannot be read
 }
 
 // credentials looks for credentials where the docker command does: the helper of the
@@ -175,6 +176,7 @@ func (r *Runtime) credentials(ctx context.Context, domain string) login {
 	if found == auth.EmptyCredential {
 		return out
 	}
+	out.credential = found
 	header, err := authconfig.Encode(registry.AuthConfig{
 		Username:      found.Username,
 		Password:      found.Password,
@@ -231,6 +233,9 @@ func (r *Runtime) failPull(ctx context.Context, image reference.Named, used logi
 		known.Hint = "check its name and tag, and that it was pushed"
 	default:
 		return r.fail(ctx, "pull image "+name, err)
+	}
+	if known.Code == api.CodeNotFound || known.Code == api.CodeForbidden {
+		known.Message += r.nearTags(ctx, image, used)
 	}
 	return known
 }

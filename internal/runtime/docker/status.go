@@ -165,7 +165,7 @@ func labelled(labels map[string]string) control.Status {
 
 func outOfMemory(limit int64) string {
 	if limit <= 0 {
-		return "killed: out of memory"
+		return "killed: out of memory (it has no limit of its own: the machine ran out)"
 	}
 	size := units.CustomSize("%.4g %s", float64(limit), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB"})
 	return "killed: out of memory (limit " + size + ")"

@@ -133,7 +133,7 @@ func TestKilledBySignal(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	ended := awaitExit(t, r, "cart")
 	require.Equal(t, 137, ended.ExitCode)
-	require.Equal(t, "killed by signal 9 (killed)", ended.Reason)
+	require.Equal(t, "killed by SIGKILL (signal 9)", ended.Reason)
 }
 
 // A terminal's Ctrl-C and the end of a session reach neither supervisor nor instance.

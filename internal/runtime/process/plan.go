@@ -18,6 +18,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/near"
 )
 
 // plan is all that a supervisor needs to start an instance, and all that a
@@ -172,7 +173,8 @@ func findProgram(name, dir, path string) (string, error) {
 				return candidate, nil
 			}
 		}
-		return "", invalid("install it, or give its path, such as ./"+name, "there is no command %q in PATH (%s)", name, path)
+		return "", invalid("install it, or give its path, such as ./"+name, "there is no command %q in PATH (%s)%s",
+			name, path, nearPrograms(name, filepath.SplitList(path)))
 	}
 	full := name
 	if !filepath.IsAbs(name) {
@@ -185,11 +187,44 @@ func findProgram(name, dir, path string) (string, error) {
 	return full, checkProgram(full)
 }
 
+// nearPrograms says which programs of folders have a name near to one that is not there; "" where none has.
+func nearPrograms(name string, folders []string) string {
+	var names []string
+	for _, folder := range folders {
+		entries, err := os.ReadDir(folder)
+		if err != nil || !filepath.IsAbs(folder) {
+			continue
+		}
+		for _, entry := range entries {
+			names = append(names, entry.Name())
+		}
+	}
+	var found []string
+	for _, candidate := range slices.Compact(near.Names(name, names, 3*maxNearPrograms)) {
+		if slices.ContainsFunc(folders, func(folder string) bool { return checkExecutable(filepath.Join(folder, candidate)) }) {
+			found = append(found, candidate)
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return "; near it there is " + strings.Join(found[:min(len(found), maxNearPrograms)], ", ")
+}
+
+// maxNearPrograms is how many programs a sentence names.
+const maxNearPrograms = 3
+
+func checkExecutable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && unix.Access(path, unix.X_OK) == nil
+}
+
 func checkProgram(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return invalid("build it first, or correct the path; it is relative to dir", "there is no command %q", path)
+		return invalid("build it first, or correct the path; it is relative to dir", "there is no command %q%s", path,
+			nearPrograms(filepath.Base(path), []string{filepath.Dir(path)}))
 	case err != nil:
 		return invalid("make it readable for the server", "the command %q cannot be used: %v", path, err)
 	case !info.Mode().IsRegular():

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/layover-dev/layover/internal/runtime/logfile"
 )
 
@@ -225,7 +227,7 @@ func describe(state *os.ProcessState) (code int, reason string) {
 	if !ok || !status.Signaled() {
 		return state.ExitCode(), ""
 	}
-	return 128 + int(status.Signal()), fmt.Sprintf("killed by signal %d (%s)", int(status.Signal()), status.Signal())
+	return 128 + int(status.Signal()), fmt.Sprintf("killed by %s (signal %d)", unix.SignalName(status.Signal()), int(status.Signal()))
 }
 
 // recordExit writes the record into the space that was reserved for it.

@@ -2,6 +2,10 @@
 // its environment how to behave:
 //
 //	APP_HOST=127.0.0.1   listen on this address only
+//	APP_PORT=0           listen on this port, whatever PORT says
+//	APP_MISSING=/health  answer 404 at this path
+//	APP_EAT=1            take memory until there is no more
+//	APP_SIGNAL=11        end itself at once by this signal
 //	APP_EXIT=3           exit at once with this code
 //	APP_LISTEN=no        never listen
 //	APP_IGNORE_TERM=1    ignore SIGTERM
@@ -47,6 +51,13 @@ func main() {
 	if code, ok := number("APP_EXIT"); ok {
 		fmt.Fprintln(os.Stderr, "exiting at once with code", code)
 		os.Exit(code)
+	}
+	if number, ok := number("APP_SIGNAL"); ok {
+		_ = syscall.Kill(os.Getpid(), syscall.Signal(number))
+		select {}
+	}
+	if os.Getenv("APP_EAT") != "" {
+		eat()
 	}
 	if os.Getenv("APP_BINARY") != "" {
 		fmt.Print("before\n\xff\xfe\x00\x01 binary \xc3\x28\nno end")
@@ -115,6 +126,18 @@ func writeLog() {
 	}
 }
 
+// eat takes memory until somebody ends it.
+func eat() {
+	var all [][]byte
+	for {
+		block := make([]byte, 1<<20)
+		for i := range block {
+			block[i] = byte(len(all))
+		}
+		all = append(all, block)
+	}
+}
+
 func serve() {
 	var requests atomic.Int64
 	last, limited := number("APP_EXIT_AFTER")
@@ -136,7 +159,14 @@ func serve() {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		exitSoon(w, code)
 	})
-	address := os.Getenv("APP_HOST") + ":" + os.Getenv("PORT")
+	if path := os.Getenv("APP_MISSING"); path != "" {
+		mux.HandleFunc(path, http.NotFound)
+	}
+	port := os.Getenv("PORT")
+	if other := os.Getenv("APP_PORT"); other != "" {
+		port = other
+	}
+	address := os.Getenv("APP_HOST") + ":" + port
 	fmt.Println("listening on", address)
 	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	fail(server.ListenAndServe())
