@@ -16,7 +16,9 @@ func TestLogPosition(t *testing.T) {
 	p := logPosition{}
 	place := p.enter(run)
 	require.Equal(t, began.UTC(), place.last())
-	line := func(second int64, stream string) api.LogLine { return api.LogLine{Time: time.Unix(second, 0), Stream: stream} }
+	line := func(second int64, stream string) api.LogLine {
+		return api.LogLine{Time: time.Unix(second, 0), Stream: stream}
+	}
 	for _, l := range []api.LogLine{line(1001, api.StreamStdout), line(1003, api.StreamStderr), line(1004, api.StreamLayover)} {
 		require.True(t, place.see(l))
 	}

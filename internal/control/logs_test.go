@@ -227,7 +227,7 @@ func TestFollowerIsToldOfAGap(t *testing.T) {
 	require.Equal(t, api.StreamLayover, lines[0].Stream)
 	require.Contains(t, lines[0].Text, "lines are missing here")
 	require.Equal(t, before[len(before)-1].Time, lines[0].Time, "behind the last line that was read")
-	require.True(t, lines[1].Text == filler, "then what there is")
+	require.Equal(t, filler, lines[1].Text, "then what there is")
 	once(t, append(before, lines...), 2)
 
 	q.After = again.log.Position()
