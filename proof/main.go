@@ -40,6 +40,7 @@ func promises() []promise {
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
 		{"wake", "A sleeping version is started once by however many requests, which it answers as soon as it is up", proveWake(wakeRounds)},
 		{"sleepers", "Thousands of sleeping versions take next to nothing, and 100,000 are listed page by page", proveSleepers(sleeperPlan{2000, 100_000, sleeperMeasure})},
+		{"running", "Thousands of running versions are checked, routed and listed by one small server, and one more serves as fast", proveRunning(runningPlan{1900, 100, sleeperMeasure})},
 		{"interop", "gRPC's own client passes its interoperability cases against its own server through the proxy", proveInterop},
 		{"kill", "A server killed in the middle of deployments leaves nothing orphaned, doubled or half-done", proveKill(killRounds)},
 		{"failover", "Of three servers on one PostgreSQL any can be lost: another takes over, and nothing is lost or done twice", proveFailover},

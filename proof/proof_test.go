@@ -51,6 +51,15 @@ func TestSleepers(t *testing.T) {
 	t.Log(r.figure)
 }
 
+func TestRunning(t *testing.T) {
+	needsLinux(t)
+	r, err := running(t.Context(), runningPlan{100, 5, 6 * time.Second})
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "105 running")
+	require.Contains(t, r.figure, "0 of 200 answers by a wrong version")
+	t.Log(r.figure)
+}
+
 func TestKill(t *testing.T) {
 	r, err := kill(t.Context(), 3)
 	require.NoError(t, err)

@@ -66,7 +66,7 @@ func sleepers(ctx context.Context, plan sleeperPlan) (result, error) {
 	if err := e.startSleepers(ctx, self, plan.listed); err != nil {
 		return result{}, err
 	}
-	page, err := e.listPages(ctx)
+	page, err := e.listPages(ctx, sleeperRows)
 	if err != nil {
 		return result{}, err
 	}
@@ -192,12 +192,12 @@ func residentOf(pid int) (int64, error) {
 	return 0, fmt.Errorf("/proc/%d/status does not tell the memory", pid)
 }
 
-// listPages lists some pages with the command line, and returns the median of the times.
-func (e *environment) listPages(ctx context.Context) (time.Duration, error) {
+// listPages lists some pages of so many rows with the command line, and returns the median of the times.
+func (e *environment) listPages(ctx context.Context, rows int) (time.Duration, error) {
 	var times []time.Duration
 	after := ""
 	for range 9 {
-		args := []string{"ls", "--json", "--limit", strconv.Itoa(sleeperRows)}
+		args := []string{"ls", "--json", "--limit", strconv.Itoa(rows)}
 		if after != "" {
 			args = append(args, "--after", after)
 		}
@@ -211,7 +211,7 @@ func (e *environment) listPages(ctx context.Context) (time.Duration, error) {
 		if err := json.Unmarshal([]byte(text), &versions); err != nil {
 			return 0, err
 		}
-		if len(versions) != sleeperRows || after != "" && versions[0].ID() <= after {
+		if len(versions) != rows || after != "" && versions[0].ID() <= after {
 			return 0, fmt.Errorf("the page behind %q has %d versions", after, len(versions))
 		}
 		after = versions[len(versions)-1].ID()

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+)
+
+const (
+	runningMemory = 120_000_000      // bytes resident, of server and proxy together
+	runningCheck  = time.Millisecond // of a CPU, for one health check and all else that goes on
+	runningDeploy = time.Second      // until another version serves
+	runningAsked  = 200              // versions that a request is sent to
+)
+
+// runningPlan says how many versions run: at addresses that the proof serves itself, which are checked and
+// routed to like all others, and as processes of the server's.
+type runningPlan struct {
+	external, processes int
+	measure             time.Duration
+}
+
+// proveRunning has very many versions run, and looks at what that costs, and at a deployment beside them.
+func proveRunning(plan runningPlan) func(context.Context) (result, error) {
+	return func(ctx context.Context) (result, error) { return running(ctx, plan) }
+}
+
+func running(ctx context.Context, plan runningPlan) (result, error) {
+	e, done, err := newEnvironment(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	defer done()
+	crowd, err := newCrowd(plan.external)
+	if err != nil {
+		return result{}, err
+	}
+	defer crowd.close()
+	self, err := os.Executable()
+	if err != nil {
+		return result{}, err
+	}
+	yaml := fmt.Sprintf(`environment: proof
+proxy: {listen: ["127.0.0.1:%s"]}
+services:
+  page:
+    health: /healthz
+    run: {process: {command: [%q, %s, app]}}
+`, e.proxyPort, self, backendCommand)
+	if err := errors.Join(e.write(yaml), e.start(ctx)); err != nil {
+		return result{}, err
+	}
+	client, err := api.NewClient(e.serverURL)
+	if err != nil {
+		return result{}, err
+	}
+	defer client.Close()
+
+	n := plan.external + plan.processes
+	fmt.Printf("  %d versions are deployed, %d of them processes\n", n, plan.processes)
+	began := time.Now()
+	if err := deployCrowd(ctx, client, crowd, plan); err != nil {
+		return result{}, err
+	}
+	if err := e.allRun(ctx); err != nil {
+		return result{}, err
+	}
+	fmt.Printf("    all run after %.1f s\n", time.Since(began).Seconds())
+
+	checksBefore := crowd.checks.Load()
+	cpu, memory, err := e.rests(ctx, plan.measure)
+	if err != nil {
+		return result{}, err
+	}
+	if crowd.checks.Load() == checksBefore {
+		return result{}, errors.New("nobody checked the health of the versions")
+	}
+	checks := float64(crowd.checks.Load()-checksBefore) * float64(n) / float64(plan.external) / plan.measure.Seconds()
+	fmt.Printf("    %.1f MB resident, %.2f %% of a CPU over %s, with %.0f health checks a second\n", float64(memory)/1e6, 100*cpu, plan.measure, checks)
+	deploy, err := deployBeside(ctx, client)
+	if err != nil {
+		return result{}, err
+	}
+	page, err := e.listPages(ctx, min(sleeperRows, n/10))
+	if err != nil {
+		return result{}, err
+	}
+	wrong, err := e.askCrowd(ctx, crowd, n)
+	if err != nil {
+		return result{}, err
+	}
+	perCheck := time.Duration(cpu / checks * float64(time.Second))
+	return result{
+		figure: fmt.Sprintf("%d running, %d of them processes: %.1f MB resident, %.1f %% of a CPU with %.0f health checks a second (%d µs for each); one more serves after %d ms; a page of layover ls: %d ms; %d of %d answers by a wrong version",
+			n, plan.processes, float64(memory)/1e6, 100*cpu, checks, perCheck.Microseconds(), deploy.Milliseconds(), page.Milliseconds(), wrong, runningAsked),
+		bar: fmt.Sprintf("at most %d MB, %d µs of a CPU for a check, %d ms, %d ms, 0 wrong",
+			runningMemory/1_000_000, runningCheck.Microseconds(), runningDeploy.Milliseconds(), sleeperPage.Milliseconds()),
+		ok: memory <= runningMemory && perCheck <= runningCheck && deploy <= runningDeploy && page <= sleeperPage && wrong == 0,
+	}, nil
+}
+
+// crowd is many addresses, each of which says which one it is.
+type crowd struct {
+	server    http.Server
+	listeners []net.Listener
+	serving   sync.WaitGroup
+	checks    atomic.Int64 // of their health
+}
+
+func newCrowd(n int) (*crowd, error) {
+	c := &crowd{}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) { c.checks.Add(1) })
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprint(w, r.Context().Value(http.LocalAddrContextKey)) // the client may be gone
+	})
+	c.server.Handler, c.server.ReadHeaderTimeout = mux, time.Minute
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			c.close()
+			return nil, err
+		}
+		c.listeners = append(c.listeners, l)
+		c.serving.Go(func() { _ = c.server.Serve(l) })
+	}
+	return c, nil
+}
+
+func (c *crowd) close() {
+	_ = c.server.Close()
+	c.serving.Wait()
+}
+
+func runningName(i int) string { return fmt.Sprintf("v%04d", i) }
+
+// deployCrowd deploys all versions, some at a time, as CI does.
+func deployCrowd(ctx context.Context, client *api.Client, c *crowd, plan runningPlan) error {
+	const atATime = 16
+	numbers := make(chan int)
+	errs := make([]error, atATime)
+	var group sync.WaitGroup
+	for w := range atATime {
+		group.Go(func() {
+			for i := range numbers {
+				var d api.Deployment
+				if i < plan.external {
+					d.URL = "http://" + c.listeners[i].Addr().String()
+				}
+				if _, err := client.Deploy(ctx, "page", runningName(i), d); err != nil {
+					errs[w] = errors.Join(errs[w], err)
+				}
+			}
+		})
+	}
+	for i := range plan.external + plan.processes {
+		numbers <- i
+	}
+	close(numbers)
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// deployBeside deploys processes, and returns the median of the times until they serve.
+func deployBeside(ctx context.Context, client *api.Client) (time.Duration, error) {
+	var times []time.Duration
+	for i := range 9 {
+		name := fmt.Sprintf("beside-%d", i)
+		began := time.Now()
+		v, err := client.Deploy(ctx, "page", name, api.Deployment{})
+		if err != nil {
+			return 0, err
+		}
+		if _, err := client.WaitDeploy(ctx, "page", name, v.Generation, nil); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(began))
+	}
+	slices.Sort(times)
+	return times[len(times)/2], nil
+}
+
+// askCrowd sends requests to versions, and counts the answers that were not by the one that was asked.
+func (e *environment) askCrowd(ctx context.Context, c *crowd, n int) (wrong int, err error) {
+	for i := range runningAsked {
+		number := i * n / runningAsked
+		name := runningName(number)
+		want := name + " app\n"
+		if number < len(c.listeners) {
+			want = c.listeners[number].Addr().String()
+		}
+		body, by, err := e.ask(ctx, "page.localhost", "/", name)
+		if err != nil {
+			return 0, err
+		}
+		if string(body) != want || !strings.HasPrefix(by, "page@"+name+";") {
+			wrong++
+		}
+	}
+	return wrong, nil
+}
