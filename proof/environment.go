@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -82,10 +83,16 @@ func goBuild(ctx context.Context, out, pkg string, tags ...string) error {
 	return nil
 }
 
+// freePorts returns ports that are free, of those that the system gives to nobody by itself: a server that is
+// away for a moment finds its own again.
 func freePorts(n int) ([]string, error) {
+	const lowest, count = 10_000, 7_000
 	var ports []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(count)))
+		if err != nil && tries < count {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

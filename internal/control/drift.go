@@ -143,7 +143,7 @@ func (k *keeper) driftLocked(rec *VersionRecord) []api.Drift {
 				d.Has = api.HasExited
 			}
 			if p := k.places[id]; p != nil && p.failure != "" {
-				d.Message = p.failure
+				d.Message = p.trouble()
 			} else if k.starting[id] {
 				d.Message = "it is being started"
 			}

@@ -133,7 +133,7 @@ func TestDriftTellsOfWhatIsMissing(t *testing.T) {
 	b.runtime.breakStart(errors.New("no memory"))
 	b.until(func() bool {
 		drift := b.drift()
-		return len(drift) == 1 && drift[0].Wanted && drift[0].Has != api.HasRunning && strings.Contains(drift[0].Message, "no memory; next try in")
+		return len(drift) == 1 && drift[0].Wanted && drift[0].Has != api.HasRunning && strings.HasPrefix(drift[0].Message, "no memory; started again") && strings.Contains(drift[0].Message, "; next try in ")
 	}, func() string { return fmt.Sprintf("it says %+v", b.drift()) })
 	b.runtime.breakStart(nil)
 	b.until(func() bool { return len(b.drift()) == 0 }, func() string { return fmt.Sprintf("it says %+v", b.drift()) })

@@ -185,10 +185,11 @@ func signalName(number int) string {
 	return ""
 }
 
-// retryWords says how often an instance that keeps ending was started again, and when that is tried next.
-func (p *place) retryWords() string {
-	if p.nextStart.IsZero() {
-		return ""
+// trouble says why the place has no instance that answers: how often one that keeps ending was started again,
+// and when that is tried next. It is "" where nothing is wrong.
+func (p *place) trouble() string {
+	if p.failure == "" || !p.retries || p.nextStart.IsZero() {
+		return p.failure
 	}
 	words := fmt.Sprintf("; next try in %s, at %s", max(time.Until(p.nextStart), 0).Round(time.Second), p.nextStart.UTC().Format("15:04:05 MST"))
 	switch {
@@ -197,5 +198,5 @@ func (p *place) retryWords() string {
 	case p.restarts > 1:
 		words = fmt.Sprintf("; started again %d times in a row", p.restarts) + words
 	}
-	return words
+	return p.failure + words
 }

@@ -229,10 +229,7 @@ func (k *keeper) troubleLocked(g *Generation) (why string, all bool) {
 		case p == nil || p.failure == "":
 			all = false
 		case why == "":
-			why = p.failure
-			if p.retries {
-				why += p.retryWords()
-			}
+			why = p.trouble()
 		}
 	}
 	return why, all
