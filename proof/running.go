@@ -57,7 +57,7 @@ services:
     health: /healthz
     run: {process: {command: [%q, %s, app]}}
 `, e.proxyPort, self, backendCommand)
-	if err := errors.Join(e.write(yaml), e.start(ctx)); err != nil {
+	if err := errors.Join(e.write(yaml), e.start(ctx), e.allRun(ctx)); err != nil {
 		return result{}, err
 	}
 	client, err := api.NewClient(e.serverURL)
