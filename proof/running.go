@@ -30,6 +30,8 @@ type runningPlan struct {
 	measure             time.Duration
 }
 
+func (p runningPlan) all() int { return p.external + p.processes }
+
 // proveRunning has very many versions run, and looks at what that costs, and at a deployment beside them.
 func proveRunning(plan runningPlan) func(context.Context) (result, error) {
 	return func(ctx context.Context) (result, error) { return running(ctx, plan) }
@@ -46,9 +48,39 @@ func running(ctx context.Context, plan runningPlan) (result, error) {
 		return result{}, err
 	}
 	defer crowd.close()
-	self, err := os.Executable()
+	if err := e.startCrowd(ctx, crowd, plan); err != nil {
+		return result{}, err
+	}
+	load, err := e.restsChecked(ctx, crowd, plan)
 	if err != nil {
 		return result{}, err
+	}
+	deploy, err := e.deployBeside(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	page, err := e.listPages(ctx, min(sleeperRows, plan.all()/10))
+	if err != nil {
+		return result{}, err
+	}
+	wrong, err := e.askCrowd(ctx, crowd, plan.all())
+	if err != nil {
+		return result{}, err
+	}
+	return result{
+		figure: fmt.Sprintf("%d running, %d of them processes: %s; one more serves after %d ms; a page of layover ls: %d ms; %d of %d answers by a wrong version",
+			plan.all(), plan.processes, load, deploy.Milliseconds(), page.Milliseconds(), wrong, runningAsked),
+		bar: fmt.Sprintf("at most %d MB, %d µs of a CPU for a check, %d ms, %d ms, 0 wrong",
+			runningMemory/1_000_000, runningCheck.Microseconds(), runningDeploy.Milliseconds(), sleeperPage.Milliseconds()),
+		ok: load.memory <= runningMemory && load.perCheck() <= runningCheck && deploy <= runningDeploy && page <= sleeperPage && wrong == 0,
+	}, nil
+}
+
+// startCrowd starts the environment, and deploys all versions.
+func (e *environment) startCrowd(ctx context.Context, c *crowd, plan runningPlan) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
 	}
 	yaml := fmt.Sprintf(`environment: proof
 proxy: {listen: ["127.0.0.1:%s"]}
@@ -58,55 +90,54 @@ services:
     run: {process: {command: [%q, %s, app]}}
 `, e.proxyPort, self, backendCommand)
 	if err := errors.Join(e.write(yaml), e.start(ctx), e.allRun(ctx)); err != nil {
-		return result{}, err
+		return err
 	}
 	client, err := api.NewClient(e.serverURL)
 	if err != nil {
-		return result{}, err
+		return err
 	}
 	defer client.Close()
-
-	n := plan.external + plan.processes
-	fmt.Printf("  %d versions are deployed, %d of them processes\n", n, plan.processes)
+	fmt.Printf("  %d versions are deployed, %d of them processes\n", plan.all(), plan.processes)
 	began := time.Now()
-	if err := deployCrowd(ctx, client, crowd, plan); err != nil {
-		return result{}, err
+	if err := deployCrowd(ctx, client, c, plan); err != nil {
+		return err
 	}
 	if err := e.allRun(ctx); err != nil {
-		return result{}, err
+		return err
 	}
 	fmt.Printf("    all run after %.1f s\n", time.Since(began).Seconds())
+	return nil
+}
 
-	checksBefore := crowd.checks.Load()
-	cpu, memory, err := e.rests(ctx, plan.measure)
-	if err != nil {
-		return result{}, err
+// crowdLoad is what the versions cost the process of server and proxy.
+type crowdLoad struct {
+	cpu    float64 // of one
+	checks float64 // of health, a second
+	memory int64
+}
+
+func (l crowdLoad) perCheck() time.Duration {
+	return time.Duration(l.cpu / l.checks * float64(time.Second))
+}
+
+func (l crowdLoad) String() string {
+	return fmt.Sprintf("%.1f MB resident, %.1f %% of a CPU with %.0f health checks a second (%d µs for each)",
+		float64(l.memory)/1e6, 100*l.cpu, l.checks, l.perCheck().Microseconds())
+}
+
+// restsChecked measures while nothing happens but checks of health. Those of the processes are not seen, and
+// are as many for each.
+func (e *environment) restsChecked(ctx context.Context, c *crowd, plan runningPlan) (load crowdLoad, err error) {
+	before := c.checks.Load()
+	if load.cpu, load.memory, err = e.rests(ctx, plan.measure); err != nil {
+		return load, err
 	}
-	if crowd.checks.Load() == checksBefore {
-		return result{}, errors.New("nobody checked the health of the versions")
+	seen := c.checks.Load() - before
+	if seen == 0 {
+		return load, errors.New("nobody checked the health of the versions")
 	}
-	checks := float64(crowd.checks.Load()-checksBefore) * float64(n) / float64(plan.external) / plan.measure.Seconds()
-	fmt.Printf("    %.1f MB resident, %.2f %% of a CPU over %s, with %.0f health checks a second\n", float64(memory)/1e6, 100*cpu, plan.measure, checks)
-	deploy, err := deployBeside(ctx, client)
-	if err != nil {
-		return result{}, err
-	}
-	page, err := e.listPages(ctx, min(sleeperRows, n/10))
-	if err != nil {
-		return result{}, err
-	}
-	wrong, err := e.askCrowd(ctx, crowd, n)
-	if err != nil {
-		return result{}, err
-	}
-	perCheck := time.Duration(cpu / checks * float64(time.Second))
-	return result{
-		figure: fmt.Sprintf("%d running, %d of them processes: %.1f MB resident, %.1f %% of a CPU with %.0f health checks a second (%d µs for each); one more serves after %d ms; a page of layover ls: %d ms; %d of %d answers by a wrong version",
-			n, plan.processes, float64(memory)/1e6, 100*cpu, checks, perCheck.Microseconds(), deploy.Milliseconds(), page.Milliseconds(), wrong, runningAsked),
-		bar: fmt.Sprintf("at most %d MB, %d µs of a CPU for a check, %d ms, %d ms, 0 wrong",
-			runningMemory/1_000_000, runningCheck.Microseconds(), runningDeploy.Milliseconds(), sleeperPage.Milliseconds()),
-		ok: memory <= runningMemory && perCheck <= runningCheck && deploy <= runningDeploy && page <= sleeperPage && wrong == 0,
-	}, nil
+	load.checks = float64(seen) * float64(plan.all()) / float64(plan.external) / plan.measure.Seconds()
+	return load, nil
 }
 
 // crowd is many addresses, each of which says which one it is.
@@ -163,7 +194,7 @@ func deployCrowd(ctx context.Context, client *api.Client, c *crowd, plan running
 			}
 		})
 	}
-	for i := range plan.external + plan.processes {
+	for i := range plan.all() {
 		numbers <- i
 	}
 	close(numbers)
@@ -172,7 +203,12 @@ func deployCrowd(ctx context.Context, client *api.Client, c *crowd, plan running
 }
 
 // deployBeside deploys processes, and returns the median of the times until they serve.
-func deployBeside(ctx context.Context, client *api.Client) (time.Duration, error) {
+func (e *environment) deployBeside(ctx context.Context) (time.Duration, error) {
+	client, err := api.NewClient(e.serverURL)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
 	var times []time.Duration
 	for i := range 9 {
 		name := fmt.Sprintf("beside-%d", i)
