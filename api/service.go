@@ -48,6 +48,7 @@ const (
 type Run struct {
 	Process  *Process  `json:"process,omitempty" yaml:"process,omitempty" doc:"Run a command on the server's machine"`
 	Docker   *Docker   `json:"docker,omitempty" yaml:"docker,omitempty" doc:"Run a container"`
+	ECS      *ECS      `json:"ecs,omitempty" yaml:"ecs,omitempty" doc:"Run tasks of Amazon ECS"`
 	External *External `json:"external,omitempty" yaml:"external,omitempty" doc:"Adopt an address that somebody else runs"`
 }
 
@@ -55,6 +56,7 @@ type Run struct {
 const (
 	RuntimeProcess  = "process"
 	RuntimeDocker   = "docker"
+	RuntimeECS      = "ecs"
 	RuntimeExternal = "external"
 )
 
@@ -65,11 +67,17 @@ func (r Run) Runtime() string {
 		return RuntimeProcess
 	case r.Docker != nil:
 		return RuntimeDocker
+	case r.ECS != nil:
+		return RuntimeECS
 	case r.External != nil:
 		return RuntimeExternal
 	}
 	return ""
 }
+
+// Adopted says whether somebody else runs the instances: Layover sends requests to them, and neither
+// starts nor ends anything.
+func (r Run) Adopted() bool { return r.External != nil || r.ECS != nil && r.ECS.Adopt }
 
 // Process runs a command on the server's machine. The command gets a free port in PORT.
 type Process struct {
@@ -87,6 +95,35 @@ type Docker struct {
 	Pull    string   `json:"pull,omitempty" yaml:"pull,omitempty" enum:"missing,always,never" doc:"When to pull the image. Default: missing"`
 }
 
+// ECS runs tasks of Amazon ECS from a copy of a task definition that is there already: the template. It
+// takes from an ECS service also where its tasks run: network, launch type or capacity providers.
+type ECS struct {
+	Cluster        string   `json:"cluster,omitempty" yaml:"cluster,omitempty" doc:"Name or ARN of the cluster. Default: ecs.cluster" example:"dev"`
+	Service        string   `json:"service,omitempty" yaml:"service,omitempty" doc:"The ECS service that is the template; placeholders are filled in" example:"cart"`
+	TaskDefinition string   `json:"task_definition,omitempty" yaml:"task_definition,omitempty" doc:"The task definition that is the template: a family, of which the newest revision counts, or family:revision. Default: the one that the ECS service has" example:"cart"`
+	Container      string   `json:"container,omitempty" yaml:"container,omitempty" doc:"The container that gets the requests, the image and the environment. Default: the one behind the service's load balancer, else the only one with a port" example:"app"`
+	Port           int      `json:"port,omitempty" yaml:"port,omitempty" minimum:"0" maximum:"65535" doc:"Port it listens on, handed over as PORT. Default: its first port mapping"`
+	Image          string   `json:"image,omitempty" yaml:"image,omitempty" doc:"Image of the container, by tag or digest; placeholders are filled in. Default: the template's" example:"111122223333.dkr.ecr.eu-central-1.amazonaws.com/cart:{version}"`
+	Command        []string `json:"command,omitempty" yaml:"command,omitempty" doc:"Replaces the container's command"`
+	CPU            int      `json:"cpu,omitempty" yaml:"cpu,omitempty" minimum:"0" maximum:"196608" doc:"CPU units of a task; 1024 are one core. Default: the template's" example:"256"`
+	Memory         int      `json:"memory,omitempty" yaml:"memory,omitempty" minimum:"0" maximum:"3145728" doc:"Memory of a task in MiB. Default: the template's" example:"512"`
+	Mode           string   `json:"mode,omitempty" yaml:"mode,omitempty" enum:"task,service" doc:"task: Layover runs a task for each instance, and another where it ends. service: an ECS service for each instance keeps one task running. Default: task"`
+	LaunchType     string   `json:"launch_type,omitempty" yaml:"launch_type,omitempty" enum:"FARGATE,EC2,EXTERNAL" doc:"Where tasks run. Default: as the ECS service has it, else what the cluster does by default"`
+	Capacity       []string `json:"capacity_providers,omitempty" yaml:"capacity_providers,omitempty" doc:"Capacity providers in place of a launch type, as name or name:weight. Default: as the ECS service has it" example:"FARGATE_SPOT"`
+	Subnets        []string `json:"subnets,omitempty" yaml:"subnets,omitempty" doc:"Subnets of tasks with a network of their own (awsvpc). Default: as the ECS service has it" example:"subnet-0a1b2c3d"`
+	SecurityGroups []string `json:"security_groups,omitempty" yaml:"security_groups,omitempty" doc:"Their security groups, which let the proxies in. Default: as the ECS service has it" example:"sg-0a1b2c3d"`
+	PublicIP       bool     `json:"public_ip,omitempty" yaml:"public_ip,omitempty" doc:"They get public addresses too: to pull images from a subnet without NAT. Only with subnets"`
+	Region         string   `json:"region,omitempty" yaml:"region,omitempty" doc:"Region of the cluster. Default: ecs.region" example:"eu-central-1"`
+	Role           string   `json:"role,omitempty" yaml:"role,omitempty" doc:"ARN of the IAM role to take on, for a cluster of another account. Default: ecs.role" example:"arn:aws:iam::444455556666:role/layover"`
+	Adopt          bool     `json:"adopt,omitempty" yaml:"adopt,omitempty" doc:"The ECS service itself is what answers: its tasks get the requests, and nothing of it is changed"`
+}
+
+// The modes of ECS.
+const (
+	ECSTask    = "task"
+	ECSService = "service"
+)
+
 // External adopts an address that somebody else runs. A name is resolved again and
 // again; each of its addresses is an instance.
 type External struct {
@@ -95,12 +132,13 @@ type External struct {
 }
 
 // Overrides is what a version may change of its service's template. At most one
-// of Image, Command and URL may be set; it also selects the runtime.
+// of Image, Command, URL and Adopt may be set; it also selects the runtime.
 type Overrides struct {
-	Image   string            `json:"image,omitempty" yaml:"image,omitempty" doc:"Run this image with Docker"`
+	Image   string            `json:"image,omitempty" yaml:"image,omitempty" doc:"Run this image: with Docker, or with ECS where the service's template is one of ECS"`
 	Command []string          `json:"command,omitempty" yaml:"command,omitempty" doc:"Run this command as a process"`
 	Dir     string            `json:"dir,omitempty" yaml:"dir,omitempty" doc:"Working directory of the command"`
 	URL     string            `json:"url,omitempty" yaml:"url,omitempty" doc:"Adopt this address"`
+	Adopt   bool              `json:"adopt,omitempty" yaml:"adopt,omitempty" doc:"It is the ECS service of the template itself, which goes on as it is"`
 	Port    int               `json:"port,omitempty" yaml:"port,omitempty" minimum:"0" maximum:"65535" doc:"Port to listen on: of a container, or a fixed one for a process"`
 	Env     map[string]string `json:"env,omitempty" yaml:"env,omitempty" doc:"Environment variables, over those of the service"`
 

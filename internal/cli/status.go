@@ -215,6 +215,10 @@ func describeRun(r api.Run) string {
 		return "process " + strings.Join(r.Process.Command, " ")
 	case r.Docker != nil:
 		return "docker " + strings.Join(append([]string{r.Docker.Image}, r.Docker.Command...), " ")
+	case r.ECS != nil && r.ECS.Adopt:
+		return "ecs service " + r.ECS.Service + ", adopted"
+	case r.ECS != nil:
+		return "ecs " + strings.Join(append([]string{cmp.Or(r.ECS.Image, "the image of "+cmp.Or(r.ECS.TaskDefinition, r.ECS.Service))}, r.ECS.Command...), " ")
 	case r.External != nil:
 		return "external " + r.External.URL
 	}

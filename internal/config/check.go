@@ -86,6 +86,7 @@ func (k checker) globals() {
 		}
 	}
 	k.store()
+	k.environmentECS()
 	if !isToken(f.BaggageKey) {
 		k.value(path{"baggage_key"}, "use letters, digits, - and _", "%q cannot be a baggage key", clip(f.BaggageKey))
 	}
@@ -222,8 +223,8 @@ func (k checker) service(name string, s Service) {
 	k.run(s.Run, p.with("run"))
 	k.hook(s.Setup, s.Run, p.with("setup"))
 	k.hook(s.Teardown, s.Run, p.with("teardown"))
-	if s.Replicas > 1 && s.Run.External != nil {
-		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "the service is an address that somebody else runs")
+	if s.Replicas > 1 && s.Run.Adopted() {
+		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "somebody else runs the service")
 	}
 	own := false
 	for _, version := range slices.Sorted(maps.Keys(s.Versions)) {
@@ -235,10 +236,10 @@ func (k checker) service(name string, s Service) {
 	}
 	if s.Run.Runtime() == "" && !own {
 		if _, given := k.source.values[p.with("run").id()]; given {
-			k.key(p.with("run"), "", "names no runtime: process, docker or external")
+			k.key(p.with("run"), "", "names no runtime: process, docker, ecs or external")
 			return
 		}
-		k.key(p, "add run: with process, docker or external, or a version with image, command or url", "there is nothing to run")
+		k.key(p, "add run: with process, docker, ecs or external, or a version with image, command or url", "there is nothing to run")
 	}
 }
 
@@ -247,12 +248,12 @@ func (k checker) run(r api.Run, p path) {
 	for _, given := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"docker", r.Docker != nil}, {"external", r.External != nil}} {
+	}{{"process", r.Process != nil}, {"docker", r.Docker != nil}, {"ecs", r.ECS != nil}, {"external", r.External != nil}} {
 		if !given.set {
 			continue
 		}
 		if set++; set > 1 {
-			k.key(p.with(given.name), "keep one of process, docker and external", "a service runs in one way")
+			k.key(p.with(given.name), "keep one of process, docker, ecs and external", "a service runs in one way")
 		}
 	}
 	if r.Process != nil {
@@ -267,6 +268,9 @@ func (k checker) run(r api.Run, p path) {
 		}
 		k.memory(d.Memory, p.with("memory"))
 	}
+	if r.ECS != nil {
+		k.ecs(*r.ECS, p.with("ecs"))
+	}
 	if r.External != nil {
 		k.url(r.External.URL, p.with("external", "url"))
 	}
@@ -277,7 +281,7 @@ func (k checker) version(s Service, v Version, p path) {
 	for _, given := range []struct {
 		name string
 		set  bool
-	}{{"image", v.Image != ""}, {"command", v.Command != nil}, {"url", v.URL != ""}} {
+	}{{"image", v.Image != ""}, {"command", v.Command != nil}, {"url", v.URL != ""}, {"adopt", v.Adopt}} {
 		switch {
 		case !given.set:
 		case set != "":
@@ -287,8 +291,11 @@ func (k checker) version(s Service, v Version, p path) {
 		}
 	}
 	runtime := overriddenRuntime(v.Overrides)
-	if runtime == "" {
+	if runtime == "" || v.Image != "" && s.Run.ECS != nil {
 		runtime = s.Run.Runtime()
+	}
+	if v.Adopt && (s.Run.ECS == nil || s.Run.ECS.Service == "") {
+		k.key(p.with("adopt"), "set run.ecs.service of the service", "there is no ECS service to adopt")
 	}
 	if runtime == "" && s.anyRuntime() {
 		k.key(p, "add image, command or url, or a run block to the service", "there is nothing to run: neither this version nor the service says what")
@@ -312,8 +319,8 @@ func (k checker) version(s Service, v Version, p path) {
 func (k checker) replicas(s Service, v Version, runtime string, p path) {
 	n := cmp.Or(v.Replicas, s.Replicas)
 	switch {
-	case v.Replicas > 1 && runtime == api.RuntimeExternal:
-		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "this version is an address that somebody else runs")
+	case v.Replicas > 1 && (runtime == api.RuntimeExternal || v.Adopt):
+		k.key(p.with("replicas"), "leave it out: who runs it says how many addresses it has", "somebody else runs this version")
 	case n > 1 && v.Port != 0 && runtime == api.RuntimeProcess:
 		k.key(p.with("port"), "leave it out: each instance gets a free one in PORT; or set replicas: 1", "%d instances cannot all listen on one port of this machine", n)
 	}

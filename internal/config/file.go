@@ -32,6 +32,7 @@ type File struct {
 	Hold           api.Duration       `yaml:"hold,omitempty" env:"LAYOVER_HOLD" default:"30s" doc:"How long a request waits for a version that is starting, before it is answered with 503"`
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
 	Gateway        Gateway            `yaml:"gateway,omitempty" doc:"Other data planes, which get their configuration from the server"`
+	ECS            ECS                `yaml:"ecs,omitempty" doc:"Amazon ECS, for services whose run block is ecs"`
 	Logs           Logs               `yaml:"logs,omitempty" doc:"How much is kept of what instances write"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
 	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
@@ -128,6 +129,7 @@ func Default() *File {
 		Proxy:       defaultProxy(),
 		Gateway:     defaultGateway(),
 		Server:      Server{Listen: "127.0.0.1:7070", OrphanGrace: api.Duration(5 * time.Minute)},
+		ECS:         ECS{Poll: api.Duration(5 * time.Second), CallsPerSecond: 4},
 		BaggageKey:  route.DefaultBaggageKey,
 		Hold:        api.Duration(route.DefaultHold),
 

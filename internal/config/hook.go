@@ -16,7 +16,7 @@ func (k checker) hook(h *api.Hook, run api.Run, p path) {
 	case runtime == api.RuntimeDocker && h.Image == "" && (run.Docker == nil || run.Docker.Image == ""):
 		k.key(p, "add image", "it is to run as a container, and nothing says of which image")
 	}
-	if h.Dir != "" && runtime == api.RuntimeDocker {
+	if h.Dir != "" && runtime != api.RuntimeProcess {
 		k.key(p.with("dir"), "leave it out, or set runtime: process", "a folder is for a process, and this runs as a container")
 	}
 	k.command(h.Command, p.with("command"))
@@ -32,6 +32,7 @@ func (k checker) hook(h *api.Hook, run api.Run, p path) {
 func (k checker) versionHooks(s Service, v Version, p path) {
 	run := s.Run
 	switch {
+	case v.Image != "" && s.Run.ECS != nil, v.Adopt: // as the template
 	case v.Image != "":
 		run = api.Run{Docker: &api.Docker{Image: v.Image}}
 	case v.Command != nil:

@@ -243,6 +243,9 @@ func healthHint(run api.Run) string {
 	if run.External != nil {
 		return "can this machine reach " + run.External.URL + "? Its health check is set per service"
 	}
+	if run.ECS != nil {
+		return "does it listen on the port in PORT, and does its security group let the proxies and this server in? `layover ecs check` looks. Its health check is set per service"
+	}
 	return "does it listen on the port in PORT, on all addresses or 127.0.0.1? Its health check is set per service"
 }
 

@@ -102,7 +102,16 @@ func resolveHook(name string, h api.Hook, run api.Run) (*Hook, error) {
 		return nil, err
 	}
 	out := &Hook{Env: maps.Clone(h.Env), Timeout: cmp.Or(h.Timeout, api.Duration(defaultHookTimeout))}
-	if h.RuntimeBeside(run) == api.RuntimeDocker {
+	switch h.RuntimeBeside(run) {
+	case api.RuntimeECS:
+		if run.ECS == nil {
+			return nil, invalidf("set run.ecs of the service, or another runtime", "the %s is to run as an ECS task, and nothing says from which template", name)
+		}
+		task := *run.ECS
+		task.Adopt, task.Mode = false, api.ECSTask
+		task.Image, task.Command = cmp.Or(h.Image, task.Image), h.Command
+		out.Run = api.Run{ECS: &task}
+	case api.RuntimeDocker:
 		if h.Dir != "" {
 			return nil, invalidf("leave it out, or set runtime: process", "the directory of the %s is for a process, and it runs as a container", name)
 		}
@@ -112,7 +121,7 @@ func resolveHook(name string, h api.Hook, run api.Run) (*Hook, error) {
 			return nil, invalidf("give it an image", "the %s is to run as a container, and nothing says of which image", name)
 		}
 		out.Run = api.Run{Docker: &container}
-	} else {
+	default:
 		if len(h.Command) == 0 {
 			return nil, invalidf("give it a command, or an image", "the %s has nothing to run", name)
 		}
@@ -149,7 +158,7 @@ func checkHook(name string, h api.Hook) error {
 		return invalidf("leave one of the two out", "the %s has an image, and is to run as a process", name)
 	case h.Image == "" && len(h.Command) == 0:
 		return invalidf("give it a command, or an image", "the %s has nothing to run", name)
-	case h.Dir != "" && (h.Image != "" || h.Runtime == api.RuntimeDocker):
+	case h.Dir != "" && (h.Image != "" || h.Runtime == api.RuntimeDocker || h.Runtime == api.RuntimeECS):
 		return invalidf("leave it out", "the directory of the %s is for a process, and it runs as a container", name)
 	case h.Dir != "" && !filepath.IsAbs(h.Dir):
 		return invalidf("the server does not know what it is relative to", "the directory %q of the %s is not absolute", h.Dir, name)

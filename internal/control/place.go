@@ -104,7 +104,7 @@ func (k *keeper) keepOne(ctx context.Context, g *Generation, id string) (again t
 	switch {
 	case p.cancel != nil:
 		k.c.mu.Unlock()
-		return 0, g.Run.External == nil // woken when the start has ended
+		return 0, !g.Run.Adopted() // woken when the start has ended
 	case inst != nil && inst.leaving: // for a sleep that is over: it stays, or makes room for another
 		if inst.recall != nil && !inst.ending {
 			inst.recall()
@@ -137,7 +137,7 @@ func (k *keeper) keepOne(ctx context.Context, g *Generation, id string) (again t
 	}
 	k.revive(g, id)
 	k.c.changed(ctx)                // requests are held while it starts
-	return 0, g.Run.External == nil // what ran, runs no more; what somebody else runs is found by starting it
+	return 0, !g.Run.Adopted() // what ran, runs no more; what somebody else runs is found by starting it
 }
 
 // revive starts an instance of the serving generation in the background, unless the server is ending.

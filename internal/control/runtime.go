@@ -71,7 +71,9 @@ type Workload struct {
 	Service     string            `json:"service"`
 	Version     string            `json:"version"`
 	Generation  int64             `json:"generation"`
+	Owner       string            `json:"owner,omitempty"`
 	Run         api.Run           `json:"run"`
+	Grace       time.Duration     `json:"grace,omitempty"` // that Stop will give it, for runtimes that have to know before
 	Port        int               `json:"port,omitempty"` // fixed port; 0 lets the runtime pick
 	Env         map[string]string `json:"env,omitempty"`
 	Hosts       []string          `json:"hosts,omitempty"` // every exact host of the environment, to resolve to the proxy

@@ -16,7 +16,7 @@ func replicasOf(s api.Service, r *VersionRecord, d api.Deployment, run api.Run) 
 	if r != nil && r.Desired != DesiredRemoved {
 		scaled = r.Scaled
 	}
-	if run.External != nil { // the number of a service or an earlier deployment is not meant for it
+	if run.Adopted() { // the number of a service or an earlier deployment is not meant for it
 		scaled, s.Replicas = 0, 0
 	}
 	return cmp.Or(d.Replicas, scaled, s.Replicas, 1)

@@ -67,8 +67,8 @@ func sleepProblem(s api.Service, r *VersionRecord) error {
 		return conflictf("wait until that is done: layover status "+r.String(), "%s is being deployed", r.Key)
 	case g == nil:
 		return conflictf("see why: layover status "+r.String(), "%s never came up, so that no request could wake it", r.Key)
-	case g.Run.External != nil:
-		return conflictf("", "%s is run by somebody else, at %s", r.Key, g.Run.External.URL)
+	case g.Run.Adopted():
+		return conflictf("", "%s is run by somebody else: %s", r.Key, adopted(g.Run))
 	}
 	return nil
 }

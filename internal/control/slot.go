@@ -69,12 +69,20 @@ func checkReplicas(run api.Run, port, n int) error {
 	switch {
 	case n < 0 || n > api.MaxReplicas:
 		return invalidf("", "a version has 1 to %d instances, and not %d", api.MaxReplicas, n)
-	case n > 1 && run.External != nil:
+	case n > 1 && run.Adopted():
 		return invalidf("who runs it says how many addresses it has; leave the number of replicas out",
-			"%s is run by somebody else, and Layover cannot give it %d instances", run.External.URL, n)
+			"%s is run by somebody else, and Layover cannot give it %d instances", adopted(run), n)
 	case n > 1 && run.Process != nil && port != 0:
 		return invalidf("leave the port out: each instance gets a free one in PORT",
 			"%d instances cannot all listen on port %d of this machine", n, port)
 	}
 	return nil
+}
+
+// adopted names what somebody else runs.
+func adopted(run api.Run) string {
+	if run.ECS != nil {
+		return "the ECS service " + run.ECS.Service
+	}
+	return run.External.URL
 }

@@ -63,6 +63,8 @@ func sizeOf(r api.Run, env map[string]string) int {
 		words = append([]string{r.Process.Dir}, r.Process.Command...)
 	case r.Docker != nil:
 		words = append([]string{r.Docker.Image}, r.Docker.Command...)
+	case r.ECS != nil:
+		words = append([]string{r.ECS.Image}, r.ECS.Command...)
 	case r.External != nil:
 		words = []string{r.External.URL}
 	}
@@ -79,16 +81,23 @@ func sizeOf(r api.Run, env map[string]string) int {
 // override replaces in the template what the overrides name.
 func override(s api.Service, o api.Overrides) (api.Run, error) {
 	given := 0
-	for _, set := range []bool{o.Image != "", len(o.Command) > 0, o.URL != ""} {
+	for _, set := range []bool{o.Image != "", len(o.Command) > 0, o.URL != "", o.Adopt} {
 		if set {
 			given++
 		}
 	}
 	if given > 1 {
-		return api.Run{}, invalidf("give one of them", "image, command and url exclude each other")
+		return api.Run{}, invalidf("give one of them", "image, command, url and adopt exclude each other")
 	}
 	t := s.Run
 	switch {
+	case o.Adopt && (t.ECS == nil || t.ECS.Service == ""):
+		return api.Run{}, invalidf("set run.ecs.service of the service, or give the url of what is there already",
+			"service %s names no ECS service that could be adopted", s.Name)
+	case o.Image != "" && t.ECS != nil, o.Adopt:
+		e := *t.ECS
+		e.Image, e.Adopt, e.Port = cmp.Or(o.Image, e.Image), o.Adopt, cmp.Or(o.Port, e.Port)
+		return api.Run{ECS: &e}, nil
 	case o.Image != "":
 		d := deref(t.Docker)
 		d.Image, d.Port = o.Image, cmp.Or(o.Port, d.Port)
@@ -109,6 +118,10 @@ func override(s api.Service, o api.Overrides) (api.Run, error) {
 		d := *t.Docker
 		d.Port = cmp.Or(o.Port, d.Port)
 		return api.Run{Docker: &d}, nil
+	case t.ECS != nil:
+		e := *t.ECS
+		e.Port = cmp.Or(o.Port, e.Port)
+		return api.Run{ECS: &e}, nil
 	case t.External != nil:
 		return t, nil
 	}
@@ -146,6 +159,8 @@ func checkRun(r api.Run) error {
 			return err
 		}
 		return checkImage(r.Docker.Image)
+	case r.ECS != nil:
+		return checkECS(*r.ECS)
 	case r.External != nil:
 		u, err := url.Parse(r.External.URL)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -157,6 +172,33 @@ func checkRun(r api.Run) error {
 		return nil
 	}
 	return invalidf("", "nothing says how to run it")
+}
+
+// checkECS refuses what no task could be.
+func checkECS(e api.ECS) error {
+	switch {
+	case e.Service == "" && e.TaskDefinition == "":
+		return invalidf("set service, to an ECS service that runs already, or task_definition", "nothing says which task definition is the template")
+	case e.Adopt && e.Service == "":
+		return invalidf("set service", "only an ECS service can be adopted, and none is named")
+	case e.Adopt && (e.Image != "" && e.Mode != "" || len(e.Command) > 0):
+		return invalidf("leave it out", "an ECS service that is adopted goes on as it is: it gets no other command")
+	case e.Port < 0 || e.Port > 65535:
+		return invalidf("", "%d is not a port", e.Port)
+	case e.CPU < 0 || e.Memory < 0:
+		return invalidf("", "cpu and memory are not negative")
+	case e.LaunchType != "" && len(e.Capacity) > 0:
+		return invalidf("keep one of them", "launch_type and capacity_providers exclude each other")
+	case len(e.Subnets) == 0 && (len(e.SecurityGroups) > 0 || e.PublicIP):
+		return invalidf("set subnets as well", "security_groups and public_ip are of the network that subnets name")
+	}
+	if err := checkPlaceholders("service, image or command", append([]string{e.Service, e.TaskDefinition, e.Image}, e.Command...)...); err != nil {
+		return err
+	}
+	if e.Image == "" {
+		return nil
+	}
+	return checkImage(e.Image)
 }
 
 // checkImage refuses what can be no image, whatever its placeholders stand for.
@@ -175,7 +217,7 @@ func checkImage(image string) error {
 // nobody said where it is.
 func (c *Control) checkProxy(key Key, run api.Run, env map[string]string) error {
 	name := run.Runtime()
-	if c.opts.DataPlane != nil || c.opts.ProxyAddress[name] != "" || run.External != nil {
+	if c.opts.DataPlane != nil || c.opts.ProxyAddress[name] != "" || run.Adopted() {
 		return nil
 	}
 	texts := slices.Collect(maps.Values(env))
@@ -187,11 +229,14 @@ func (c *Control) checkProxy(key Key, run api.Run, env map[string]string) error 
 		texts = append(texts, run.Docker.Image)
 		texts = append(texts, run.Docker.Command...)
 	}
+	if run.ECS != nil {
+		texts = append(texts, run.ECS.Command...)
+	}
 	const unset = "\x00"
 	for _, text := range texts {
 		if strings.Contains(api.FillPlaceholders(text, map[string]string{"proxy": unset}), unset) {
 			hint := "set proxy.address or LAYOVER_PROXY_ADDRESS of the server to the host:port of a proxy"
-			if run.Docker != nil {
+			if run.Docker != nil || run.ECS != nil {
 				hint += "; containers need its IP address, and not a loopback one"
 			}
 			return invalidf(hint, "%s uses {proxy}, and this server does not know where instances of the runtime %s reach the proxy", key, name)
@@ -293,6 +338,14 @@ func fillRun(r api.Run, values map[string]string) api.Run {
 			d.Command = fill(d.Command)
 		}
 		r.Docker = &d
+	case r.ECS != nil:
+		e := *r.ECS
+		e.Service, e.TaskDefinition = api.FillPlaceholders(e.Service, values), api.FillPlaceholders(e.TaskDefinition, values)
+		e.Image = api.FillPlaceholders(e.Image, values)
+		if len(e.Command) > 0 {
+			e.Command = fill(e.Command)
+		}
+		r.ECS = &e
 	}
 	return r
 }

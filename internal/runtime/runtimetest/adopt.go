@@ -12,8 +12,8 @@ import (
 func adoptCases() map[string]testCase {
 	return map[string]testCase{
 		"adopts what runs":                 {run: adoptsRunning, owned: true},
-		"adopts and sees the exit":         {run: adoptsAndSeesExit, owned: true},
-		"adopts what exited":               {run: adoptsExited, owned: true},
+		"adopts and sees the exit":         {run: adoptsAndSeesExit, owned: true, exits: true},
+		"adopts what exited":               {run: adoptsExited, owned: true, exits: true},
 		"starting an adopted one again":    {run: startAdopted, owned: true},
 		"external ones are started again":  {run: externalStartedAgain, external: true},
 		"adopted ones are stopped for all": {run: stoppedForAll, owned: true},

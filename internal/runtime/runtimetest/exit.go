@@ -9,12 +9,12 @@ import (
 // exitCases are about instances that end by themselves.
 func exitCases() map[string]testCase {
 	return map[string]testCase{
-		"exit is watched and listed": {run: exitWatched, owned: true},
-		"exit before the watch":      {run: exitBeforeWatch, owned: true},
-		"exits at once":              {run: exitsAtOnce, owned: true},
-		"exits after some requests":  {run: exitsAfterRequests, owned: true},
-		"exit ends what it started":  {run: exitEndsDescendants, owned: true},
-		"exited is started again":    {run: exitedStartedAgain, owned: true},
+		"exit is watched and listed": {run: exitWatched, owned: true, exits: true},
+		"exit before the watch":      {run: exitBeforeWatch, owned: true, exits: true},
+		"exits at once":              {run: exitsAtOnce, owned: true, exits: true},
+		"exits after some requests":  {run: exitsAfterRequests, owned: true, exits: true},
+		"exit ends what it started":  {run: exitEndsDescendants, owned: true, exits: true},
+		"exited is started again":    {run: exitedStartedAgain, owned: true, exits: true},
 		"watch ends with its context": {run: func(t *testing.T, s *suite) {
 			s.start(t, "cart-1", nil)
 			_, stop := watch(t, s.runtime)

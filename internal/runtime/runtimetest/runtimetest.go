@@ -52,6 +52,12 @@ type Harness struct {
 	// Archive opens the archive that New has in an environment.
 	Archive func(t *testing.T, environment string) control.LogArchive
 
+	// OneLog says that the log has both streams in one, and does not tell them apart.
+	OneLog bool
+
+	// Restarts says that what ends is run again by what the runtime runs it with, so that no instance exits.
+	Restarts bool
+
 	// FixedPort says that Workload.Port takes a port of this machine.
 	FixedPort bool
 }
@@ -82,6 +88,8 @@ type testCase struct {
 	hanging   bool
 	fixedPort bool
 	archive   bool
+	exits     bool // its end is seen
+	bounded   bool // there is a bound for the log of what runs
 }
 
 func cases() map[string]testCase {
@@ -107,6 +115,10 @@ func (c testCase) beside(h Harness) string {
 		return "no start that hangs"
 	case c.archive && h.Archive == nil:
 		return "nothing is kept of ended instances"
+	case c.exits && h.Restarts:
+		return "what ends is run again"
+	case c.bounded && h.LogBytes == 0:
+		return "the log of what runs is kept elsewhere"
 	case c.fixedPort && !h.FixedPort:
 		return "ports are not of this machine"
 	}
@@ -129,7 +141,7 @@ func (s *suite) workload(id string, env map[string]string) control.Workload {
 	maps.Copy(all, env)
 	return control.Workload{
 		ID: id, Environment: s.environment, Service: "cart", Version: "pr-1", Generation: 7,
-		Run: s.Run, Env: all,
+		Run: s.Run, Grace: time.Second, Env: all,
 	}
 }
 
