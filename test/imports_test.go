@@ -45,6 +45,8 @@ func mayImport() map[string][]string {
 		"internal/route":                   {},
 		"internal/route/routetest":         {"internal/route"},
 		"internal/runtime/docker":          logged,
+		"internal/runtime/ecs":             logged,
+		"internal/runtime/ecs/ecstest":     {},
 		"internal/runtime/external":        runtime,
 		"internal/runtime/logfile":         runtime,
 		"internal/runtime/process":         logged,
@@ -60,7 +62,7 @@ func mayImport() map[string][]string {
 		"internal/store/storetest":         {"api", "internal/control", "internal/webhook"},
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
-			"internal/proxy", "internal/route", "internal/runtime/docker", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
+			"internal/proxy", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/telemetry", "internal/webhook",
 		},
 		"proof": {

@@ -26,6 +26,7 @@ import (
 	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/runtime/docker"
+	"github.com/layover-dev/layover/internal/runtime/ecs"
 	"github.com/layover-dev/layover/internal/runtime/external"
 	"github.com/layover-dev/layover/internal/runtime/logfile"
 	"github.com/layover-dev/layover/internal/runtime/process"
@@ -45,6 +46,7 @@ type environment struct {
 	unhold func()     // ends it, and waits for that
 
 	docker    *docker.Runtime
+	ecs       *ecs.Runtime
 	logs      *logfile.Archive
 	proxy     *proxy.Proxy     // nil where it runs apart
 	accessLog *proxy.AccessLog // nil where the file asks for none
@@ -296,6 +298,9 @@ func (e *environment) close() error {
 	if e.docker != nil {
 		errs = append(errs, e.docker.Close())
 	}
+	if e.ecs != nil {
+		errs = append(errs, e.ecs.Close())
+	}
 	if e.unhold != nil {
 		e.unhold()
 	}
@@ -340,15 +345,31 @@ func (e *environment) openRuntimes(ctx context.Context, data, identity string) (
 	if e.docker, err = docker.New(docker.Options{Environment: identity, ProxyAddress: gateway, Logger: e.log, LogBytes: running, Archive: e.logs}); err != nil {
 		return nil, err
 	}
+	if e.ecs, err = ecs.New(ecs.Options{
+		Environment: identity, Region: e.file.ECS.Region, Role: e.file.ECS.Role, Cluster: e.file.ECS.Cluster, Runs: e.ecsRuns,
+		Events: e.file.ECS.Events, Poll: time.Duration(e.file.ECS.Poll), CallsPerSecond: e.file.ECS.CallsPerSecond,
+		Logger: e.log, Archive: e.logs,
+	}); err != nil {
+		return nil, err
+	}
 	runtimes := map[string]control.Runtime{
 		api.RuntimeProcess:  processes,
 		api.RuntimeDocker:   e.docker,
+		api.RuntimeECS:      e.ecs,
 		api.RuntimeExternal: external.New(external.Options{Logger: e.log}),
 	}
 	for name, r := range runtimes {
 		runtimes[name] = fencedRuntime{Runtime: r, store: e.store}
 	}
 	return runtimes, nil
+}
+
+// ecsRuns returns the runs that say in which clusters of Amazon ECS there may be instances.
+func (e *environment) ecsRuns() []api.Run {
+	if e.control == nil {
+		return nil // nothing is asked of a runtime before
+	}
+	return e.control.Runs(api.RuntimeECS)
 }
 
 // dockerHost in proxy.listen stands for the gateway of the Docker bridge.
@@ -448,6 +469,7 @@ func (e *environment) proxyAddresses() map[string]string {
 		if ip, ok := e.containersReach(); ok {
 			out[api.RuntimeDocker] = net.JoinHostPort(ip, port(e.file.Proxy.Address))
 		}
+		out[api.RuntimeECS] = e.file.Proxy.Address // a name will do: tasks have the DNS of their VPC
 		return out
 	}
 	for i, entry := range e.file.Proxy.Listen {
@@ -459,6 +481,7 @@ func (e *environment) proxyAddresses() map[string]string {
 		out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], reachable(address))
 	}
 	out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], out[api.RuntimeDocker])
+	out[api.RuntimeECS] = cmp.Or(e.file.Proxy.Address, out[api.RuntimeProcess])
 	return out
 }
 

@@ -136,7 +136,7 @@ func (k *keeper) keepOne(ctx context.Context, g *Generation, id string) (again t
 		return wait, true
 	}
 	k.revive(g, id)
-	k.c.changed(ctx)                // requests are held while it starts
+	k.c.changed(ctx)           // requests are held while it starts
 	return 0, !g.Run.Adopted() // what ran, runs no more; what somebody else runs is found by starting it
 }
 

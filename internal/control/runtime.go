@@ -74,7 +74,7 @@ type Workload struct {
 	Owner       string            `json:"owner,omitempty"`
 	Run         api.Run           `json:"run"`
 	Grace       time.Duration     `json:"grace,omitempty"` // that Stop will give it, for runtimes that have to know before
-	Port        int               `json:"port,omitempty"` // fixed port; 0 lets the runtime pick
+	Port        int               `json:"port,omitempty"`  // fixed port; 0 lets the runtime pick
 	Env         map[string]string `json:"env,omitempty"`
 	Hosts       []string          `json:"hosts,omitempty"` // every exact host of the environment, to resolve to the proxy
 }

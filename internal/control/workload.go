@@ -264,7 +264,9 @@ func (c *Control) workload(key Key, g *Generation, id string) Workload {
 		Service:     key.Service,
 		Version:     key.Version,
 		Generation:  g.Number,
+		Owner:       g.Deployment.Owner,
 		Run:         fillRun(g.Run, values),
+		Grace:       c.grace(key.Service),
 		Port:        g.Deployment.Port,
 		Env:         map[string]string{},
 		Hosts:       c.exactHosts(),
@@ -364,4 +366,25 @@ func (c *Control) exactHosts() []string {
 	}
 	slices.Sort(hosts)
 	return hosts
+}
+
+// Runs returns how the instances of all services and versions are run by one runtime, as templates and as they are:
+// where it runs them, it may have some.
+func (c *Control) Runs(runtime string) []api.Run {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []api.Run
+	for _, s := range c.services {
+		if s.Run.Runtime() == runtime {
+			out = append(out, s.Run)
+		}
+	}
+	for _, r := range c.records {
+		for _, g := range r.Generations {
+			if g.Run.Runtime() == runtime {
+				out = append(out, g.Run)
+			}
+		}
+	}
+	return out
 }

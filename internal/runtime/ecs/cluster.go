@@ -2,6 +2,7 @@ package ecs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -86,7 +87,8 @@ func (c *cluster) fresh(ctx context.Context, age time.Duration) error {
 		return nil
 	}
 	began := time.Now()
-	if err := c.look(ctx, looked.IsZero()); err != nil {
+	err := c.look(ctx, looked.IsZero())
+	if err != nil && !errors.As(err, new(*types.ClusterNotFoundException)) { // what is not there has nothing in it
 		return err
 	}
 	c.mu.Lock()
@@ -198,7 +200,8 @@ func (c *cluster) takeLocked(told *types.Task) {
 			c.foreign[arn] = true
 			return
 		}
-		known = &task{labels: of}
+		// What Layover ended, an earlier server has let go of as well.
+		known = &task{labels: of, forgotten: aws.ToString(told.LastStatus) == statusStopped && aws.ToString(told.StoppedReason) == stopReason}
 		c.tasks[arn] = known
 	}
 	known.missing = 0
@@ -315,6 +318,9 @@ func (c *cluster) describeAsked() {
 func (t *task) settled() bool {
 	return t.ended() || aws.ToString(t.LastStatus) == statusRunning && aws.ToString(t.DesiredStatus) == statusRunning
 }
+
+// ofECSService says whether an ECS service runs the task: then it is the service that is the instance.
+func (t *task) ofECSService() bool { return strings.HasPrefix(aws.ToString(t.Group), "service:") }
 
 func (t *task) ended() bool { return aws.ToString(t.LastStatus) == statusStopped }
 

@@ -1,8 +1,12 @@
 package ecs
 
 import (
+	"crypto/rand"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,12 +23,45 @@ import (
 func TestConformance(t *testing.T) {
 	runner := ecstest.NewProcessRunner(map[string]ecstest.Program{"cart:main": appProgram(runtimetest.BuildApp(t))})
 	c := newCloud(t, runner)
-	t.Run("task", func(t *testing.T) { conform(t, c, api.ECSTask, runner.Processes) })
-	t.Run("service", func(t *testing.T) { conform(t, c, api.ECSService, runner.Processes) })
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	t.Run("task", func(t *testing.T) { conform(t, c, api.ECS{Service: "cart"}, runner.Processes) })
+	t.Run("service", func(t *testing.T) { conform(t, c, api.ECS{Service: "cart", Mode: api.ECSService}, runner.Processes) })
 }
 
-func conform(t *testing.T, c *ecstest.Cloud, mode string, left func() []int) {
-	createService(t, "cart-"+mode, register(t, cartDefinition("cart:main")), 0)
+// TestConformance_Docker runs tasks as containers.
+func TestConformance_Docker(t *testing.T) {
+	runner, err := ecstest.NewDockerRunner(t.Context())
+	if err != nil {
+		t.Skipf("left out: %s needs a Docker Engine, and none answers: %v", t.Name(), err)
+	}
+	c := newCloud(t, runner)
+	image := dockerImage(t)
+	t.Run("awsvpc", func(t *testing.T) {
+		createService(t, "cart", register(t, cartDefinition(image)), 0)
+		conform(t, c, api.ECS{Service: "cart"}, nil)
+	})
+	t.Run("bridge", func(t *testing.T) {
+		c.AddContainerInstance(testCluster, "i-0a1b2c3d", "127.0.0.1")
+		register(t, bridgeDefinition(image))
+		conform(t, c, api.ECS{TaskDefinition: "cart-bridge", LaunchType: "EC2"}, nil)
+	})
+}
+
+// dockerImage makes an image of the test app and nothing else, and removes it when t ends.
+func dockerImage(t *testing.T) string {
+	t.Helper()
+	dir, name := t.TempDir(), "layover-ecstest-"+strings.ToLower(rand.Text()[:8])+":main"
+	app, err := os.ReadFile(runtimetest.BuildApp(t))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "app"), app, 0o755)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY app /app\nENTRYPOINT [\"/app\"]\n"), 0o600))
+	out, err := exec.Command("docker", "build", "-q", "-t", name, dir).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	t.Cleanup(func() { _ = exec.Command("docker", "rmi", "-f", name).Run() })
+	return name
+}
+
+func conform(t *testing.T, c *ecstest.Cloud, template api.ECS, left func() []int) {
 	dir := t.TempDir()
 	archive := func(t *testing.T, environment string) *logfile.Archive {
 		t.Helper()
@@ -32,7 +69,7 @@ func conform(t *testing.T, c *ecstest.Cloud, mode string, left func() []int) {
 		require.NoError(t, err)
 		return a
 	}
-	run := api.Run{ECS: &api.ECS{Service: "cart-" + mode, Mode: mode}}
+	run := api.Run{ECS: &template}
 	with := func(change func(*api.ECS)) api.Run {
 		e := *run.ECS
 		change(&e)
@@ -51,7 +88,7 @@ func conform(t *testing.T, c *ecstest.Cloud, mode string, left func() []int) {
 		},
 		Run:      run,
 		OneLog:   true,
-		Restarts: mode == api.ECSService,
+		Restarts: template.Mode == api.ECSService,
 		Archive: func(t *testing.T, environment string) control.LogArchive {
 			t.Helper()
 			return archive(t, environment)
@@ -61,7 +98,7 @@ func conform(t *testing.T, c *ecstest.Cloud, mode string, left func() []int) {
 			"no such definition": with(func(e *api.ECS) { e.TaskDefinition = "nobody:7" }),
 			"no such container":  with(func(e *api.ECS) { e.Container = "nobody" }),
 			"no such image":      with(func(e *api.ECS) { e.Image = "absent:v1" }),
-			"no such size":       with(func(e *api.ECS) { e.CPU, e.Memory = 256, 77_777 }),
+			"no such size":       with(func(e *api.ECS) { e.Mode, e.TaskDefinition, e.CPU, e.Memory = "", "cart", 256, 77_777 }),
 			"no such cluster":    with(func(e *api.ECS) { e.Cluster = "nowhere" }),
 		},
 		Leftovers: func(_ *testing.T, environment string) []string {

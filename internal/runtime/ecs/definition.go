@@ -295,6 +295,9 @@ func (c *cluster) drop(ctx context.Context, arn string) {
 		return
 	}
 	_, err = change(ctx, c.account, c.deregisterTaskDefinition, &ecs.DeregisterTaskDefinitionInput{TaskDefinition: &arn})
+	if err != nil && strings.Contains(err.Error(), "is inactive") {
+		return // somebody else was faster
+	}
 	if err == nil {
 		_, err = change(ctx, c.account, c.deleteTaskDefinitions, &ecs.DeleteTaskDefinitionsInput{TaskDefinitions: []string{arn}})
 	}

@@ -84,6 +84,15 @@ func cartDefinition(image string) string {
 		}]}`, "IMAGE", image)
 }
 
+// bridgeDefinition is a template of tasks on machines, behind a port of theirs.
+func bridgeDefinition(image string) string {
+	return strings.ReplaceAll(`{
+		"Family": "cart-bridge", "NetworkMode": "bridge", "ContainerDefinitions": [{
+			"Name": "app", "Image": "IMAGE", "Essential": true, "Memory": 128, "PortMappings": [{"ContainerPort": 8080, "HostPort": 8080}],
+			"LogConfiguration": {"LogDriver": "awslogs", "Options": {"awslogs-group": "/ecs/cart", "awslogs-region": "eu-central-1"}}
+		}]}`, "IMAGE", image)
+}
+
 // createService makes an ECS service of the template, which has tasks of its own.
 func createService(t *testing.T, name, definition string, count int32) {
 	t.Helper()
@@ -123,6 +132,3 @@ func eventually(t *testing.T, what string, check func() bool) {
 	t.Helper()
 	require.Eventually(t, check, 20*time.Second, 10*time.Millisecond, what)
 }
-
-
-

@@ -61,7 +61,7 @@ func (c *cluster) logged(id string, run time.Time) *task {
 			continue
 		case adopted && aws.ToString(t.Group) != "service:"+a.service:
 			continue
-		case !adopted && t.ID != id:
+		case !adopted && (t.ID != id || t.ofECSService() != (s != nil)):
 			continue
 		case s == nil && !adopted && !run.IsZero() && !run.Equal(aws.ToTime(t.CreatedAt)):
 			continue
@@ -176,11 +176,18 @@ func (l *logReader) Next() (api.LogLine, error) {
 // Close ends the reading.
 func (l *logReader) Close() error { return nil }
 
+// lookedAtLately is how long ago the last look is, at most, where somebody watches the cluster.
+const lookedAtLately = 2 * time.Minute
+
 // wait waits a moment, and notes whether the task has ended: what it wrote is there soon after.
 func (l *logReader) wait() error {
 	l.cluster.mu.Lock()
 	now := l.cluster.tasks[aws.ToString(l.task.TaskArn)]
 	ended := now == nil || now.ended()
+	if !ended && time.Since(l.cluster.looked) > lookedAtLately { // nobody watches
+		l.cluster.once[aws.ToString(l.task.TaskArn)] = true
+		l.cluster.askLocked()
+	}
 	l.cluster.mu.Unlock()
 	select {
 	case <-time.After(l.cluster.runtime.hurry):

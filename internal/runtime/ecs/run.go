@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -35,6 +36,7 @@ func (c *cluster) startTask(ctx context.Context, w control.Workload, step func(a
 	}
 	if found != nil {
 		c.keepLog(ctx, found)
+		c.forget(w.ID)
 	}
 	definition, done, err := c.ensureDefinition(ctx, p)
 	if err != nil {
@@ -42,6 +44,9 @@ func (c *cluster) startTask(ctx context.Context, w control.Workload, step func(a
 	}
 	done = sync.OnceFunc(done)
 	defer done()
+	if found != nil && aws.ToString(found.TaskDefinitionArn) != definition {
+		c.drop(ctx, aws.ToString(found.TaskDefinitionArn))
+	}
 	in, err := c.runInput(p, definition, found)
 	if err != nil {
 		done()
@@ -153,6 +158,9 @@ func (c *cluster) find(ctx context.Context, id string) (*task, error) {
 	}
 	by := c.startedBy(id)
 	out, err := ask(ctx, c.account, c.listTasks, &ecs.ListTasksInput{Cluster: &c.name, StartedBy: &by})
+	if errors.As(err, new(*types.ClusterNotFoundException)) {
+		return nil, nil //nolint:nilnil // what is not there has nothing in it
+	}
 	if err != nil {
 		return nil, c.fail(ctx, "look for the task of "+id, err)
 	}
@@ -170,7 +178,7 @@ func (c *cluster) newestKnown(id string) *task {
 	defer c.mu.Unlock()
 	var newest *task
 	for _, t := range c.tasks {
-		if t.ID == id && !t.forgotten && (newest == nil || newer(t, newest)) {
+		if t.ID == id && !t.forgotten && !t.ofECSService() && (newest == nil || newer(t, newest)) {
 			newest = t
 		}
 	}
@@ -268,7 +276,7 @@ func (c *cluster) statuses(byID map[string]control.Status) {
 	defer c.mu.Unlock()
 	newest := map[string]*task{}
 	for _, t := range c.tasks {
-		if t.ID == "" || c.services[t.ID] != nil || t.forgotten || t.ended() && aws.ToString(t.StoppedReason) == stopReason {
+		if t.ID == "" || t.ofECSService() || t.forgotten {
 			continue
 		}
 		if known := newest[t.ID]; known == nil || newer(t, known) {

@@ -49,6 +49,9 @@ type modelShape struct {
 	Enum     []string            `json:"enum"`
 }
 
+// newer are words that AWS added behind the models of Debian's awscli.
+func newer() []string { return []string{"DELETE_IN_PROGRESS"} }
+
 // schemaPairs are the Smithy schemas of the calls in use, and of their answers.
 func schemaPairs() map[string][2]*smithy.Schema {
 	return map[string][2]*smithy.Schema{
@@ -253,7 +256,7 @@ func (m model) check(name string, value any, at string, strict bool) error {
 		if !ok {
 			return wrong
 		}
-		if len(shape.Enum) > 0 && !slices.Contains(shape.Enum, text) {
+		if len(shape.Enum) > 0 && !slices.Contains(append(newer(), shape.Enum...), text) {
 			return fmt.Errorf("%s: %q is none of %v", at, text, shape.Enum)
 		}
 	case "boolean":

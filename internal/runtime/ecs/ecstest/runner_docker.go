@@ -161,17 +161,8 @@ func (t *dockerTask) start(ctx context.Context, c ContainerSpec, first string) e
 // follow reads the log of a container to its end, and tells how it ended.
 func (t *dockerTask) follow(c ContainerSpec) {
 	ctx, id := context.Background(), t.ids[c.Name]
-	if c.Log != nil {
-		if logs, err := t.runner.engine.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true}); err == nil {
-			out, in := io.Pipe()
-			var read sync.WaitGroup
-			read.Go(func() { copyLines(out, c.Log) })
-			_, err = stdcopy.StdCopy(in, in, bufio.NewReader(logs))
-			_ = in.CloseWithError(err)
-			read.Wait()
-			_ = logs.Close()
-		}
-	}
+	// An Engine ends a log that is followed with the container, and may leave out what that wrote last.
+	told := t.copyLog(ctx, c, true, 0)
 	wait := t.runner.engine.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
 	code := -1
 	select {
@@ -179,6 +170,7 @@ func (t *dockerTask) follow(c ContainerSpec) {
 		code = int(result.StatusCode)
 	case <-wait.Error:
 	}
+	t.copyLog(ctx, c, false, told)
 	oom := false
 	if found, err := t.runner.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); err == nil {
 		oom = found.Container.State.OOMKilled
@@ -187,6 +179,32 @@ func (t *dockerTask) follow(c ContainerSpec) {
 	if c.Essential {
 		t.Stop()
 	}
+}
+
+// copyLog hands on the log of a container but for its first lines, and returns how many lines it has.
+func (t *dockerTask) copyLog(ctx context.Context, c ContainerSpec, follow bool, skip int) int {
+	if c.Log == nil {
+		return 0
+	}
+	logs, err := t.runner.engine.ContainerLogs(ctx, t.ids[c.Name], client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow})
+	if err != nil {
+		return 0
+	}
+	defer logs.Close() //nolint:errcheck // only read
+	lines := 0
+	out, in := io.Pipe()
+	var read sync.WaitGroup
+	read.Go(func() {
+		copyLines(out, func(at time.Time, line string) {
+			if lines++; lines > skip {
+				c.Log(at, line)
+			}
+		})
+	})
+	_, err = stdcopy.StdCopy(in, in, bufio.NewReader(logs))
+	_ = in.CloseWithError(err)
+	read.Wait()
+	return lines
 }
 
 func (t *dockerTask) remove() {
