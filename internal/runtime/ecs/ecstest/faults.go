@@ -1,0 +1,141 @@
+package ecstest
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Faults say what goes wrong. Shares are from 0, never, to 1, always; what is hit is drawn by [Options.Seed].
+type Faults struct {
+	Throttle        float64       // of the calls that list and describe in ECS: they are told ThrottlingException
+	ThrottleActions []string      // which those are; empty is every List and Describe
+	Fail            float64       // of all calls of ECS: they are told ServerException, and have no effect
+	Latency         time.Duration // of every call
+	Invisible       time.Duration // for how long lists and descriptions don't have what is new yet
+	Partial         float64       // of the answers that leave a part out, see [faultState.partial]
+
+	LoseEvents    float64
+	RepeatEvents  float64
+	ReorderEvents float64 // of events that come behind the next one
+	EventDelay    time.Duration
+}
+
+// SetFaults has things go wrong from now on. The zero value has them go well again.
+func (c *Cloud) SetFaults(f Faults) {
+	f.ThrottleActions = slices.Clone(f.ThrottleActions)
+	c.faults.mu.Lock()
+	defer c.faults.mu.Unlock()
+	c.faults.set = f
+}
+
+// faultState draws what goes wrong.
+type faultState struct {
+	mu   sync.Mutex
+	set  Faults
+	rand *rand.Rand
+}
+
+func (f *faultState) seed(seed uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rand = rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // faults can be repeated, nothing is secret
+}
+
+// refuse delays a call, and refuses it where the draw hits it.
+func (f *faultState) refuse(call *request) *apiError {
+	f.mu.Lock()
+	latency := f.set.Latency
+	err := f.refusal(call)
+	f.mu.Unlock()
+	pause(call.ctx, latency)
+	return err
+}
+
+func (f *faultState) refusal(call *request) *apiError {
+	if call.service != "ecs" {
+		return nil
+	}
+	hit := strings.HasPrefix(call.action, "List") || strings.HasPrefix(call.action, "Describe")
+	if len(f.set.ThrottleActions) > 0 {
+		hit = slices.Contains(f.set.ThrottleActions, call.action)
+	}
+	switch {
+	case hit && f.draw(f.set.Throttle):
+		return apiErrorf(throttling, "Rate exceeded")
+	case f.draw(f.set.Fail):
+		return &apiError{status: http.StatusInternalServerError, code: "ServerException", message: "Service Unavailable. Please try again later."}
+	}
+	return nil
+}
+
+// draw says whether a share is hit. The lock is held.
+func (f *faultState) draw(share float64) bool { return share > 0 && f.rand.Float64() < share }
+
+// visibleAfter is for how long lists and descriptions don't have what was just made.
+func (f *faultState) visibleAfter() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.set.Invisible
+}
+
+// partial says whether this answer leaves a part of what it should have out, as missing.
+func (f *faultState) partial(string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.draw(f.set.Partial)
+}
+
+// eventFate is what becomes of an event on its way to one queue.
+type eventFate struct {
+	lost, repeated, late bool
+	delay                time.Duration
+}
+
+func (f *faultState) ofEvent() eventFate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return eventFate{
+		lost: f.draw(f.set.LoseEvents), repeated: f.draw(f.set.RepeatEvents), late: f.draw(f.set.ReorderEvents),
+		delay: f.set.EventDelay,
+	}
+}
+
+// pause lets a call take its time.
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// quota is a limit of calls per second, with as many at once.
+type quota struct {
+	perSecond float64
+	left      float64
+	at        time.Time
+}
+
+// take says whether one more may be made now. It is not safe for concurrent use.
+func (q *quota) take(now time.Time) bool {
+	if q.at.IsZero() {
+		q.left = q.perSecond
+	} else {
+		q.left = min(q.perSecond, q.left+now.Sub(q.at).Seconds()*q.perSecond)
+	}
+	q.at = now
+	if q.left < 1 {
+		return false
+	}
+	q.left--
+	return true
+}
