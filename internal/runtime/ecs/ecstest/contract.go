@@ -34,6 +34,7 @@ type contract struct {
 	mu     sync.RWMutex
 	models map[string]*model // by service
 	breaks []error
+	checks int // questions and answers that were looked at
 }
 
 func newContract() *contract { return &contract{models: map[string]*model{}} }
@@ -78,6 +79,13 @@ func (c *Cloud) Broken() []error {
 	return slices.Clone(c.contract.breaks)
 }
 
+// Checked is how many questions and answers were held to the contract.
+func (c *Cloud) Checked() int {
+	c.contract.mu.RLock()
+	defer c.contract.mu.RUnlock()
+	return c.contract.checks
+}
+
 // broken keeps what breaks the contract.
 func (c *contract) broken(err error) {
 	if c == nil || err == nil {
@@ -88,9 +96,11 @@ func (c *contract) broken(err error) {
 	c.breaks = append(c.breaks, err)
 }
 
+// model is that of a service, for a check that begins; nil where there is none.
 func (c *contract) model(service string) *model {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checks++
 	return c.models[service]
 }
 

@@ -33,10 +33,15 @@ type Ingress struct {
 }
 
 // AddInstance makes an EC2 instance with a private address.
-func (c *Cloud) AddInstance(id, privateIP string) {
-	c.ec2.mu.Lock()
-	defer c.ec2.mu.Unlock()
-	c.ec2.instances[id] = ec2Instance{ID: id, IP: privateIP, State: ec2State{Code: 16, Name: "running"}}
+func (c *Cloud) AddInstance(id, privateIP string) { c.ec2.setAddress(id, privateIP, true) }
+
+// setAddress gives an instance its private address; where always is false, only if it has none yet.
+func (s *ec2Service) setAddress(id, privateIP string, always bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if always || s.instances[id].IP == "" {
+		s.instances[id] = ec2Instance{ID: id, IP: privateIP, State: ec2State{Code: 16, Name: "running"}}
+	}
 }
 
 // AddSubnet makes a subnet of a VPC.

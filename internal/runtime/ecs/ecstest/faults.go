@@ -33,11 +33,35 @@ func (c *Cloud) SetFaults(f Faults) {
 	c.faults.set = f
 }
 
-// faultState draws what goes wrong.
+// SetLimits has calls of ECS be refused where there are too many: 1 is as AWS has it, 10 allows ten times as many, and 0,
+// which is what a new cloud has, any number.
+func (c *Cloud) SetLimits(factor float64) {
+	c.faults.mu.Lock()
+	defer c.faults.mu.Unlock()
+	c.faults.factor, c.faults.quotas = factor, map[string]*quota{}
+}
+
+// faultState draws what goes wrong, and holds the limits of ECS.
 type faultState struct {
-	mu   sync.Mutex
-	set  Faults
-	rand *rand.Rand
+	mu     sync.Mutex
+	set    Faults
+	rand   *rand.Rand
+	factor float64
+	quotas map[string]*quota
+}
+
+// limitOf is the limit of an action, and what shares it:
+// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html.
+func limitOf(action string) (shared string, q quota) {
+	switch {
+	case action == "RegisterTaskDefinition", action == "DeregisterTaskDefinition", action == "DeleteTaskDefinitions":
+		return action, quota{burst: 20, perSecond: 1}
+	case action == "RunTask", action == "StopTask":
+		return action, quota{burst: 20, perSecond: 20}
+	case action == "CreateService", action == "UpdateService", action == "DeleteService":
+		return "changes of services", quota{burst: 50, perSecond: 5}
+	}
+	return action, quota{burst: 50, perSecond: 20}
 }
 
 func (f *faultState) seed(seed uint64) {
@@ -70,6 +94,17 @@ func (f *faultState) refusal(call *request) *apiError {
 	case f.draw(f.set.Fail):
 		return &apiError{status: http.StatusInternalServerError, code: "ServerException", message: "Service Unavailable. Please try again later."}
 	}
+	if f.factor <= 0 {
+		return nil
+	}
+	name, limit := limitOf(call.action)
+	if f.quotas[name] == nil {
+		limit.perSecond *= f.factor
+		f.quotas[name] = &limit
+	}
+	if !f.quotas[name].take(time.Now()) {
+		return apiErrorf(throttling, "Rate exceeded")
+	}
 	return nil
 }
 
@@ -84,7 +119,7 @@ func (f *faultState) visibleAfter() time.Duration {
 }
 
 // partial says whether this answer leaves a part of what it should have out, as missing.
-func (f *faultState) partial(string) bool {
+func (f *faultState) partial(...string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.draw(f.set.Partial)
@@ -118,19 +153,19 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// quota is a limit of calls per second, with as many at once.
+// quota is a limit of calls: so many at once, and so many a second from then on.
 type quota struct {
-	perSecond float64
-	left      float64
-	at        time.Time
+	burst, perSecond float64
+	left             float64
+	at               time.Time
 }
 
 // take says whether one more may be made now. It is not safe for concurrent use.
 func (q *quota) take(now time.Time) bool {
 	if q.at.IsZero() {
-		q.left = q.perSecond
+		q.left = q.burst
 	} else {
-		q.left = min(q.perSecond, q.left+now.Sub(q.at).Seconds()*q.perSecond)
+		q.left = min(q.burst, q.left+now.Sub(q.at).Seconds()*q.perSecond)
 	}
 	q.at = now
 	if q.left < 1 {

@@ -82,7 +82,8 @@ func (c *Cloud) AddRole(name, policyJSON, trustedARN, externalID string) (arn st
 	return who.arn, nil
 }
 
-// SetPolicy replaces the policy of a user or a role: it holds from the next call on.
+// SetPolicy replaces the policy of a user, by name or access key, or of a role, by name: it holds from the next
+// call on.
 func (c *Cloud) SetPolicy(name, policyJSON string) error {
 	p, err := parsePolicy(policyJSON)
 	if err != nil {
@@ -91,6 +92,9 @@ func (c *Cloud) SetPolicy(name, policyJSON string) error {
 	c.iam.mu.Lock()
 	defer c.iam.mu.Unlock()
 	who := c.iam.identities[name]
+	if key := c.iam.keys[name]; key != nil {
+		who = key.who.identity
+	}
 	if who == nil {
 		return fmt.Errorf("NoSuchEntity: the user or role with name %s cannot be found", name)
 	}

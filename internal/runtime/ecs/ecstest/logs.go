@@ -62,7 +62,7 @@ const (
 
 func newLogs(c *Cloud) *logsService {
 	return &logsService{cloud: c, groups: map[string]*logGroup{}, quotas: map[string]*quota{
-		"GetLogEvents": {perSecond: getEventsRate}, "FilterLogEvents": {perSecond: filterRate},
+		"GetLogEvents": {burst: getEventsRate, perSecond: getEventsRate}, "FilterLogEvents": {burst: filterRate, perSecond: filterRate},
 	}}
 }
 

@@ -51,7 +51,7 @@ type message struct {
 }
 
 const (
-	maxMessage    = 256 << 10
+	maxBodyBytes  = 256 << 10
 	maxInFlight   = 120_000
 	maxWait       = 20
 	maxReceive    = 10
@@ -71,6 +71,16 @@ func (c *Cloud) CreateQueue(name string) (url string) {
 	return c.sqs.url(c.sqs.queues[name])
 }
 
+// QueueLength is how many messages a queue has that were not deleted.
+func (c *Cloud) QueueLength(name string) int {
+	c.sqs.mu.Lock()
+	defer c.sqs.mu.Unlock()
+	if q := c.sqs.queues[name]; q != nil {
+		return len(q.messages)
+	}
+	return 0
+}
+
 // QueueARN is the ARN of a queue, as policies have it.
 func (c *Cloud) QueueARN(name string) string {
 	return "arn:aws:sqs:" + c.region + ":" + c.account + ":" + name
@@ -81,7 +91,7 @@ func (s *sqsService) newQueue(name string) *queue {
 	return &queue{
 		name: name, arn: s.cloud.QueueARN(name), created: now, changed: now, news: make(chan struct{}),
 		attributes: map[string]string{
-			"VisibilityTimeout": "30", "MaximumMessageSize": strconv.Itoa(maxMessage), "MessageRetentionPeriod": "345600",
+			"VisibilityTimeout": "30", "MaximumMessageSize": strconv.Itoa(maxBodyBytes), "MessageRetentionPeriod": "345600",
 			"DelaySeconds": "0", "ReceiveMessageWaitTimeSeconds": "0", "SqsManagedSseEnabled": "true",
 		},
 	}
@@ -211,7 +221,7 @@ func noQueue() *apiError {
 // settable are the attributes of a queue that the fake takes, with their bounds; those with none are kept as they are.
 func settable() map[string][2]int {
 	return map[string][2]int{
-		"VisibilityTimeout": {0, maxVisibility}, "MaximumMessageSize": {1024, maxMessage}, "MessageRetentionPeriod": {60, 1209600},
+		"VisibilityTimeout": {0, maxVisibility}, "MaximumMessageSize": {1024, maxBodyBytes}, "MessageRetentionPeriod": {60, 1209600},
 		"DelaySeconds": {0, 900}, "ReceiveMessageWaitTimeSeconds": {0, maxWait}, "Policy": {}, "SqsManagedSseEnabled": {},
 	}
 }
@@ -379,8 +389,8 @@ func (s *sqsService) send(call *request, q *queue, in sqsQuestion) (any, *apiErr
 	switch {
 	case in.MessageBody == "":
 		return nil, apiErrorf("MissingParameter", "The request must contain the parameter MessageBody.")
-	case len(in.MessageBody) > maxMessage:
-		return nil, apiErrorf("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", maxMessage)
+	case len(in.MessageBody) > maxBodyBytes:
+		return nil, apiErrorf("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than %d bytes.", maxBodyBytes)
 	case len(in.MessageAttributes) > 0:
 		return nil, apiErrorf("UnsupportedOperation", "the fake has no attributes of messages")
 	}
