@@ -478,7 +478,7 @@ func (v *visit) shape(m *model, path, name string, newer *smithy.Schema, value a
 		if s.form != nil && !s.form.MatchString(text) {
 			v.fault(faultValue, path, "%s is not of the form %s", short(text), s.Pattern)
 		}
-		if len(s.Enum) > 0 && !slices.Contains(s.Enum, text) && !newValue(newer, text) {
+		if len(s.Enum) > 0 && !slices.Contains(s.Enum, text) && !newValue(newer, s.Enum, text) {
 			v.fault(faultValue, path, "%s is none of %s", short(text), strings.Join(s.Enum, ", "))
 		}
 	case kindWhole, kindNumber:
@@ -530,29 +530,31 @@ func listMember(s *smithy.Schema) *smithy.Schema {
 	return s.ListMember()
 }
 
-// newValue says whether a newer enumeration has a value. A schema has the names of the values: in capital letters, and
-// with _ for what a name cannot have.
-func newValue(s *smithy.Schema, value string) bool {
+// newValue says whether a newer enumeration has a value that an older one has not. A schema has the names of the values:
+// in capital letters, and with _ for what a name cannot have.
+func newValue(s *smithy.Schema, old []string, value string) bool {
 	if s == nil || s.Type() != smithy.ShapeTypeEnum {
 		return s != nil && s.Type() == smithy.ShapeTypeString
 	}
-	plain := func(text string) string {
-		return strings.Map(func(r rune) rune {
-			switch {
-			case r >= '0' && r <= '9', r >= 'A' && r <= 'Z':
-				return r
-			case r >= 'a' && r <= 'z':
-				return r - 'a' + 'A'
-			}
-			return -1
-		}, text)
-	}
 	for name := range s.Members() {
-		if plain(name) == plain(value) {
-			return true
+		if nameOf(name) == nameOf(value) {
+			return !slices.ContainsFunc(old, func(known string) bool { return nameOf(known) == nameOf(name) })
 		}
 	}
 	return false
+}
+
+// nameOf has only the letters, large, and the digits of a value.
+func nameOf(value string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= '0' && r <= '9', r >= 'A' && r <= 'Z':
+			return r
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		}
+		return -1
+	}, value)
 }
 
 func kindOfShape(s *shape) (kind, int) {

@@ -33,7 +33,7 @@ func (c *Cloud) SetFaults(f Faults) {
 	c.faults.set = f
 }
 
-// SetLimits has calls of ECS be refused where there are too many: 1 is as AWS has it, 10 allows ten times as many, and 0,
+// SetLimits has calls of ECS and CloudWatch Logs be refused where there are too many: 1 is as AWS has it, 10 allows ten times as many, and 0,
 // which is what a new cloud has, any number.
 func (c *Cloud) SetLimits(factor float64) {
 	c.faults.mu.Lock()
@@ -41,7 +41,7 @@ func (c *Cloud) SetLimits(factor float64) {
 	c.faults.factor, c.faults.quotas = factor, map[string]*quota{}
 }
 
-// faultState draws what goes wrong, and holds the limits of ECS.
+// faultState draws what goes wrong, and holds the limits.
 type faultState struct {
 	mu     sync.Mutex
 	set    Faults
@@ -51,9 +51,14 @@ type faultState struct {
 }
 
 // limitOf is the limit of an action, and what shares it:
-// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html.
-func limitOf(action string) (shared string, q quota) {
+// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html,
+// https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html.
+func limitOf(service, action string) (shared string, q quota) {
 	switch {
+	case service == "logs" && (action == "GetLogEvents" || action == "FilterLogEvents"):
+		return action, quota{burst: readRate, perSecond: readRate}
+	case service != "ecs":
+		return action, quota{}
 	case action == "RegisterTaskDefinition", action == "DeregisterTaskDefinition", action == "DeleteTaskDefinitions":
 		return action, quota{burst: 20, perSecond: 1}
 	case action == "RunTask", action == "StopTask":
@@ -82,7 +87,7 @@ func (f *faultState) refuse(call *request) *apiError {
 
 func (f *faultState) refusal(call *request) *apiError {
 	if call.service != "ecs" {
-		return nil
+		return f.overLimit(call)
 	}
 	hit := strings.HasPrefix(call.action, "List") || strings.HasPrefix(call.action, "Describe")
 	if len(f.set.ThrottleActions) > 0 {
@@ -94,10 +99,15 @@ func (f *faultState) refusal(call *request) *apiError {
 	case f.draw(f.set.Fail):
 		return &apiError{status: http.StatusInternalServerError, code: "ServerException", message: "Service Unavailable. Please try again later."}
 	}
-	if f.factor <= 0 {
+	return f.overLimit(call)
+}
+
+// overLimit refuses a call behind too many others. The lock is held.
+func (f *faultState) overLimit(call *request) *apiError {
+	name, limit := limitOf(call.service, call.action)
+	if f.factor <= 0 || limit.perSecond == 0 {
 		return nil
 	}
-	name, limit := limitOf(call.action)
 	if f.quotas[name] == nil {
 		limit.perSecond *= f.factor
 		f.quotas[name] = &limit

@@ -20,7 +20,6 @@ type logsService struct {
 	groups map[string]*logGroup
 	order  int64         // of arrival
 	delay  time.Duration // until what arrived can be read
-	quotas map[string]*quota
 }
 
 // logGroup has streams.
@@ -54,16 +53,13 @@ const (
 	maxPageBytes    = 1 << 20
 	eventOverhead   = 26 // bytes that each event counts beside its message
 	maxListed       = 50
-	getEventsRate   = 25
-	filterRate      = 25
+	readRate        = 25 // calls a second, of each that reads events
 	maxPutEvents    = 10_000
 	maxEventMessage = 256<<10 - eventOverhead
 )
 
 func newLogs(c *Cloud) *logsService {
-	return &logsService{cloud: c, groups: map[string]*logGroup{}, quotas: map[string]*quota{
-		"GetLogEvents": {burst: getEventsRate, perSecond: getEventsRate}, "FilterLogEvents": {burst: filterRate, perSecond: filterRate},
-	}}
+	return &logsService{cloud: c, groups: map[string]*logGroup{}}
 }
 
 // CreateLogGroup makes a log group, unless there is one.
@@ -185,9 +181,6 @@ func (l *logsService) call(call *request) (any, *apiError) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if q := l.quotas[call.action]; q != nil && !q.take(time.Now()) {
-		return nil, apiErrorf(throttling, "Rate exceeded")
-	}
 	return serve(in)
 }
 

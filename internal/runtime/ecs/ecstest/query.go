@@ -75,7 +75,8 @@ func querySuccess(call *request, id string, out any) ([]byte, error) {
 	if err := e.EncodeToken(outer.End()); err != nil {
 		return nil, err
 	}
-	return text.Bytes(), e.Close()
+	err := e.Close() // which writes the rest
+	return text.Bytes(), err
 }
 
 func named(name string) xml.StartElement { return xml.StartElement{Name: xml.Name{Local: name}} }
