@@ -43,8 +43,8 @@ type Cloud struct {
 	contract *contract
 	iam      *iam
 	faults   faultState
-	events   eventBus
 	calls    counters
+	events   eventBus
 
 	ecs  *ecsService
 	sqs  *sqsService
@@ -91,7 +91,8 @@ func New(opts Options) (*Cloud, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Cloud{account: opts.Account, region: opts.Region, log: opts.Logger, ending: cancel, contract: &contract{}}
+	c := &Cloud{account: opts.Account, region: opts.Region, log: opts.Logger, ending: cancel}
+	c.contract = newContract()
 	c.faults.seed(opts.Seed)
 	c.iam = newIAM(c)
 	c.sqs = newSQS(c)
@@ -180,7 +181,11 @@ func (c *Cloud) answer(call *request, r *http.Request) (any, *apiError) {
 		}
 		return nil, err
 	}
-	return serve(call)
+	out, err := serve(call)
+	if err != nil && err.code == throttling {
+		c.calls.countThrottled(name)
+	}
+	return out, err
 }
 
 // throttling is the code of the error that tells a caller to ask less often.
@@ -214,6 +219,9 @@ func (c *Cloud) write(w http.ResponseWriter, call *request, out any, failed *api
 		status = failed.status
 		if status == 0 {
 			status = http.StatusBadRequest
+		}
+		if call.service == "sqs" { // whose errors have their names from before it had JSON as well
+			w.Header().Set("X-Amzn-Query-Error", queryError(call.service, failed).code+";Sender")
 		}
 		answer = map[string]string{"__type": failed.code, "message": failed.message}
 	} else if answer == nil {

@@ -5,34 +5,32 @@ import (
 	"sync"
 )
 
-// counters count calls.
+// counters count calls by their names.
 type counters struct {
-	mu        sync.Mutex
-	calls     map[string]int
-	throttles map[string]int
+	mu      sync.Mutex
+	asked   map[string]int
+	refused map[string]int // for being too many
 }
 
-func (c *counters) count(name string) { c.add(&c.calls, name) }
+func (c *counters) count(name string)          { c.add(&c.asked, name) }
+func (c *counters) countThrottled(name string) { c.add(&c.refused, name) }
 
-func (c *counters) countThrottled(name string) { c.add(&c.throttles, name) }
-
-func (c *counters) add(m *map[string]int, name string) {
+func (c *counters) add(to *map[string]int, name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if *m == nil {
-		*m = map[string]int{}
+	if *to == nil {
+		*to = map[string]int{}
 	}
-	(*m)[name]++
+	(*to)[name]++
 }
 
-func (c *counters) all() map[string]int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return maps.Clone(c.calls)
-}
+func (c *counters) all() map[string]int       { return c.copyOf(&c.asked) }
+func (c *counters) throttled() map[string]int { return c.copyOf(&c.refused) }
 
-func (c *counters) throttled() map[string]int {
+func (c *counters) copyOf(from *map[string]int) map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.throttles)
+	out := make(map[string]int, len(*from))
+	maps.Copy(out, *from)
+	return out
 }

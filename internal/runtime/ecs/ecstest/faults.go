@@ -1,6 +1,7 @@
 package ecstest
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -9,137 +10,177 @@ import (
 	"time"
 )
 
-// Faults are what goes wrong. Shares are from 0 to 1.
+// Faults say what goes wrong. Shares are from 0, never, to 1, always; what is hit is drawn by [Options.Seed].
 type Faults struct {
-	Throttle        float64       // of the questions to ECS that are refused for being too many
-	ThrottleActions []string      // only these; empty means every List and Describe
-	Fail            float64       // of the same that are answered with a fault of the server
-	Partial         float64       // of the answers to DescribeTasks that leave a task out, as missing
+	Throttle        float64       // of the calls that list and describe in ECS: they are told ThrottlingException
+	ThrottleActions []string      // which those are; empty is every List and Describe
+	Fail            float64       // of all calls of ECS: they are told ServerException, and have no effect
 	Latency         time.Duration // of every call
-	Invisible       time.Duration // for which a new task is in no list and no description
-	LoseEvents      float64
-	RepeatEvents    float64
-	ReorderEvents   float64 // events that come after the next one
-	EventDelay      time.Duration
+	Invisible       time.Duration // for how long lists and descriptions don't have what is new yet
+	Partial         float64       // of the answers that leave a part out, see [faultState.partial]
+
+	LoseEvents    float64
+	RepeatEvents  float64
+	ReorderEvents float64 // of events that come behind the next one
+	EventDelay    time.Duration
 }
 
-// SetFaults has things go wrong from now on; the zero value ends it.
+// SetFaults has things go wrong from now on. The zero value has them go well again.
 func (c *Cloud) SetFaults(f Faults) {
+	f.ThrottleActions = slices.Clone(f.ThrottleActions)
 	c.faults.mu.Lock()
 	defer c.faults.mu.Unlock()
-	c.faults.Faults = f
+	c.faults.set = f
 }
 
-// SetLimits sets how fast calls may come: 1 is as AWS has it, 2 twice as fast, 0 without a limit. New clouds have none.
+// SetLimits has calls of ECS and CloudWatch Logs be refused where there are too many: 1 is as AWS has it, 10 allows ten times as many, and 0,
+// which is what a new cloud has, any number.
 func (c *Cloud) SetLimits(factor float64) {
 	c.faults.mu.Lock()
 	defer c.faults.mu.Unlock()
-	c.faults.factor = factor
-	c.faults.buckets = map[string]*bucket{}
+	c.faults.factor, c.faults.quotas = factor, map[string]*quota{}
 }
 
-// faultState draws what goes wrong, and holds the limits of the API.
+// faultState draws what goes wrong, and holds the limits.
 type faultState struct {
-	mu sync.Mutex
-	Faults
-	rand    *rand.Rand
-	factor  float64
-	buckets map[string]*bucket
+	mu     sync.Mutex
+	set    Faults
+	rand   *rand.Rand
+	factor float64
+	quotas map[string]*quota
 }
 
-// bucket is a token bucket.
-type bucket struct {
-	tokens float64
-	at     time.Time
-}
-
-// limit is how fast calls of one kind may come.
-type limit struct{ burst, rate float64 }
-
-// limitOf is the limit of an action, as far as AWS documents it:
-// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html.
-func limitOf(action string) (string, limit) {
+// limitOf is the limit of an action, and what shares it:
+// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/request-throttling.html,
+// https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html.
+func limitOf(service, action string) (shared string, q quota) {
 	switch {
+	case service == "logs" && (action == "GetLogEvents" || action == "FilterLogEvents"):
+		return action, quota{burst: readRate, perSecond: readRate}
+	case service != "ecs":
+		return action, quota{}
 	case action == "RegisterTaskDefinition", action == "DeregisterTaskDefinition", action == "DeleteTaskDefinitions":
-		return action, limit{burst: 20, rate: 1}
+		return action, quota{burst: 20, perSecond: 1}
 	case action == "RunTask", action == "StopTask":
-		return action, limit{burst: 20, rate: 20}
+		return action, quota{burst: 20, perSecond: 20}
 	case action == "CreateService", action == "UpdateService", action == "DeleteService":
-		return "service changes", limit{burst: 50, rate: 5}
-	case strings.HasPrefix(action, "Describe"), strings.HasPrefix(action, "List"):
-		return action, limit{burst: 50, rate: 20}
+		return "changes of services", quota{burst: 50, perSecond: 5}
 	}
-	return action, limit{burst: 50, rate: 20}
+	return action, quota{burst: 50, perSecond: 20}
 }
 
-func (f *faultState) seed(seed uint64) { f.rand = rand.New(rand.NewPCG(seed, 0)) } //nolint:gosec // nothing secret
+func (f *faultState) seed(seed uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rand = rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // faults can be repeated, nothing is secret
+}
 
-func (f *faultState) draw(share float64) bool { return share > 0 && f.rand.Float64() < share }
-
-// refuse says whether a call gets no answer, and why.
+// refuse delays a call, and refuses it where the draw hits it.
 func (f *faultState) refuse(call *request) *apiError {
 	f.mu.Lock()
-	latency := f.Latency
-	err := f.refuseLocked(call)
+	latency := f.set.Latency
+	err := f.refusal(call)
 	f.mu.Unlock()
-	if latency > 0 {
-		select {
-		case <-time.After(latency):
-		case <-call.ctx.Done():
-		}
-	}
+	pause(call.ctx, latency)
 	return err
 }
 
-func (f *faultState) refuseLocked(call *request) *apiError {
+func (f *faultState) refusal(call *request) *apiError {
 	if call.service != "ecs" {
-		return nil
+		return f.overLimit(call)
 	}
-	asks := strings.HasPrefix(call.action, "List") || strings.HasPrefix(call.action, "Describe")
-	hit := asks
-	if len(f.ThrottleActions) > 0 {
-		hit = slices.Contains(f.ThrottleActions, call.action)
+	hit := strings.HasPrefix(call.action, "List") || strings.HasPrefix(call.action, "Describe")
+	if len(f.set.ThrottleActions) > 0 {
+		hit = slices.Contains(f.set.ThrottleActions, call.action)
 	}
 	switch {
-	case hit && f.draw(f.Throttle):
+	case hit && f.draw(f.set.Throttle):
 		return apiErrorf(throttling, "Rate exceeded")
-	case asks && f.draw(f.Fail):
+	case f.draw(f.set.Fail):
 		return &apiError{status: http.StatusInternalServerError, code: "ServerException", message: "Service Unavailable. Please try again later."}
-	case f.factor <= 0:
+	}
+	return f.overLimit(call)
+}
+
+// overLimit refuses a call behind too many others. The lock is held.
+func (f *faultState) overLimit(call *request) *apiError {
+	name, limit := limitOf(call.service, call.action)
+	if f.factor <= 0 || limit.perSecond == 0 {
 		return nil
 	}
-	name, l := limitOf(call.action)
-	b, now := f.buckets[name], time.Now()
-	if b == nil {
-		b = &bucket{tokens: l.burst, at: now}
-		f.buckets[name] = b
+	if f.quotas[name] == nil {
+		limit.perSecond *= f.factor
+		f.quotas[name] = &limit
 	}
-	b.tokens = min(l.burst, b.tokens+now.Sub(b.at).Seconds()*l.rate*f.factor)
-	b.at = now
-	if b.tokens < 1 {
+	if !f.quotas[name].take(time.Now()) {
 		return apiErrorf(throttling, "Rate exceeded")
 	}
-	b.tokens--
 	return nil
 }
 
-// visibleAfter is for how long a new task is not seen.
+// draw says whether a share is hit. The lock is held.
+func (f *faultState) draw(share float64) bool { return share > 0 && f.rand.Float64() < share }
+
+// visibleAfter is for how long lists and descriptions don't have what was just made.
 func (f *faultState) visibleAfter() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Invisible
+	return f.set.Invisible
 }
 
-// partial says whether this answer leaves something out.
-func (f *faultState) partial() bool {
+// partial says whether this answer leaves a part of what it should have out, as missing.
+func (f *faultState) partial(...string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.draw(f.Partial)
+	return f.draw(f.set.Partial)
 }
 
-// eventFate says what becomes of an event.
-func (f *faultState) eventFate() (lost, repeated, late bool, delay time.Duration) {
+// eventFate is what becomes of an event on its way to one queue.
+type eventFate struct {
+	lost, repeated, late bool
+	delay                time.Duration
+}
+
+func (f *faultState) ofEvent() eventFate {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.draw(f.LoseEvents), f.draw(f.RepeatEvents), f.draw(f.ReorderEvents), f.EventDelay
+	return eventFate{
+		lost: f.draw(f.set.LoseEvents), repeated: f.draw(f.set.RepeatEvents), late: f.draw(f.set.ReorderEvents),
+		delay: f.set.EventDelay,
+	}
+}
+
+// pause lets a call take its time.
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// quota is a limit of calls: so many at once, and so many a second from then on.
+type quota struct {
+	burst, perSecond float64
+	left             float64
+	at               time.Time
+}
+
+// take says whether one more may be made now. It is not safe for concurrent use.
+func (q *quota) take(now time.Time) bool {
+	if q.at.IsZero() {
+		q.left = q.burst
+	} else {
+		q.left = min(q.burst, q.left+now.Sub(q.at).Seconds()*q.perSecond)
+	}
+	q.at = now
+	if q.left < 1 {
+		return false
+	}
+	q.left--
+	return true
 }

@@ -1,295 +1,231 @@
 package ecstest
 
 import (
-	"bytes"
-	"encoding/json"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/base64"
 	"fmt"
 	"net/http"
-	"path"
-	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// rootKey is the access key that may do everything.
+// rootKey is the access key that may do everything, with any secret.
 const rootKey = "AKIAROOT"
 
-// iam knows the callers, and what their policies allow. It takes a caller by the access key, and does not check
-// the signature of a request.
+// iam knows who may call, and what each may do. It goes by the access key alone: the signature of a call, and with
+// it the secret, is not verified.
 type iam struct {
 	cloud *Cloud
 
-	mu         sync.Mutex
-	principals map[string]*principal // by ARN
-	keys       map[string]*key       // by access key
+	mu         sync.RWMutex
+	identities map[string]*identity // users and roles, by name
+	keys       map[string]*accessKey
 }
 
-type principal struct {
-	arn      string
-	root     bool
-	policy   policy
-	trusted  string // of a role: the ARN that may take it on
-	external string // and the id it has to give; "" for none
+// identity is a user or a role.
+type identity struct {
+	name    string
+	arn     string
+	id      string // "AIDA…", "AROA…"
+	policy  *policy
+	role    bool
+	trusted string // who may take on the role: an ARN, "arn:aws:iam::ACCOUNT:root" for all of an account
+	shared  string // the external id that who takes on the role has to give; "" is none
 }
 
-type key struct {
+// accessKey is what a principal calls with.
+type accessKey struct {
 	who     *principal
-	token   string // of a session
-	expires time.Time
+	token   string    // of a session; "" is none
+	expires time.Time // zero is never
 }
 
+// principal is who calls.
+type principal struct {
+	arn      string // as AWS names it to the caller: of a role the session's
+	userID   string
+	identity *identity // nil of root, which may do everything
+}
+
+// newIAM has nobody but root.
 func newIAM(c *Cloud) *iam {
-	root := &principal{arn: "arn:aws:iam::" + c.account + ":root", root: true}
-	return &iam{cloud: c, principals: map[string]*principal{root.arn: root}, keys: map[string]*key{rootKey: {who: root}}}
+	root := &principal{arn: "arn:aws:iam::" + c.account + ":root", userID: c.account}
+	return &iam{cloud: c, identities: map[string]*identity{}, keys: map[string]*accessKey{rootKey: {who: root}}}
 }
 
-// policy is an IAM policy:
-// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html.
-type policy struct {
-	Version   string     `json:"Version"`
-	ID        string     `json:"Id"`
-	Statement statements `json:"Statement"`
+// AddUser makes a user who may do what a policy allows, and returns what to call with. The secret is not
+// looked at, see the package's iam.go.
+func (c *Cloud) AddUser(name, policyJSON string) (accessKeyID, secret string, err error) {
+	who, err := c.iam.add(&identity{name: name, arn: "arn:aws:iam::" + c.account + ":user/" + name, id: "AIDA" + randomName()}, policyJSON)
+	if err != nil {
+		return "", "", err
+	}
+	accessKeyID = "AKIA" + randomName()
+	c.iam.mu.Lock()
+	defer c.iam.mu.Unlock()
+	c.iam.keys[accessKeyID] = &accessKey{who: &principal{arn: who.arn, userID: who.id, identity: who}}
+	return accessKeyID, randomSecret(), nil
 }
 
-type statements []statement
-
-type statement struct {
-	Sid         string                      `json:"Sid"`
-	Effect      string                      `json:"Effect"`
-	Action      words                       `json:"Action"`
-	NotAction   words                       `json:"NotAction"`
-	Resource    words                       `json:"Resource"`
-	NotResource words                       `json:"NotResource"`
-	Condition   map[string]map[string]words `json:"Condition"`
-}
-
-// words is one text or a list of them.
-type words []string
-
-func (w *words) UnmarshalJSON(text []byte) error {
-	var one string
-	if json.Unmarshal(text, &one) == nil {
-		*w = words{one}
-		return nil
-	}
-	return json.Unmarshal(text, (*[]string)(w))
-}
-
-func (s *statements) UnmarshalJSON(text []byte) error {
-	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
-		text = append(append([]byte("["), text...), ']')
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	return dec.Decode((*[]statement)(s))
-}
-
-// maxPolicy is how long a managed policy may be, without white space.
-const maxPolicy = 6144
-
-func parsePolicy(text string) (policy, error) {
-	var p policy
-	dec := json.NewDecoder(strings.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&p); err != nil {
-		return p, fmt.Errorf("MalformedPolicyDocument: %w", err)
-	}
-	if n := len(strings.Join(strings.Fields(text), "")); n > maxPolicy {
-		return p, fmt.Errorf("LimitExceeded: the policy has %d characters, and may have %d", n, maxPolicy)
-	}
-	if p.Version != "2012-10-17" || len(p.Statement) == 0 {
-		return p, fmt.Errorf("MalformedPolicyDocument: a version or the statements are missing")
-	}
-	for _, s := range p.Statement {
-		if s.Effect != "Allow" && s.Effect != "Deny" || (len(s.Action) == 0) == (len(s.NotAction) == 0) || (len(s.Resource) == 0) == (len(s.NotResource) == 0) {
-			return p, fmt.Errorf("MalformedPolicyDocument: statement %q", s.Sid)
-		}
-		for operator := range s.Condition {
-			if _, ok := operators()[operator]; !ok {
-				return p, fmt.Errorf("MalformedPolicyDocument: unknown condition %s", operator)
-			}
-		}
-	}
-	return p, nil
-}
-
-// AddUser makes a user with a policy, and returns its access key.
-func (c *Cloud) AddUser(name, policyJSON string) (accessKey string, err error) {
-	p, err := parsePolicy(policyJSON)
+// AddRole makes a role that trustedARN (a user, a role, or the root of an account for everybody there whose policy
+// allows it) may take on, where externalID is not "" only by giving that. It returns the ARN of the role.
+func (c *Cloud) AddRole(name, policyJSON, trustedARN, externalID string) (arn string, err error) {
+	who, err := c.iam.add(&identity{
+		name: name, arn: "arn:aws:iam::" + c.account + ":role/" + name, id: "AROA" + randomName(),
+		role: true, trusted: trustedARN, shared: externalID,
+	}, policyJSON)
 	if err != nil {
 		return "", err
 	}
-	accessKey = "AKIA" + strings.ToUpper(newID()[:16])
-	who := &principal{arn: "arn:aws:iam::" + c.account + ":user/" + name, policy: p}
-	c.iam.mu.Lock()
-	defer c.iam.mu.Unlock()
-	c.iam.principals[who.arn] = who
-	c.iam.keys[accessKey] = &key{who: who}
-	return accessKey, nil
-}
-
-// AddRole makes a role that trusted, an ARN, may take on, with an external id where that is not "". It returns its ARN.
-func (c *Cloud) AddRole(name, policyJSON, trusted, external string) (string, error) {
-	p, err := parsePolicy(policyJSON)
-	if err != nil {
-		return "", err
-	}
-	who := &principal{arn: "arn:aws:iam::" + c.account + ":role/" + name, policy: p, trusted: trusted, external: external}
-	c.iam.mu.Lock()
-	defer c.iam.mu.Unlock()
-	c.iam.principals[who.arn] = who
 	return who.arn, nil
 }
 
-// SetPolicy gives the user of an access key another policy.
-func (c *Cloud) SetPolicy(accessKey, policyJSON string) error {
+// SetPolicy replaces the policy of a user, by name or access key, or of a role, by name: it holds from the next
+// call on.
+func (c *Cloud) SetPolicy(name, policyJSON string) error {
 	p, err := parsePolicy(policyJSON)
 	if err != nil {
 		return err
 	}
 	c.iam.mu.Lock()
 	defer c.iam.mu.Unlock()
-	c.iam.keys[accessKey].who.policy = p
+	who := c.iam.identities[name]
+	if key := c.iam.keys[name]; key != nil {
+		who = key.who.identity
+	}
+	if who == nil {
+		return fmt.Errorf("NoSuchEntity: the user or role with name %s cannot be found", name)
+	}
+	who.policy = p
 	return nil
 }
 
-// caller finds who an access key is of.
-func (i *iam) caller(accessKey, token string) (*principal, *apiError) {
+func (i *iam) add(who *identity, policyJSON string) (*identity, error) {
+	var err error
+	if who.policy, err = parsePolicy(policyJSON); err != nil {
+		return nil, err
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	k := i.keys[accessKey]
+	if i.identities[who.name] != nil {
+		return nil, fmt.Errorf("EntityAlreadyExists: a user or role with name %s already exists", who.name)
+	}
+	i.identities[who.name] = who
+	return who, nil
+}
+
+// caller finds who calls by the access key and, of a session, its token.
+func (i *iam) caller(id, token string) (*principal, *apiError) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	key := i.keys[id]
 	switch {
-	case k == nil || k.token != token:
+	case key == nil || key.token != token:
 		return nil, &apiError{status: http.StatusForbidden, code: "UnrecognizedClientException", message: "The security token included in the request is invalid."}
-	case !k.expires.IsZero() && time.Now().After(k.expires):
+	case !key.expires.IsZero() && !time.Now().Before(key.expires):
 		return nil, &apiError{status: http.StatusForbidden, code: "ExpiredTokenException", message: "The security token included in the request is expired"}
 	}
-	return k.who, nil
+	return key.who, nil
 }
 
-// session gives a role's keys for a time.
-func (i *iam) session(role *principal, name string, lifetime time.Duration) (accessKey, token string, expires time.Time) {
+// roleSession is what AssumeRole gives.
+type roleSession struct {
+	arn, id            string // of who calls with it
+	key, secret, token string
+	expires            time.Time
+}
+
+// assume gives the session of a role to a principal. The trust of the role has to allow it, and the policy of
+// who asks.
+func (i *iam) assume(call *request, arn, name, externalID string, lifetime time.Duration) (roleSession, *apiError) {
+	if err := i.authorize(call, "sts:AssumeRole", arn, map[string][]string{"sts:ExternalId": {externalID}, "sts:RoleSessionName": {name}}); err != nil {
+		return roleSession{}, err
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	accessKey, token, expires = "ASIA"+strings.ToUpper(newID()[:16]), newID()+newID(), time.Now().Add(lifetime)
-	who := *role
-	who.arn = strings.Replace(role.arn, ":iam:", ":sts:", 1)
-	who.arn = strings.Replace(who.arn, ":role/", ":assumed-role/", 1) + "/" + name
-	i.keys[accessKey] = &key{who: &who, token: token, expires: expires}
-	return accessKey, token, expires
+	role := i.identities[arn[strings.LastIndex(arn, "/")+1:]]
+	if role == nil || !role.role || role.arn != arn || !role.trusts(call.caller, externalID) {
+		return roleSession{}, notAllowed(call, "sts:AssumeRole", arn, "")
+	}
+	s := roleSession{
+		arn:     "arn:aws:sts::" + i.cloud.account + ":assumed-role/" + role.name + "/" + name,
+		id:      role.id + ":" + name,
+		key:     "ASIA" + randomName(),
+		secret:  randomSecret(),
+		token:   randomSecret() + randomSecret(),
+		expires: time.Now().Add(lifetime).UTC().Truncate(time.Second),
+	}
+	i.keys[s.key] = &accessKey{who: &principal{arn: s.arn, userID: s.id, identity: role}, token: s.token, expires: s.expires}
+	return s, nil
 }
 
-// authorize refuses what no policy of the caller allows.
+// trusts says whether a role may be taken on by who calls.
+func (r *identity) trusts(who *principal, externalID string) bool {
+	if r.shared != "" && r.shared != externalID {
+		return false
+	}
+	if account, ok := strings.CutSuffix(r.trusted, ":root"); ok {
+		return strings.Split(account, ":")[4] == strings.Split(who.arn, ":")[4]
+	}
+	return r.trusted == who.arn || who.identity != nil && r.trusted == who.identity.arn
+}
+
+// authorize refuses a call that the policy of who calls does not allow. context has the condition keys of the
+// action ("ecs:cluster", "aws:RequestTag/x"); the keys that every call has are added.
 func (i *iam) authorize(call *request, action, resource string, context map[string][]string) *apiError {
-	if call.caller.root {
+	who := call.caller
+	if who.identity == nil {
 		return nil
 	}
-	i.mu.Lock()
-	statements := call.caller.policy.Statement
-	i.mu.Unlock()
-	allowed, denied := false, false
-	for _, s := range statements {
-		if s.matches(action, resource, context) {
-			allowed = allowed || s.Effect == "Allow"
-			denied = denied || s.Effect == "Deny"
+	i.mu.RLock()
+	p := who.identity.policy
+	i.mu.RUnlock()
+	known := map[string][]string{
+		"aws:principalarn": {who.identity.arn}, "aws:principalaccount": {i.cloud.account}, "aws:userid": {who.userID},
+		"aws:requestedregion": {i.cloud.region}, "aws:securetransport": {"false"},
+	}
+	if !who.identity.role {
+		known["aws:username"] = []string{who.identity.name}
+	}
+	for key, values := range context {
+		if len(values) > 0 {
+			known[strings.ToLower(key)] = values // the keys of conditions have no case
 		}
 	}
-	if allowed && !denied {
+	switch p.decide(action, resource, known) {
+	case decisionAllow:
 		return nil
+	case decisionDeny:
+		return notAllowed(call, action, resource, " with an explicit deny in an identity-based policy")
 	}
-	why := "no identity-based policy allows the " + action + " action"
-	if denied {
-		why = "with an explicit deny in an identity-based policy"
-	}
-	err := apiErrorf("AccessDeniedException", "User: %s is not authorized to perform: %s on resource: %s because %s", call.caller.arn, action, resource, why)
+	return notAllowed(call, action, resource, " because no identity-based policy allows the "+action+" action")
+}
+
+// notAllowed is the error for what a policy does not allow, in the words of each service.
+func notAllowed(call *request, action, resource, why string) *apiError {
+	err := apiErrorf("AccessDeniedException", "User: %s is not authorized to perform: %s on resource: %s%s", call.caller.arn, action, resource, why)
 	switch call.service {
 	case "sts":
-		err.code, err.status = "AccessDenied", http.StatusForbidden
+		err.status, err.code = http.StatusForbidden, "AccessDenied"
 	case "ec2":
-		err.code, err.status = "UnauthorizedOperation", http.StatusForbidden
-	case "sqs":
-		err.status = http.StatusForbidden
+		err.status, err.code = http.StatusForbidden, "UnauthorizedOperation"
+		err.message = "You are not authorized to perform this operation. " + err.message
 	}
 	return err
 }
 
-func (s statement) matches(action, resource string, context map[string][]string) bool {
-	if len(s.Action) > 0 && !anyLike(s.Action, action, true) || len(s.NotAction) > 0 && anyLike(s.NotAction, action, true) {
-		return false
-	}
-	if len(s.Resource) > 0 && !anyLike(s.Resource, resource, false) || len(s.NotResource) > 0 && anyLike(s.NotResource, resource, false) {
-		return false
-	}
-	for operator, keys := range s.Condition {
-		holds := operators()[operator]
-		for name, want := range keys {
-			if !holds(lookUp(context, name), want) {
-				return false
-			}
-		}
-	}
-	return true
+// randomName is the part of an access key or a unique id behind its prefix.
+func randomName() string {
+	var b [10]byte
+	_, _ = rand.Read(b[:])
+	return base32.StdEncoding.EncodeToString(b[:])
 }
 
-// lookUp finds a key of the context; their names have no case.
-func lookUp(context map[string][]string, name string) []string {
-	for k, v := range context {
-		if strings.EqualFold(k, name) {
-			return v
-		}
-	}
-	return nil
+// randomSecret has 40 characters.
+func randomSecret() string {
+	var b [30]byte
+	_, _ = rand.Read(b[:])
+	return base64.StdEncoding.EncodeToString(b[:])
 }
-
-func anyLike(patterns []string, text string, fold bool) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool {
-		if fold {
-			return like(strings.ToLower(p), strings.ToLower(text))
-		}
-		return like(p, text)
-	})
-}
-
-// like matches * and ?, which also stand for a slash.
-func like(pattern, text string) bool {
-	if !strings.ContainsAny(pattern, "*?") {
-		return pattern == text
-	}
-	quoted := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(pattern))
-	found, err := regexp.MatchString("^(?s:"+quoted+")$", text)
-	return err == nil && found
-}
-
-// operators are the conditions that a policy may have, each over what the request has and what the policy wants.
-func operators() map[string]func(have, want []string) bool {
-	equal := func(have, want []string) bool {
-		return slices.ContainsFunc(have, func(h string) bool { return slices.Contains(want, h) })
-	}
-	similar := func(have, want []string) bool {
-		return slices.ContainsFunc(have, func(h string) bool { return anyLike(want, h, false) })
-	}
-	ifThere := func(f func(have, want []string) bool) func(have, want []string) bool {
-		return func(have, want []string) bool { return len(have) == 0 || f(have, want) }
-	}
-	return map[string]func(have, want []string) bool{
-		"StringEquals": equal, "StringEqualsIfExists": ifThere(equal), "StringLike": similar, "StringLikeIfExists": ifThere(similar),
-		"ArnEquals": similar, "ArnLike": similar, "ArnEqualsIfExists": ifThere(similar), "ArnLikeIfExists": ifThere(similar),
-		"StringNotEquals": func(have, want []string) bool { return !equal(have, want) },
-		"Bool":            equal,
-		"Null": func(have, want []string) bool {
-			return slices.Equal(want, []string{"true"}) == (len(have) == 0)
-		},
-		"ForAllValues:StringEquals": func(have, want []string) bool {
-			return !slices.ContainsFunc(have, func(h string) bool { return !slices.Contains(want, h) })
-		},
-		"ForAllValues:StringLike": func(have, want []string) bool {
-			return !slices.ContainsFunc(have, func(h string) bool { return !anyLike(want, h, false) })
-		},
-		"ForAnyValue:StringEquals": equal,
-	}
-}
-
-// roleName is the last part of the ARN of a role.
-func roleName(arn string) string { return path.Base(arn) }

@@ -1,65 +1,71 @@
 package ecstest
 
 import (
-	"encoding/xml"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// stsService is the API of STS.
+// stsService is AWS STS: who calls, and the sessions of roles.
 type stsService struct{ cloud *Cloud }
 
 func newSTS(c *Cloud) *stsService { return &stsService{cloud: c} }
 
-type callerIdentity struct {
-	XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ GetCallerIdentityResponse"`
-	Arn     string   `xml:"GetCallerIdentityResult>Arn"`
-	UserID  string   `xml:"GetCallerIdentityResult>UserId"`
-	Account string   `xml:"GetCallerIdentityResult>Account"`
-	Request string   `xml:"ResponseMetadata>RequestId"`
-}
-
-type assumedRole struct {
-	XMLName     xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ AssumeRoleResponse"`
-	Arn         string   `xml:"AssumeRoleResult>AssumedRoleUser>Arn"`
-	RoleID      string   `xml:"AssumeRoleResult>AssumedRoleUser>AssumedRoleId"`
-	AccessKeyID string   `xml:"AssumeRoleResult>Credentials>AccessKeyId"`
-	Secret      string   `xml:"AssumeRoleResult>Credentials>SecretAccessKey"`
-	Token       string   `xml:"AssumeRoleResult>Credentials>SessionToken"`
-	Expires     string   `xml:"AssumeRoleResult>Credentials>Expiration"`
-	Request     string   `xml:"ResponseMetadata>RequestId"`
-}
+// Bounds of the sessions of a role.
+const (
+	sessionSeconds    = 3600
+	minSessionSeconds = 900
+	maxSessionSeconds = 3600 // what a role has where nobody set more
+)
 
 func (s *stsService) call(call *request) (any, *apiError) {
 	switch call.action {
-	case "GetCallerIdentity": // needs no permission
-		return callerIdentity{Arn: call.caller.arn, UserID: "AIDA" + strings.ToUpper(newID()[:16]), Account: s.cloud.account, Request: newID()}, nil
+	case "GetCallerIdentity": // which nobody can be denied
+		return struct{ UserId, Account, Arn string }{call.caller.userID, s.cloud.account, call.caller.arn}, nil
 	case "AssumeRole":
 		return s.assumeRole(call)
 	}
-	return nil, apiErrorf("InvalidAction", "this fake has no sts:%s", call.action)
+	return nil, unknownAction(call)
+}
+
+var sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
+
+// assumedRole is the answer to AssumeRole.
+type assumedRole struct {
+	User struct {
+		ID  string `xml:"AssumedRoleId"`
+		ARN string `xml:"Arn"`
+	} `xml:"AssumedRoleUser"`
+	Credentials struct {
+		Key     string `xml:"AccessKeyId"`
+		Secret  string `xml:"SecretAccessKey"`
+		Token   string `xml:"SessionToken"`
+		Expires string `xml:"Expiration"`
+	}
 }
 
 func (s *stsService) assumeRole(call *request) (any, *apiError) {
-	arn, name := call.form.Get("RoleArn"), call.form.Get("RoleSessionName")
-	s.cloud.iam.mu.Lock()
-	role := s.cloud.iam.principals[arn]
-	s.cloud.iam.mu.Unlock()
-	refused := &apiError{status: 403, code: "AccessDenied", message: "User: " + call.caller.arn + " is not authorized to perform: sts:AssumeRole on resource: " + arn}
-	if role == nil || role.trusted == "" || role.trusted != call.caller.arn && role.trusted != "*" || role.external != call.form.Get("ExternalId") {
-		return nil, refused
+	arn, name, seconds := call.form.Get("RoleArn"), call.form.Get("RoleSessionName"), sessionSeconds
+	if arn == "" || !sessionName.MatchString(name) {
+		return nil, apiErrorf("ValidationError", "1 validation error detected: Value '%s' at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\\w+=,.@-]*", name)
 	}
-	if err := s.cloud.iam.authorize(call, "sts:AssumeRole", arn, nil); err != nil {
+	if text := call.form.Get("DurationSeconds"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < minSessionSeconds {
+			return nil, apiErrorf("ValidationError", "1 validation error detected: Value '%s' at 'durationSeconds' failed to satisfy constraint: Member must have value greater than or equal to %d", text, minSessionSeconds)
+		}
+		if n > maxSessionSeconds {
+			return nil, apiErrorf("ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+		}
+		seconds = n
+	}
+	session, err := s.cloud.iam.assume(call, arn, name, call.form.Get("ExternalId"), time.Duration(seconds)*time.Second)
+	if err != nil {
 		return nil, err
 	}
-	seconds, err := strconv.Atoi(call.form.Get("DurationSeconds"))
-	if err != nil {
-		seconds = 3600
-	}
-	accessKey, token, expires := s.cloud.iam.session(role, name, time.Duration(seconds)*time.Second)
-	return assumedRole{
-		Arn: strings.Replace(arn, ":iam:", ":sts:", 1) + "/" + name, RoleID: "AROA:" + name, AccessKeyID: accessKey, Secret: newID(), Token: token,
-		Expires: expires.UTC().Format(time.RFC3339), Request: newID(),
-	}, nil
+	var out assumedRole
+	out.User.ID, out.User.ARN = session.id, session.arn
+	out.Credentials.Key, out.Credentials.Secret, out.Credentials.Token = session.key, session.secret, session.token
+	out.Credentials.Expires = session.expires.Format(time.RFC3339)
+	return out, nil
 }
