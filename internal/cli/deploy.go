@@ -24,6 +24,7 @@ type deployOptions struct {
 	Command string
 	Dir     string
 	URL     string
+	Adopt   bool
 	Port    int
 	Env     []string
 	EnvFile string
@@ -70,10 +71,11 @@ commit, branch, pull request, author and a link to the build are shown with the 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.Image, "image", "", "run this image with Docker")
+	f.StringVar(&opts.Image, "image", "", "run this image: with Docker, or with ECS where the service does")
 	f.StringVar(&opts.Command, "command", "", "run this command as a process; it gets its port in PORT and {port}")
 	f.StringVar(&opts.Dir, "dir", "", "working directory of the command (default: this one)")
 	f.StringVar(&opts.URL, "url", "", "adopt an address that somebody else runs")
+	f.BoolVar(&opts.Adopt, "adopt", false, "adopt the ECS service of the service's template")
 	f.IntVar(&opts.Port, "port", 0, "port it listens on: inside the container, or a fixed one for a command")
 	f.StringArrayVar(&opts.Env, "env", nil, "environment variable KEY=VALUE; KEY alone takes the value from here (repeatable)")
 	f.StringVar(&opts.EnvFile, "env-file", "", "file of KEY=VALUE lines")
@@ -153,7 +155,7 @@ func (o *deployOptions) deployment(app *App) (target, api.Deployment, error) {
 		return target{}, api.Deployment{}, err
 	}
 	d := api.Deployment{
-		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Port: o.Port, Env: env, Replicas: o.Replicas},
+		Overrides: api.Overrides{Image: o.Image, URL: o.URL, Adopt: o.Adopt, Port: o.Port, Env: env, Replicas: o.Replicas},
 		Branch:    cmp.Or(o.Branch, t.Branch),
 		Timeout:   api.Duration(o.Timeout),
 		TTL:       api.Duration(o.TTL), IdleSleep: api.Duration(o.Idle), ProtectUntil: time.Time(o.Protect),
@@ -201,7 +203,9 @@ func (o *deployOptions) check() error {
 		return usagef("", "--timeout %s is negative", o.Timeout)
 	case o.Replicas < 0 || o.Replicas > api.MaxReplicas:
 		return usagef("to run none: layover stop", "--replicas %d is not between 1 and %d", o.Replicas, api.MaxReplicas)
-	case o.Replicas > 1 && o.URL != "":
+	case o.Adopt && (o.Image != "" || o.URL != "" || o.Command != ""):
+		return usagef("give one of them", "--adopt and another source of the version exclude each other")
+	case o.Replicas > 1 && (o.URL != "" || o.Adopt):
 		return usagef("who runs it says how many addresses it has", "--replicas is not for an address that somebody else runs")
 	case o.Port < 0 || o.Port > 65535:
 		return usagef("", "--port %d is not between 1 and 65535", o.Port)

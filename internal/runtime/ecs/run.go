@@ -150,10 +150,14 @@ func explainFailure(f types.Failure) string {
 	return noCapacity(reason)
 }
 
-// find returns the newest task of an instance, nil where there is none. It asks ECS: a server that ended may
-// have run one that nobody has seen yet.
+// find returns the newest task of an instance, nil where there is none. It asks ECS where nobody looked lately. What an
+// earlier server ran that nobody has seen yet is none: to run it once more gives the same task, by its token.
 func (c *cluster) find(ctx context.Context, id string) (*task, error) {
-	if t := c.newestKnown(id); t != nil && !t.ended() {
+	t := c.newestKnown(id)
+	c.mu.Lock()
+	lately := time.Since(c.looked) < lookedAtLately
+	c.mu.Unlock()
+	if t != nil && !t.ended() || lately {
 		return t, nil
 	}
 	by := c.startedBy(id)

@@ -20,7 +20,7 @@ func askEC2(t *testing.T, c *Cloud, key string, form url.Values, answer any) int
 	transport := &http.Transport{DisableKeepAlives: true}
 	got, err := (&http.Client{Transport: transport}).Do(r)
 	require.NoError(t, err)
-	defer got.Body.Close()
+	defer got.Body.Close() //nolint:errcheck // only read
 	text, err := io.ReadAll(got.Body)
 	require.NoError(t, err)
 	require.NoError(t, xml.Unmarshal(text, answer), string(text))

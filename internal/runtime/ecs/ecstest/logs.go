@@ -483,7 +483,7 @@ func (l *logsService) filterEvents(in logsQuestion) (any, *apiError) {
 		return nil, apiErrorf("InvalidParameterException", "Invalid filter pattern: the fake has words only")
 	}
 	var words []string
-	for _, w := range strings.Fields(in.FilterPattern) {
+	for w := range strings.FieldsSeq(in.FilterPattern) {
 		words = append(words, strings.Trim(w, `"`))
 	}
 	type found struct {

@@ -21,7 +21,7 @@ const (
 func (s *stsService) call(call *request) (any, *apiError) {
 	switch call.action {
 	case "GetCallerIdentity": // which nobody can be denied
-		return struct{ UserId, Account, Arn string }{call.caller.userID, s.cloud.account, call.caller.arn}, nil
+		return callerIdentity{call.caller.userID, s.cloud.account, call.caller.arn}, nil
 	case "AssumeRole":
 		return s.assumeRole(call)
 	}
@@ -29,6 +29,13 @@ func (s *stsService) call(call *request) (any, *apiError) {
 }
 
 var sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
+
+// callerIdentity is the answer to GetCallerIdentity.
+type callerIdentity struct {
+	ID      string `xml:"UserId"`
+	Account string
+	ARN     string `xml:"Arn"`
+}
 
 // assumedRole is the answer to AssumeRole.
 type assumedRole struct {
