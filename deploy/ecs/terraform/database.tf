@@ -6,13 +6,6 @@ locals {
   ) : var.store
 }
 
-# Read while it is applied, and kept nowhere.
-ephemeral "aws_secretsmanager_secret_version" "password" {
-  count = local.makes_database ? 1 : 0
-
-  secret_id = var.password_secret_arn
-}
-
 resource "aws_db_subnet_group" "store" {
   count = local.makes_database ? 1 : 0
 
@@ -35,7 +28,7 @@ resource "aws_db_instance" "store" {
   storage_encrypted          = true
   db_name                    = "layover"
   username                   = "layover"
-  password_wo                = ephemeral.aws_secretsmanager_secret_version.password[0].secret_string
+  password_wo                = var.password
   password_wo_version        = var.password_version
   port                       = 5432
   multi_az                   = var.database.multi_az

@@ -22,6 +22,8 @@ resource "aws_service_discovery_service" "server" {
       ttl  = 5
     }
   }
+
+  health_check_custom_config {} # ECS says which task is there
 }
 
 resource "aws_route53_record" "own" {

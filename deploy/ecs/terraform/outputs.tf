@@ -24,7 +24,7 @@ output "balancer_zone_id" {
 }
 
 output "browsers_dns_name" {
-  description = "The load balancer for browsers: the public name *.<domain> is an alias of it. Empty where there is none."
+  description = "The load balancer for browsers: the public name *.<domain> has to lead there. Empty where there is none."
   value       = local.browsers ? aws_lb.browsers[0].dns_name : ""
 }
 

@@ -26,12 +26,12 @@ variable "architecture" {
 }
 
 variable "domain" {
-  description = "Domain of the services inside of the VPC: each is at <service>.<domain>, and every name below it leads to the proxies."
+  description = "Domain of the services: each is at <service>.<domain>. Inside of the VPC every name below it leads to the proxies; a public domain of that name is not seen there any more."
   type        = string
 
   validation {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$", var.domain))
-    error_message = "Write a domain of two labels at least, in lower case, such as shop.internal."
+    error_message = "Write a domain of two labels at least, in lower case, such as shop.example.com."
   }
 }
 
@@ -159,7 +159,7 @@ variable "proxy" {
 }
 
 variable "password_secret_arn" {
-  description = "ARN of the secret, in Secrets Manager, whose whole text is the password of the database. It is made by hand, and is never in the state."
+  description = "ARN of the secret, in Secrets Manager, whose whole text is the password of the database. It is made by hand; ECS gives it to the servers."
   type        = string
 
   validation {
@@ -204,6 +204,18 @@ variable "database" {
   }
 }
 
+variable "password" {
+  description = "The text of that secret, for the database that the module makes; see examples/dev. It is written only, and is neither in the state nor in a plan."
+  type        = string
+  default     = null
+  ephemeral   = true
+
+  validation {
+    condition     = var.store != "" || var.password != null
+    error_message = "The module makes a database, and needs its password: read it from the secret as examples/dev does, or name a database of yours in store."
+  }
+}
+
 variable "password_version" {
   description = "Count this up when the secret's text has changed, so that the database that the module makes gets it."
   type        = number
@@ -211,7 +223,7 @@ variable "password_version" {
 }
 
 variable "certificate_arn" {
-  description = "Certificate, in ACM, of *.<public_domain>, for people's browsers. There is no load balancer for them where this is empty."
+  description = "Certificate, in ACM, of *.<domain>, for people's browsers. There is no load balancer for them where this is empty."
   type        = string
   default     = ""
 }

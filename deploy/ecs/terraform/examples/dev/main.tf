@@ -16,12 +16,21 @@ provider "aws" {
   region = "eu-central-1"
 }
 
+# Read while it is applied, and kept nowhere.
+ephemeral "aws_secretsmanager_secret_version" "password" {
+  secret_id = local.password_secret_arn
+}
+
+locals {
+  password_secret_arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:layover-dev-AbCdEf"
+}
+
 module "layover" {
   source = "../.."
 
   environment = "dev"
   image       = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/layover:dev"
-  domain      = "shop.internal"
+  domain      = "shop.example.com"
   clusters    = ["dev"]
   policy_json = file("${path.module}/policy.json")
 
@@ -31,7 +40,8 @@ module "layover" {
   service_security_groups = { shop = "sg-0a1b2c3d4e5f60718" }
   admin_networks          = ["10.8.0.0/16"] # the VPN
 
-  password_secret_arn = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:layover-dev-AbCdEf"
+  password_secret_arn = local.password_secret_arn
+  password            = ephemeral.aws_secretsmanager_secret_version.password.secret_string
 
   # For people's browsers, at https://<service>.shop.example.com and https://<route>--<service>.shop.example.com:
   #
