@@ -4,7 +4,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,5 +74,23 @@ func TestTerraform(t *testing.T) {
 		require.Error(t, err, name)
 		require.Contains(t, out, name)
 		require.NoError(t, os.Remove(wrong))
+	}
+}
+
+// TestTerraform_TheReadmeHasItAll: each variable and output, by its name and with what it says of itself.
+func TestTerraform_TheReadmeHasItAll(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("ecs/terraform/README.md")
+	require.NoError(t, err)
+	for _, file := range []string{"ecs/terraform/variables.tf", "ecs/terraform/outputs.tf"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		found := regexp.MustCompile(`(?m)^(?:variable|output) "(\w+)" \{\n  description = "(.*)"$`).FindAllStringSubmatch(string(text), -1)
+		require.Greater(t, len(found), 5, file)
+		require.Len(t, found, strings.Count("\n"+string(text), "\nvariable ")+strings.Count("\n"+string(text), "\noutput "), "each has a description")
+		for _, f := range found {
+			line := regexp.MustCompile("(?m)^\\| `" + f[1] + "` \\|.*$").FindString(string(page))
+			require.Contains(t, line, strings.ReplaceAll(f[2], "<", "&lt;"), "README.md and %s differ in %s", file, f[1])
+		}
 	}
 }
