@@ -25,6 +25,7 @@ func mayImport() map[string][]string {
 		"bench":                            {"bench/harness", "internal/route"},
 		"bench/harness":                    {"internal/gateway/traefik", "internal/route"},
 		"cmd/layover":                      {"internal/cli", "internal/runtime/process"},
+		"deploy":                           {},
 		"docs":                             {},
 		"examples/database":                {},
 		"examples/shop":                    {"examples/shop/inventorypb"},
