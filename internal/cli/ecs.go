@@ -170,4 +170,3 @@ that, and --role prints the policy of such a role.`,
 	cmd.Flags().BoolVar(&opts.Offline, "offline", false, "ask AWS nothing")
 	return cmd
 }
-

@@ -3,7 +3,6 @@ package ecstest
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -440,7 +439,5 @@ func (e *ecsService) describeContainerInstances(call *request) (any, *apiError) 
 	return map[string]any{"containerInstances": found, "failures": failures}, nil
 }
 
-// stamp writes a failure to find something in a list.
+// missing says that something is not there.
 func missing(arn string) map[string]any { return map[string]any{"arn": arn, "reason": "MISSING"} }
-
-var errClosing = fmt.Errorf("the cloud is closed")

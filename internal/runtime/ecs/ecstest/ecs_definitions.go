@@ -3,6 +3,7 @@ package ecstest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"sort"
@@ -167,10 +168,7 @@ func checkDefinition(d definitionContent) *apiError {
 }
 
 func (d *ecsDefinition) describe() map[string]any {
-	out := map[string]any{}
-	for k, v := range d.content {
-		out[k] = v
-	}
+	out := maps.Clone(d.content)
 	out["taskDefinitionArn"], out["family"], out["revision"], out["status"] = d.arn, d.family, d.revision, d.status
 	compatible := []string{"EC2"}
 	if slices.Contains(d.RequiresCompatibilities, "FARGATE") || d.NetworkMode == "awsvpc" {

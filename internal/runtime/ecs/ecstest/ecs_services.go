@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 )
 
 // ecsSvc is an ECS service: it keeps a number of tasks running.
@@ -391,5 +390,3 @@ func (c *Cloud) UpdateService(cluster, name string, count int, definition string
 	c.ecs.reconcileLocked(s)
 	return nil
 }
-
-var _ = strings.TrimSpace

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"sort"
 	"strings"
@@ -695,5 +694,3 @@ func (c *Cloud) KillTask(arn string, code int) {
 		k.Kill(code)
 	}
 }
-
-var _ = http.StatusOK
