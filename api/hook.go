@@ -18,12 +18,12 @@ type Hook struct {
 // RuntimeBeside returns the name of the runtime that runs h for instances that run so.
 func (h Hook) RuntimeBeside(run Run) string {
 	switch {
-	case h.Runtime != "":
-		return h.Runtime
-	case run.ECS != nil:
+	case h.Runtime == RuntimeECS, h.Runtime == "" && run.ECS != nil:
 		return RuntimeECS
 	case h.Image != "":
 		return RuntimeDocker
+	case h.Runtime != "":
+		return h.Runtime
 	case run.Docker != nil:
 		return RuntimeDocker
 	default:

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,7 +122,7 @@ func TestDefinitions_KeepSecretsApart(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"ecs/server.json", "ecs/proxy.json"} {
 		for _, e := range definition(t, file).ContainerDefinitions[0].Environment {
-			require.NotRegexp(t, regexp.MustCompile(`(?i)password|secret|token`), *e.Name)
+			require.NotRegexp(t, `(?i)password|secret|token`, *e.Name)
 			require.NotRegexp(t, `://[^/@]*:[^/@]*@`, *e.Value)
 		}
 	}

@@ -145,7 +145,7 @@ func guide(t *testing.T, script string) (string, error) {
 	write := func(name, text string) {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o700)) //nolint:gosec // it is run
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o700))
 	}
 	write("bin/aws", "#!/bin/sh\nexec /usr/bin/python3 "+shim+" \"$@\"\n")
 	write("bin/layover", "#!/bin/sh\necho '{\"Version\": \"2012-10-17\", \"Statement\": []}'\n")

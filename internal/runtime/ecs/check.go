@@ -252,15 +252,16 @@ func (k *check) reach(s api.Service, c *cluster, t *template, container string, 
 	}
 }
 
-func (k *check) connect(service, step string, to control.Address) bool {
+func (k *check) connect(service, step string, to control.Address) {
 	ctx, cancel := context.WithTimeout(k.ctx, checkTimeout)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.HostPort)
 	if err == nil {
 		_ = conn.Close()
-		return k.find(service, step, "this machine connects to "+to.HostPort+"; the proxies need the same", nil)
+		k.find(service, step, "this machine connects to "+to.HostPort+"; the proxies need the same", nil)
+		return
 	}
-	return k.find(service, step, "", invalid("let the security group of the tasks take connections to that port from the security groups of the server and of the proxies, and check the routes between their subnets",
+	k.find(service, step, "", invalid("let the security group of the tasks take connections to that port from the security groups of the server and of the proxies, and check the routes between their subnets",
 		"this machine cannot connect to the task at %s: %v", to.HostPort, err))
 }
 

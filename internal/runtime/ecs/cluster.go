@@ -3,7 +3,6 @@ package ecs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -392,6 +391,3 @@ func ownAddress(t *types.Task) string {
 	}
 	return ""
 }
-
-// label makes an instance of a cluster in words.
-func (c *cluster) label(id string) string { return fmt.Sprintf("%s in cluster %s", id, c.name) }

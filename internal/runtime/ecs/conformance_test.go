@@ -53,7 +53,7 @@ func dockerImage(t *testing.T) string {
 	dir, name := t.TempDir(), "layover-ecstest-"+strings.ToLower(rand.Text()[:8])+":main"
 	app, err := os.ReadFile(runtimetest.BuildApp(t))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "app"), app, 0o755)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "app"), app, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY app /app\nENTRYPOINT [\"/app\"]\n"), 0o600))
 	out, err := exec.Command("docker", "build", "-q", "-t", name, dir).CombinedOutput()
 	require.NoError(t, err, "%s", out)

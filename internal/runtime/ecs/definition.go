@@ -82,7 +82,7 @@ func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 		}
 	}
 	p.hash, err = hashOf(p.input)
-	p.family = c.family(w, p)
+	p.family = c.family(w)
 	return p, err
 }
 
@@ -109,7 +109,7 @@ func (p *plan) change(d *types.ContainerDefinition, env map[string]string) {
 		return given || own
 	})
 	if !slices.ContainsFunc(d.PortMappings, func(m types.PortMapping) bool { return int(aws.ToInt32(m.ContainerPort)) == p.port }) {
-		d.PortMappings = append(d.PortMappings, types.PortMapping{ContainerPort: aws.Int32(int32(p.port)), Protocol: types.TransportProtocolTcp})
+		d.PortMappings = append(d.PortMappings, types.PortMapping{ContainerPort: aws.Int32(int32(p.port)) /* #nosec G115: a port */, Protocol: types.TransportProtocolTcp})
 	}
 }
 
@@ -150,7 +150,7 @@ func keepFromTraefik(d *types.ContainerDefinition) {
 func copyDefinition(d *types.TaskDefinition) (*ecs.RegisterTaskDefinitionInput, error) {
 	text, err := json.Marshal(ecs.RegisterTaskDefinitionInput{
 		ContainerDefinitions: d.ContainerDefinitions, Cpu: d.Cpu, EnableFaultInjection: d.EnableFaultInjection,
-		EphemeralStorage: d.EphemeralStorage, ExecutionRoleArn: d.ExecutionRoleArn, InferenceAccelerators: d.InferenceAccelerators,
+		EphemeralStorage: d.EphemeralStorage, ExecutionRoleArn: d.ExecutionRoleArn,
 		IpcMode: d.IpcMode, Memory: d.Memory, NetworkMode: d.NetworkMode, PidMode: d.PidMode,
 		PlacementConstraints: d.PlacementConstraints, ProxyConfiguration: d.ProxyConfiguration,
 		RequiresCompatibilities: d.RequiresCompatibilities, RuntimePlatform: d.RuntimePlatform, TaskRoleArn: d.TaskRoleArn, Volumes: d.Volumes,
@@ -179,7 +179,7 @@ var notInNames = regexp.MustCompile(`[^a-zA-Z0-9_-]+`)
 
 // family is the family of the definitions of a version: of each instance of its own where the definition has what
 // only that instance has.
-func (c *cluster) family(w control.Workload, p plan) string {
+func (c *cluster) family(w control.Workload) string {
 	of := w.Service + "--" + w.Version
 	if w.Run.ECS.Mode == modeService || control.IsHook(w.ID) {
 		of = w.ID

@@ -181,8 +181,9 @@ func (r *Runtime) Start(ctx context.Context, w control.Workload, step func(api.S
 	}
 }
 
-// Stop ends the task or the ECS service of an instance, and forgets an adopted one; see [control.Runtime].
-func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) error {
+// Stop ends the task or the ECS service of an instance, and forgets an adopted one; see [control.Runtime]. How long
+// containers have after SIGTERM their definition says, which has it from [control.Workload].
+func (r *Runtime) Stop(ctx context.Context, id string, _ time.Duration) error {
 	if !instanceName.MatchString(id) {
 		return nil
 	}
@@ -196,7 +197,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 	}
 	defer free()
 	for _, c := range all {
-		if err := c.stop(ctx, id, grace); err != nil {
+		if err := c.stop(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -301,7 +301,7 @@ func (c *cluster) statuses(byID map[string]control.Status) {
 }
 
 // stop ends whatever the cluster has of an instance.
-func (c *cluster) stop(ctx context.Context, id string, grace time.Duration) error {
+func (c *cluster) stop(ctx context.Context, id string) error {
 	c.mu.Lock()
 	_, adopted := c.adopted[id]
 	delete(c.adopted, id)
@@ -357,7 +357,7 @@ func (c *cluster) forget(id string) {
 func (c *cluster) abandon(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingering)
 	defer cancel()
-	if err := c.stop(ctx, id, 0); err != nil {
+	if err := c.stop(ctx, id); err != nil {
 		c.runtime.log.WarnContext(ctx, "task of a start that failed not ended", "instance", id, "err", err)
 	}
 }

@@ -197,7 +197,7 @@ func (t *template) placement(e *api.ECS) (types.LaunchType, []types.CapacityProv
 		name, weight, given := strings.Cut(entry, ":")
 		item := types.CapacityProviderStrategyItem{CapacityProvider: &name, Weight: 1}
 		if given {
-			n, err := strconv.Atoi(weight)
+			n, err := strconv.ParseInt(weight, 10, 32)
 			if err != nil || n < 0 || n > 1000 {
 				return "", nil, invalid("write it like FARGATE_SPOT:3", "%q is not a capacity provider with its weight", entry)
 			}

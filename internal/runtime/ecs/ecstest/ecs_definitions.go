@@ -195,14 +195,14 @@ func (e *ecsService) definitionLocked(name string) (*ecsDefinition, *apiError) {
 	all := e.definitions[family]
 	if given {
 		n, err := strconv.Atoi(revision)
-		if err != nil || n < 1 || n > len(all) || all[n-1] == nil {
+		if err != nil || n < 1 || n > len(all) {
 			return nil, gone
 		}
 		return all[n-1], nil
 	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i] != nil && all[i].status == "ACTIVE" {
-			return all[i], nil
+	for _, d := range slices.Backward(all) {
+		if d.status == "ACTIVE" {
+			return d, nil
 		}
 	}
 	return nil, gone

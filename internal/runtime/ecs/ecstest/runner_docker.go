@@ -168,7 +168,8 @@ func (t *dockerTask) follow(c ContainerSpec) {
 	select {
 	case result := <-wait.Result:
 		code = int(result.StatusCode)
-	case <-wait.Error:
+	case err := <-wait.Error:
+		_ = err // it was removed: the code is not known
 	}
 	t.copyLog(ctx, c, false, told)
 	oom := false
@@ -263,7 +264,7 @@ func (r *DockerRunner) Close() error {
 	r.mu.Unlock()
 	for _, t := range all {
 		t.remove()
-		for range t.exited { //nolint:revive // until all have ended
+		for range t.exited {
 		}
 	}
 	return r.engine.Close()

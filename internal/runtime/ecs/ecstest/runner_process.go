@@ -235,7 +235,7 @@ func (r *ProcessRunner) Close() error {
 	r.mu.Unlock()
 	for _, t := range all {
 		t.kill()
-		for range t.exited { //nolint:revive // until all have ended
+		for range t.exited {
 		}
 	}
 	return nil
