@@ -407,7 +407,9 @@ var notInTags = regexp.MustCompile(`[^\p{L}\p{N} +=._:/@-]`)
 // tags are the tags of everything that a workload has in ECS.
 func (r *Runtime) tags(w control.Workload) []types.Tag {
 	all := [][2]string{
-		{TagEnvironment, r.environment}, {TagService, w.Service}, {TagVersion, w.Version},
+		{TagEnvironment, r.environment},
+		{TagService, w.Service},
+		{TagVersion, w.Version},
 		{TagGeneration, strconv.FormatInt(w.Generation, 10)},
 		{TagOwner, notInTags.ReplaceAllString(w.Owner, "-")},
 	}

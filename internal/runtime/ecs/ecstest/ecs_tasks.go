@@ -393,8 +393,10 @@ func (e *ecsService) connectLocked(t *ecsTask) {
 	eni := newID()
 	if t.definition.NetworkMode == "awsvpc" {
 		t.Attachments = []attachment{{ID: eni, Type: "ElasticNetworkInterface", Status: "ATTACHED", Details: []keyValue{
-			{Name: "subnetId", Value: "subnet-0fake"}, {Name: "networkInterfaceId", Value: "eni-" + eni[:17]},
-			{Name: "macAddress", Value: "0a:00:00:00:00:01"}, {Name: "privateIPv4Address", Value: address},
+			{Name: "subnetId", Value: "subnet-0fake"},
+			{Name: "networkInterfaceId", Value: "eni-" + eni[:17]},
+			{Name: "macAddress", Value: "0a:00:00:00:00:01"},
+			{Name: "privateIPv4Address", Value: address},
 		}}}
 	} else if machine := e.machineLocked(t); machine != nil {
 		e.cloud.ec2.setAddress(machine.ec2, address, t.definition.NetworkMode == "bridge")
