@@ -224,7 +224,7 @@ func (b helpBook) check(t *testing.T, path, line string) {
 // has says whether a command has a command of that name below it.
 func (b helpBook) has(t *testing.T, parent []string, name string) bool {
 	t.Helper()
-	if !regexp.MustCompile(`^[a-z]+$`).MatchString(name) {
+	if !regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`).MatchString(name) {
 		return false
 	}
 	return regexp.MustCompile(`(?m)^  ` + name + ` {2,}\S`).MatchString(b.help(t, parent))
