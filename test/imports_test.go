@@ -68,7 +68,7 @@ func mayImport() map[string][]string {
 		},
 		"proof": {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",
-			"internal/gateway/traefik", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
+			"internal/gateway/traefik", "internal/proxy", "internal/route", "internal/route/routetest", "internal/runtime/ecs", "internal/runtime/ecs/ecstest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
 		"proof/hook": {},
 		"test":       {},

@@ -46,6 +46,7 @@ const (
 	StepConnect     = "connect"
 	StepLog         = "log"
 	StepStop        = "stop"
+	StepTidy        = "tidy"
 )
 
 // checkTimeout bounds the connection to a task.
@@ -291,6 +292,8 @@ func (k *check) try(s api.Service, e *api.ECS) {
 			_ = logs.Close()
 		}
 		switch {
+		case api.CodeInvalid == control.CodeOf(err) && !denied(err):
+			k.leave(s.Name, StepLog, "%s", err)
 		case err != nil && err.Error() == "EOF":
 			k.leave(s.Name, StepLog, "it has written nothing yet")
 		default:
@@ -299,7 +302,28 @@ func (k *check) try(s api.Service, e *api.ECS) {
 	}
 	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(k.ctx), 2*time.Minute)
 	defer cancelStop()
-	k.find(s.Name, StepStop, "it is stopped, and nothing is left", k.r.Stop(stopping, w.ID, w.Grace))
+	if !k.find(s.Name, StepStop, "it is stopped", k.r.Stop(stopping, w.ID, w.Grace)) {
+		return
+	}
+	c, err := k.r.cluster(stopping, filled)
+	if err == nil {
+		err = c.sweep(stopping)
+	}
+	if err == nil {
+		var left []string
+		if left, err = c.active(stopping, c.family(w)); len(left) > 0 {
+			err = invalid("remove it: aws ecs deregister-task-definition", "the task definition %s is left", shortARN(left[0]))
+		}
+	}
+	if err == nil {
+		c.mu.Lock()
+		err = c.untidy
+		c.mu.Unlock()
+		if err != nil {
+			err = c.fail(stopping, "remove the task definition of the check", err)
+		}
+	}
+	k.find(s.Name, StepTidy, "nothing is left of it", err)
 }
 
 // listen waits until an instance takes connections.
@@ -333,6 +357,11 @@ func (k *check) queue() {
 	if err == nil {
 		var got *sqs.ReceiveMessageOutput
 		got, err = a.receiveMessage(k.ctx, &sqs.ReceiveMessageInput{QueueUrl: &k.r.events, MaxNumberOfMessages: 1, VisibilityTimeout: 0})
+		if err == nil { // that nothing has this receipt is no matter: it is whether it may be asked
+			_, err = a.deleteMessageBatch(k.ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &k.r.events, Entries: []sqstypes.DeleteMessageBatchRequestEntry{
+				{Id: aws.String("check"), ReceiptHandle: aws.String("none")},
+			}})
+		}
 		if err == nil && len(got.Messages) == 0 {
 			k.find("", StepEvents, k.r.events+" can be read, and is empty now", nil)
 			return

@@ -22,6 +22,7 @@ import (
 type cluster struct {
 	*account
 	runtime *Runtime
+	key     clusterKey
 	name    string // as it was given: name or ARN
 
 	definitions map[string]*definition // by ARN; guarded by mu
@@ -39,6 +40,7 @@ type cluster struct {
 	asking   bool                 // somebody describes them
 	looked   time.Time            // when the last look began that saw all
 	using    map[string]int       // task definitions that something is being started of
+	untidy   error                // why what is no longer used could not be removed the last time
 	last     map[string]string    // the newest definition of each family: its ARN, after its content's hash
 }
 
@@ -60,9 +62,9 @@ const (
 // invisible is how long a new task may be missing from lists and descriptions: those are eventually consistent.
 const invisible = time.Minute
 
-func newCluster(r *Runtime, a *account, name string) *cluster {
+func newCluster(r *Runtime, a *account, key clusterKey) *cluster {
 	c := &cluster{
-		account: a, runtime: r, name: name,
+		account: a, runtime: r, key: key, name: key.name,
 		definitions: map[string]*definition{}, templates: map[string]*template{}, looking: make(chan struct{}, 1),
 		tasks: map[string]*task{}, foreign: map[string]bool{}, services: map[string]*service{}, adopted: map[string]*adoption{},
 		hosts: map[string]string{}, asked: map[string]int{}, once: map[string]bool{}, using: map[string]int{}, last: map[string]string{},

@@ -301,6 +301,9 @@ func (c *cluster) drop(ctx context.Context, arn string) {
 	if err == nil {
 		_, err = change(ctx, c.account, c.deleteTaskDefinitions, &ecs.DeleteTaskDefinitionsInput{TaskDefinitions: []string{arn}})
 	}
+	c.mu.Lock()
+	c.untidy = err
+	c.mu.Unlock()
 	if err != nil {
 		c.runtime.log.WarnContext(ctx, "task definition not removed", "definition", shortARN(arn), "err", err)
 	}
@@ -316,11 +319,11 @@ func (c *cluster) sweep(ctx context.Context) error {
 			return c.fail(ctx, "list the task definitions of environment "+c.runtime.environment, err)
 		}
 		for _, family := range families.Families {
-			all, err := ask(ctx, c.account, c.listTaskDefinitions, &ecs.ListTaskDefinitionsInput{FamilyPrefix: &family, Status: types.TaskDefinitionStatusActive})
+			all, err := c.active(ctx, family)
 			if err != nil {
-				return c.fail(ctx, "list the task definitions of "+family, err)
+				return err
 			}
-			for _, arn := range all.TaskDefinitionArns {
+			for _, arn := range all {
 				c.drop(ctx, arn)
 			}
 		}
@@ -329,4 +332,13 @@ func (c *cluster) sweep(ctx context.Context) error {
 		}
 		in.NextToken = families.NextToken
 	}
+}
+
+// active returns the definitions of a family that tasks can be run from.
+func (c *cluster) active(ctx context.Context, family string) ([]string, error) {
+	out, err := ask(ctx, c.account, c.listTaskDefinitions, &ecs.ListTaskDefinitionsInput{FamilyPrefix: &family, Status: types.TaskDefinitionStatusActive})
+	if err != nil {
+		return nil, c.fail(ctx, "list the task definitions of "+family, err)
+	}
+	return out.TaskDefinitionArns, nil
 }

@@ -315,12 +315,17 @@ func sameStatus(a, b control.Status) bool {
 		a.Generation == b.Generation && slices.Equal(a.Addresses, b.Addresses)
 }
 
-// cluster returns the cluster of a run, and finds credentials for it the first time.
-func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
-	key := clusterKey{
+// key says which cluster a run is in.
+func (r *Runtime) key(e api.ECS) clusterKey {
+	return clusterKey{
 		place: place{region: cmp.Or(e.Region, r.defaults.Region), role: cmp.Or(e.Role, r.defaults.Role)},
 		name:  cmp.Or(e.Cluster, r.defaults.Cluster),
 	}
+}
+
+// cluster returns the cluster of a run, and finds credentials for it the first time.
+func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
+	key := r.key(e)
 	r.mu.Lock()
 	c, a := r.clusters[key], r.accounts[key.place]
 	r.mu.Unlock()
@@ -339,7 +344,7 @@ func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
 		r.accounts[key.place] = a
 	}
 	if r.clusters[key] == nil {
-		r.clusters[key] = newCluster(r, r.accounts[key.place], key.name)
+		r.clusters[key] = newCluster(r, r.accounts[key.place], key)
 	}
 	return r.clusters[key], nil
 }

@@ -204,7 +204,7 @@ func (c *cluster) takeServices(ctx context.Context, names []string) error {
 
 // lookAtServices finds the ECS services of ours that are not known, where there can be any.
 func (c *cluster) lookAtServices(ctx context.Context) error {
-	if !c.runtime.anyServices() {
+	if !c.anyServices() {
 		return nil
 	}
 	there := map[string]bool{}
@@ -249,24 +249,16 @@ func (c *cluster) lookAtServices(ctx context.Context) error {
 	return nil
 }
 
-// anyServices says whether something of the environment runs as an ECS service, or may be left of that.
-func (r *Runtime) anyServices() bool {
-	for _, run := range r.runs() {
-		if run.ECS != nil && run.ECS.Mode == modeService {
+// anyServices says whether something of the environment runs as an ECS service in the cluster, or may be left of that.
+func (c *cluster) anyServices() bool {
+	for _, run := range c.runtime.runs() {
+		if run.ECS != nil && run.ECS.Mode == modeService && c.runtime.key(*run.ECS) == c.key {
 			return true
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.clusters {
-		c.mu.Lock()
-		any := len(c.services) > 0
-		c.mu.Unlock()
-		if any {
-			return true
-		}
-	}
-	return false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.services) > 0
 }
 
 // serviceStatusLocked is the status of the instance of an ECS service: it runs as long as ECS keeps a task running.
@@ -298,7 +290,7 @@ func (c *cluster) stopService(ctx context.Context, id string) (bool, error) {
 	c.mu.Lock()
 	_, known := c.services[id]
 	c.mu.Unlock()
-	if !known && !c.runtime.anyServices() {
+	if !known && !c.anyServices() {
 		return false, nil
 	}
 	name := c.serviceName(id)

@@ -3,6 +3,7 @@ package ecstest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 )
@@ -59,11 +60,15 @@ type ImageError struct{ Image string }
 
 func (e *ImageError) Error() string { return fmt.Sprintf("no image %s", e.Image) }
 
-// addresses gives addresses of 127.0.0.0/8, one after the other, and never one of 127.0.0.0/16.
+// addresses gives addresses of 127.0.0.0/8, one after the other, and never one of 127.0.0.0/16. Each begins somewhere
+// else: another process may have some as well.
 type addresses struct{ next uint32 }
 
 func (a *addresses) take() netip.Addr {
+	if a.next == 0 {
+		a.next = rand.Uint32()
+	}
 	a.next++
-	n := a.next%(250*256*250) + 0
+	n := a.next % (250 * 256 * 250)
 	return netip.AddrFrom4([4]byte{127, byte(1 + n/(256*250)%250), byte(n / 250 % 256), byte(1 + n%250)})
 }
