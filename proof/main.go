@@ -51,6 +51,7 @@ func promises() []promise {
 		{"traefik-agrees", "The real Traefik with Layover's configuration, over HTTP and Redis, sends every request where the routing table does", proveTraefikAgrees},
 		{"traefik-hybrid", "In the mode hybrid a request costs Traefik no more with 10,000 versions than with 10", proveTraefikHybrid},
 		{"iam", "The IAM policy that Layover prints is enough for ECS, and no action of it is too much", proveIAM},
+		{"ecs-latency", "A task of ECS gets requests within 200 ms of being healthy with events, and within one look without", proveECSLatency(latencyFull())},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
 		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},

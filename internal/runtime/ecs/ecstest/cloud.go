@@ -124,6 +124,9 @@ func (c *Cloud) Close() error {
 // Calls returns how often each action was asked for since the start, "ecs:RunTask", throttled ones included.
 func (c *Cloud) Calls() map[string]int { return c.calls.all() }
 
+// CallsOf returns what [Cloud.Calls] does of the calls with one access key.
+func (c *Cloud) CallsOf(accessKey string) map[string]int { return c.calls.of(accessKey) }
+
 // Throttled returns how many of the calls were refused for being too many, whether by the limits of
 // the API or by [Faults].
 func (c *Cloud) Throttled() map[string]int { return c.calls.throttled() }
@@ -197,6 +200,7 @@ func (c *Cloud) identify(call *request, r *http.Request) *apiError {
 	if found == nil {
 		return &apiError{status: http.StatusForbidden, code: "MissingAuthenticationTokenException", message: "Missing Authentication Token"}
 	}
+	c.calls.countOf(found[1], call.service+":"+call.action)
 	var err *apiError
 	call.caller, err = c.iam.caller(found[1], r.Header.Get("X-Amz-Security-Token"))
 	return err
