@@ -1,0 +1,823 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/layover-dev/layover/bench/harness"
+	"github.com/layover-dev/layover/examples/shop"
+	"github.com/layover-dev/layover/internal/gateway/traefik"
+	"github.com/layover-dev/layover/internal/runtime/ecs/ecstest"
+)
+
+// proveECSShop has the shop run on the fake of ECS, behind the real Traefik, as a company has it that knows nothing of
+// Layover. Then Layover comes, does all that it does, and goes; requests come all the while.
+func proveECSShop(ctx context.Context) (result, error) {
+	began := time.Now()
+	e, done, err := newEnvironment(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	defer done()
+	p := &shopOnECS{environment: e}
+	defer p.close()
+	if err := p.company(ctx); err != nil {
+		return result{}, fmt.Errorf("set up the shop on ECS: %w", err)
+	}
+	if err := p.configure(ctx); err != nil {
+		return result{}, err
+	}
+	p.load = newShopLoad(p.traefik)
+	loading, endLoad := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer endLoad()
+	steps := []struct {
+		name string
+		do   func(context.Context) (string, error)
+	}{
+		{"ecs check, as the server", p.check},
+		{"adopt main", p.adopt},
+		{"", func(context.Context) (string, error) { group.Go(func() { p.load.run(loading) }); return "", nil }},
+		{"deploy, and route over three hops", p.deploy},
+		{"replace, twice each", p.replace},
+		{"logs", p.logs},
+		{"sleep, and wake by a request", p.sleepAndWake},
+		{"not ready: never main", p.notReady},
+		{"main, deployed past Layover", p.mainDeployed},
+		{"remove all versions", p.remove},
+		{"Layover ends", p.layoverEnds},
+	}
+	held, all := 0, 0
+	for _, s := range steps {
+		stepBegan := time.Now()
+		said, err := s.do(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return result{}, ctx.Err()
+		case s.name == "":
+			continue
+		case err == nil:
+			held++
+		default:
+			said = "BROKEN: " + err.Error()
+		}
+		all++
+		fmt.Printf("  %-34s %6.2f s  %s\n", s.name, time.Since(stepBegan).Seconds(), said)
+	}
+	endLoad()
+	group.Wait()
+	for _, fault := range p.load.faults {
+		fmt.Println("  fault:", fault)
+	}
+	if held < all {
+		fmt.Println("  layover said:\n" + lastLines(p.upSaid, 40))
+	}
+	left := len(p.cloud.Leftovers("layover-"))
+	p.close()
+	left += len(p.runner.Processes())
+	sum := p.load.total()
+	return result{
+		figure: fmt.Sprintf("%d of %d steps held in %.0f s; %d requests for the storefront, %d of them with a route: %d failed, %d answered by a wrong version; %d left behind",
+			held, all, time.Since(began).Seconds(), sum.sent, sum.routed, sum.failed, sum.wrong, left),
+		bar: fmt.Sprintf("%d steps, 0 failed, 0 wrong, 0 left", all),
+		ok:  held == all && sum.failed+sum.wrong+left == 0 && sum.routed > 100,
+	}, nil
+}
+
+// shopOnECS is a company's cluster with the shop in it, the Traefik in front, and Layover beside them.
+type shopOnECS struct {
+	*environment
+	cloud   *ecstest.Cloud
+	runner  *ecstest.ProcessRunner
+	client  *ecs.Client // of the company
+	queue   string
+	traefik string // its address
+	load    *shopLoad
+	upSaid  *bytes.Buffer
+	ending  []func()
+
+	untouched string // what the company's ECS services are
+	config    []byte // of Traefik, while main is as it was
+	builds    map[string]int
+}
+
+func (p *shopOnECS) close() {
+	_ = p.end()
+	for _, end := range slices.Backward(p.ending) {
+		end()
+	}
+	p.ending = nil
+}
+
+const (
+	shopFeature = "feature-2981"
+	shopDomain  = "shop.test"
+	// shopStopDelay is how long a service of the company goes on serving after SIGTERM. ECS on its own ends a task as
+	// soon as its successor runs; Traefik learns of that at its next poll.
+	shopStopDelay = 4 * time.Second
+	shopPoll      = time.Second // of Traefik
+)
+
+// company is everything there is without Layover: programs, Traefik, a cluster with an ECS service each.
+func (p *shopOnECS) company(ctx context.Context) error {
+	program := filepath.Join(p.dir, "shop")
+	if err := goBuild(ctx, program, "examples/shop/cmd/shop"); err != nil {
+		return err
+	}
+	p.runner = ecstest.NewProcessRunner(shopImages(program))
+	var err error
+	if p.cloud, err = newCloud(p.runner); err != nil {
+		return err
+	}
+	p.ending = append(p.ending, func() { _ = p.cloud.Close() })
+	p.cloud.SetStartDelay(time.Second)
+	p.queue = p.cloud.CreateQueue("layover")
+	if err := p.cloud.Forward(p.queue, `{"source": ["aws.ecs"], "detail-type": ["ECS Task State Change"], "detail": {"clusterArn": ["arn:aws:ecs:eu-central-1:111122223333:cluster/dev"]}}`); err != nil {
+		return err
+	}
+	if err := useCloud(p.cloud, ecsRoot); err != nil {
+		return err
+	}
+	if p.client, err = ecsClient(ctx); err != nil {
+		return err
+	}
+	process, address, err := harness.StartTraefik(ctx,
+		"--providers.http.endpoint="+p.serverURL+"/gateway/traefik", "--providers.http.pollinterval="+shopPoll.String())
+	if err != nil {
+		return err
+	}
+	p.ending = append(p.ending, process.Stop)
+	p.traefik = address
+	for _, service := range shop.Services() {
+		if err := p.createMain(ctx, service); err != nil {
+			return err
+		}
+	}
+	return until(ctx, time.Minute, func() (bool, error) {
+		running := 0
+		for _, t := range p.cloud.Tasks(ecsCluster) {
+			if t.Status == "RUNNING" {
+				running++
+			}
+		}
+		return running == len(shop.Services())+1, nil
+	}, func() string { return "main does not run" })
+}
+
+// shopImages are the builds of the services.
+func shopImages(program string) map[string]ecstest.Program {
+	out := map[string]ecstest.Program{}
+	add := func(service, build string, env map[string]string) {
+		out["shop/"+service+":"+build] = ecstest.Program{Path: program, Args: []string{service}, Env: func(address netip.Addr) map[string]string {
+			all := map[string]string{"HOST": address.String(), "SHOP_BUILD": build}
+			maps.Copy(all, env)
+			return all
+		}}
+	}
+	for _, service := range shop.Services() {
+		add(service, "main-1", nil)
+		add(service, "main-2", nil)
+	}
+	for n := 1; n <= 3; n++ {
+		add(shop.Cart, fmt.Sprintf("feature-%d", n), nil)
+		add(shop.Pricing, fmt.Sprintf("feature-%d", n), map[string]string{"PRICING_DISCOUNT": strconv.Itoa(10 * n)})
+	}
+	add(shop.Inventory, "pr-88", nil)
+	add(shop.Recommendations, "crashes", map[string]string{"SHOP_CRASH": "1"})
+	return out
+}
+
+// registerMain registers a build of main of a service, as the company's CI does, and returns the ARN of the definition.
+func (p *shopOnECS) registerMain(ctx context.Context, service, build string) (string, error) {
+	in := &ecs.RegisterTaskDefinitionInput{}
+	text := strings.NewReplacer("NAME", service, "IMAGE", "shop/"+service+":"+build, "TRAEFIK", p.traefik, "DOMAIN", shopDomain, "DELAY", shopStopDelay.String()).Replace(`{
+		"Family": "NAME", "NetworkMode": "awsvpc", "RequiresCompatibilities": ["FARGATE"], "Cpu": "256", "Memory": "512",
+		"ExecutionRoleArn": "arn:aws:iam::111122223333:role/ecs-execution",
+		"ContainerDefinitions": [{
+			"Name": "app", "Image": "IMAGE", "Essential": true, "PortMappings": [{"ContainerPort": 8080, "Protocol": "tcp"}],
+			"Environment": [
+				{"Name": "PORT", "Value": "8080"}, {"Name": "SHOP_STOP_DELAY", "Value": "DELAY"},
+				{"Name": "HTTP_PROXY", "Value": "http://TRAEFIK"}, {"Name": "LAYOVER_PROXY", "Value": "TRAEFIK"},
+				{"Name": "CART_URL", "Value": "http://cart.DOMAIN"}, {"Name": "PRICING_URL", "Value": "http://pricing.DOMAIN"},
+				{"Name": "RECOMMENDATIONS_URL", "Value": "http://recommendations.DOMAIN"}, {"Name": "INVENTORY_ADDR", "Value": "inventory.DOMAIN:80"}],
+			"LogConfiguration": {"LogDriver": "awslogs", "Options": {
+				"awslogs-group": "/ecs/shop", "awslogs-region": "eu-central-1", "awslogs-stream-prefix": "ecs"}}}]}`)
+	if err := json.Unmarshal([]byte(text), in); err != nil {
+		return "", err
+	}
+	out, err := p.client.RegisterTaskDefinition(ctx, in)
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.TaskDefinition.TaskDefinitionArn), nil
+}
+
+// createMain makes the ECS service of main of a service; the cart has two tasks.
+func (p *shopOnECS) createMain(ctx context.Context, service string) error {
+	definition, err := p.registerMain(ctx, service, "main-1")
+	if err != nil {
+		return err
+	}
+	count := int32(1)
+	if service == shop.Cart {
+		count = 2
+	}
+	_, err = p.client.CreateService(ctx, &ecs.CreateServiceInput{
+		Cluster: aws.String(ecsCluster), ServiceName: &service, TaskDefinition: &definition, DesiredCount: &count, LaunchType: types.LaunchTypeFargate,
+		NetworkConfiguration: &types.NetworkConfiguration{AwsvpcConfiguration: &types.AwsVpcConfiguration{
+			Subnets: []string{"subnet-0a1b2c3d"}, SecurityGroups: []string{"sg-0a1b2c3d"},
+		}},
+		Tags: []types.Tag{{Key: aws.String("team"), Value: aws.String("shop")}},
+	})
+	return err
+}
+
+// configure writes layover.yaml, and has the server be somebody who may do what `layover ecs iam-policy` says, and
+// nothing else.
+func (p *shopOnECS) configure(ctx context.Context) error {
+	var services strings.Builder
+	for _, name := range shop.Services() {
+		fmt.Fprintf(&services, "  %s:\n    run: {ecs: {service: %s%s}}\n    versions: {main: {adopt: true}}\n", name, name,
+			map[string]string{shop.Pricing: ", mode: service"}[name])
+		if name == shop.Inventory {
+			services.WriteString("    protocol: h2c\n    health: tcp\n")
+		}
+	}
+	err := p.write(fmt.Sprintf(`environment: shop
+domain: %s
+hold: 6s
+gateway: {traefik: {mode: hybrid}}
+proxy:
+  listen: ["127.0.0.1:%s"]
+  access_log: {file: access.log}
+ecs: {region: eu-central-1, cluster: %s, events: %q}
+defaults:
+  health: /healthz
+  timeout: 40s
+  drain: 2s # more than Traefik's poll
+  env: {SHOP_STOP_DELAY: 0s} # Layover takes a version out of the table first
+services:
+%s`, shopDomain, p.proxyPort, ecsCluster, p.queue, services.String()))
+	if err != nil {
+		return err
+	}
+	policy, err := p.cli(ctx, "ecs", "iam-policy", "-f", p.file())
+	if err != nil {
+		return err
+	}
+	key, _, err := p.cloud.AddUser("server", policy)
+	p.variables = awsVariables(p.cloud, key)
+	return err
+}
+
+func (p *shopOnECS) file() string { return filepath.Join(p.dir, "layover.yaml") }
+
+// check is `layover ecs check` with the credentials of the server.
+func (p *shopOnECS) check(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, p.binary, "ecs", "check", "-f", p.file())
+	cmd.Env = append(os.Environ(), p.variables...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return fmt.Sprintf("%d things are right", strings.Count(string(out), "✓")), nil
+}
+
+// adopt starts Layover, which adopts main.
+func (p *shopOnECS) adopt(ctx context.Context) (said string, err error) {
+	if p.untouched, err = p.mains(ctx); err != nil {
+		return "", err
+	}
+	err = p.start(ctx)
+	p.upSaid = p.said
+	if err == nil {
+		err = p.allRun(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := until(ctx, time.Minute, func() (bool, error) {
+		a, err := p.load.ask(ctx, nil)
+		return err == nil && a.status == http.StatusOK, nil
+	}, func() string { return "Traefik does not answer with main" }); err != nil {
+		return "", err
+	}
+	for range 20 {
+		if err := p.load.expect(ctx, nil, nil); err != nil {
+			return "", err
+		}
+	}
+	plain, _, err := p.throughProxy()
+	if err != nil {
+		return "", err
+	}
+	if plain > 0 {
+		return "", fmt.Errorf("%d plain requests went by way of Layover's proxy", plain)
+	}
+	if p.config, err = p.traefikConfig(ctx); err != nil {
+		return "", err
+	}
+	return "5 ECS services as they were; 20 requests with 5 calls each answered by Traefik alone", p.stillUntouched(ctx)
+}
+
+// mains says what the company's ECS services are, and which tasks run of them.
+func (p *shopOnECS) mains(ctx context.Context) (string, error) {
+	out, err := p.client.DescribeServices(ctx, &ecs.DescribeServicesInput{
+		Cluster: aws.String(ecsCluster), Services: shop.Services(), Include: []types.ServiceField{types.ServiceFieldTags},
+	})
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for _, s := range out.Services {
+		lines = append(lines, fmt.Sprintf("service %s %s of %s, %d of %d tasks, %d deployments, tags %s", aws.ToString(s.ServiceName), aws.ToString(s.Status),
+			aws.ToString(s.TaskDefinition), s.RunningCount, s.DesiredCount, len(s.Deployments), tagText(s.Tags)))
+	}
+	for _, t := range p.cloud.Tasks(ecsCluster) {
+		if slices.Contains(shop.Services(), t.Service) && t.Status != "STOPPED" {
+			lines = append(lines, fmt.Sprintf("task %s of %s %s, tags %v", t.ARN, t.Service, t.Status, t.Tags))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
+}
+
+func tagText(tags []types.Tag) (text string) {
+	for _, t := range tags {
+		text += aws.ToString(t.Key) + "=" + aws.ToString(t.Value) + " "
+	}
+	return text
+}
+
+func (p *shopOnECS) stillUntouched(ctx context.Context) error {
+	now, err := p.mains(ctx)
+	if err == nil && now != p.untouched {
+		err = fmt.Errorf("the ECS services of main were touched; they were\n%s\nand are\n%s", p.untouched, now)
+	}
+	return err
+}
+
+// throughProxy counts in the access log of Layover's proxy.
+func (p *shopOnECS) throughProxy() (plain, routed int, err error) {
+	text, err := os.ReadFile(filepath.Join(p.dir, "access.log"))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range bytes.Lines(text) {
+		var request struct {
+			Route string `json:"route"`
+		}
+		if err := json.Unmarshal(line, &request); err != nil {
+			continue // it is being written
+		}
+		if request.Route == "" {
+			plain++
+		} else {
+			routed++
+		}
+	}
+	return plain, routed, nil
+}
+
+// traefikConfig is what Traefik is given; it must lead to main and to Layover's proxy alone.
+func (p *shopOnECS) traefikConfig(ctx context.Context) ([]byte, error) {
+	text, err := fetch(ctx, p.serverURL+"/gateway/traefik")
+	if err != nil {
+		return nil, err
+	}
+	config, err := traefik.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	mine := 0
+	for name, s := range config.HTTP.Services {
+		for _, server := range s.LoadBalancer.Servers {
+			address := strings.TrimSuffix(server.URL[strings.Index(server.URL, "//")+2:], ":8080")
+			if slices.Contains(config.Proxies(), server.URL[strings.Index(server.URL, "//")+2:]) {
+				continue
+			}
+			if !slices.ContainsFunc(p.cloud.Tasks(ecsCluster), func(t ecstest.TaskInfo) bool {
+				return t.Address == address && slices.Contains(shop.Services(), t.Service)
+			}) {
+				return nil, fmt.Errorf("service %s of Traefik leads to %s, which is no task of main", name, server.URL)
+			}
+			mine++
+		}
+	}
+	if want := len(shop.Services()) + 1; mine != want {
+		return nil, fmt.Errorf("Traefik has %d addresses of main, and there are %d", mine, want)
+	}
+	return text, nil
+}
+
+func fetch(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s: %s", url, res.Status, text)
+	}
+	return text, err
+}
+
+// deploy runs three versions beside main: a task, an ECS service, and one that speaks gRPC.
+func (p *shopOnECS) deploy(ctx context.Context) (string, error) {
+	times := ""
+	for _, v := range [][2]string{{"cart@" + shopFeature, "shop/cart:feature-1"}, {"pricing@" + shopFeature, "shop/pricing:feature-1"}, {"inventory@pr-88", "shop/inventory:pr-88"}} {
+		began := time.Now()
+		if _, err := p.cli(ctx, "deploy", v[0], "--image", v[1]); err != nil {
+			return "", err
+		}
+		times += fmt.Sprintf(", %s after %.1f s", v[0], time.Since(began).Seconds())
+	}
+	p.builds = map[string]int{shop.Cart: 1, shop.Pricing: 1}
+	feature := map[string]string{shop.Cart: shopFeature, shop.Pricing: shopFeature}
+	for _, c := range []struct {
+		baggage []string
+		chosen  map[string]string
+	}{
+		{nil, nil},
+		{[]string{"dynamic_route=" + shopFeature}, feature},
+		{[]string{"sentry-environment=dev,sentry-trace_id=771a43a4192642f0b136d5159a501700, dynamic_route=" + shopFeature + " ,user=42;tier=gold"}, feature},
+		{[]string{"sentry-release=1.2.3", "dynamic_route=" + shopFeature + ";source=qa"}, feature},
+		{[]string{"dynamic_route=feature%2D2981"}, feature},
+		{[]string{"dynamic_route=pr-88"}, map[string]string{shop.Inventory: "pr-88"}},
+		{[]string{"dynamic_route=" + shopFeature + "~pr-88"}, map[string]string{shop.Cart: shopFeature, shop.Pricing: shopFeature, shop.Inventory: "pr-88"}},
+		{[]string{"sentry-environment=" + shopFeature}, nil},
+	} {
+		for range 3 {
+			if err := p.load.expect(ctx, c.baggage, c.chosen); err != nil {
+				return "", fmt.Errorf("baggage %q: %w", c.baggage, err)
+			}
+		}
+	}
+	if now, err := p.traefikConfig(ctx); err != nil || !bytes.Equal(now, p.config) {
+		return "", errors.Join(err, errors.New("Traefik's configuration has changed, and nothing of main did"))
+	}
+	p.load.routed.Store(true)
+	return "8 kinds of baggage" + times, p.stillUntouched(ctx)
+}
+
+// replace deploys other builds over both versions, while requests come.
+func (p *shopOnECS) replace(ctx context.Context) (string, error) {
+	before := p.load.total()
+	for build := 2; build <= 3; build++ {
+		for _, service := range []string{shop.Cart, shop.Pricing} {
+			if _, err := p.cli(ctx, "deploy", service+"@"+shopFeature, "--image", fmt.Sprintf("shop/%s:feature-%d", service, build)); err != nil {
+				return "", err
+			}
+			p.load.atLeast(service+"@"+shopFeature, build)
+		}
+	}
+	if err := p.settled(ctx); err != nil {
+		return "", err
+	}
+	return p.load.since(before)
+}
+
+// settled waits until what was replaced is gone from ECS: a definition for each version is left.
+func (p *shopOnECS) settled(ctx context.Context) error {
+	var left []string
+	return until(ctx, time.Minute, func() (bool, error) {
+		left = slices.DeleteFunc(p.cloud.Leftovers("layover-"), func(what string) bool { return !strings.HasPrefix(what, "definition ") })
+		return len(left) == 3, nil
+	}, func() string { return "of three versions there is left: " + strings.Join(left, ", ") })
+}
+
+// logs reads the log of a version, and sees in one that is followed the lines of a request.
+func (p *shopOnECS) logs(ctx context.Context) (string, error) {
+	following, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(following, p.binary, "logs", "cart@"+shopFeature, "-f")
+	cmd.Env = append(os.Environ(), "LAYOVER_SERVER="+p.serverURL)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	defer func() { cancel(); _ = cmd.Wait() }() // it was ended
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewScanner(out); in.Scan(); {
+			select {
+			case lines <- in.Text():
+			case <-following.Done():
+			}
+		}
+	}()
+	a, err := p.load.ask(ctx, []string{"dynamic_route=" + shopFeature})
+	if err != nil {
+		return "", err
+	}
+	began := time.Now()
+	mark := "trace_id=" + a.TraceID
+	for limit := time.After(20 * time.Second); ; {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				return "", errors.New("`layover logs -f` ended")
+			}
+			if !strings.Contains(line, mark) {
+				continue
+			}
+		case <-limit:
+			return "", fmt.Errorf("no line with %s came in what is followed", mark)
+		}
+		break
+	}
+	waited := time.Since(began)
+	for service, wanted := range map[string]string{
+		shop.Cart:      `msg=listening service=cart version=feature-2981`,
+		shop.Pricing:   `msg=request service=pricing version=feature-2981 trace`,
+		shop.Inventory: `msg=request service=inventory version=pr-88`,
+	} {
+		of := service + "@" + shopFeature
+		if service == shop.Inventory {
+			of = service + "@pr-88"
+		}
+		text, err := p.cli(ctx, "logs", of)
+		if wanted = strings.TrimSuffix(wanted, " trace"); err == nil && !strings.Contains(text, wanted) {
+			err = fmt.Errorf("the log of %s has no %q: %s", of, wanted, text)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("of a task, an ECS service and gRPC; a followed line came %.1f s after its answer", waited.Seconds()), nil
+}
+
+// sleepAndWake has both kinds of versions sleep, and many requests at once wake them.
+func (p *shopOnECS) sleepAndWake(ctx context.Context) (string, error) {
+	p.load.routed.Store(false)
+	for _, service := range []string{shop.Cart, shop.Pricing} {
+		if _, err := p.cli(ctx, "sleep", service+"@"+shopFeature); err != nil {
+			return "", err
+		}
+	}
+	var left []string
+	if err := until(ctx, time.Minute, func() (bool, error) {
+		left = slices.DeleteFunc(p.cloud.Leftovers("layover-"), func(what string) bool { return !strings.Contains(what, shopFeature) })
+		for _, t := range p.cloud.Tasks(ecsCluster) {
+			if t.Tags["layover:version"] == shopFeature && t.Status != "STOPPED" {
+				left = append(left, "task "+t.ARN)
+			}
+		}
+		return len(left) == 0, nil
+	}, func() string { return "of versions that sleep there is in ECS: " + strings.Join(left, ", ") }); err != nil {
+		return "", err
+	}
+	if err := p.load.expect(ctx, nil, nil); err != nil {
+		return "", err
+	}
+	before, began := p.cloud.Calls(), time.Now()
+	errs := make([]error, 20)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			errs[i] = p.load.expect(ctx, []string{"dynamic_route=" + shopFeature}, map[string]string{shop.Cart: shopFeature, shop.Pricing: shopFeature})
+		})
+	}
+	group.Wait()
+	took := time.Since(began)
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	after := p.cloud.Calls()
+	tasks, services := after["ecs:RunTask"]-before["ecs:RunTask"], after["ecs:CreateService"]-before["ecs:CreateService"]
+	if tasks != 1 || services != 1 {
+		return "", fmt.Errorf("20 requests at once ran %d tasks and %d ECS services, and one each was to wake", tasks, services)
+	}
+	p.load.routed.Store(true)
+	return fmt.Sprintf("nothing ran; 20 requests at once woke the cart's task and pricing's ECS service, one after the other, and were answered by them after %.1f s", took.Seconds()), nil
+}
+
+// notReady asks for versions that start, that never come up, and whose image is not there.
+func (p *shopOnECS) notReady(ctx context.Context) (string, error) {
+	if _, err := p.cli(ctx, "deploy", "pricing@slow", "--image", "shop/pricing:feature-1", "--env", "SHOP_START_DELAY=9s", "--no-wait"); err != nil {
+		return "", err
+	}
+	if err := p.load.refused(ctx, shop.Pricing, "slow", "version-not-ready"); err != nil {
+		return "", err
+	}
+	if err := until(ctx, 40*time.Second, func() (bool, error) {
+		err := p.load.expect(ctx, []string{"dynamic_route=slow"}, map[string]string{shop.Pricing: "slow"})
+		var wrong *wrongError
+		if errors.As(err, &wrong) {
+			return false, err
+		}
+		return err == nil, nil
+	}, func() string { return "pricing@slow does not come up" }); err != nil {
+		return "", err
+	}
+	for version, c := range map[string]struct{ image, why string }{
+		"crashes": {"shop/recommendations:crashes", "code 3"},
+		"absent":  {"shop/recommendations:absent", "not found"},
+	} {
+		_, err := p.cli(ctx, "deploy", "recommendations@"+version, "--image", c.image, "--timeout", "5s")
+		if err == nil || !strings.Contains(err.Error(), c.why) {
+			return "", fmt.Errorf("a deployment of %s was to fail with %q: %w", c.image, c.why, err)
+		}
+		if err := p.load.refused(ctx, shop.Recommendations, version, "version-failed"); err != nil {
+			return "", err
+		}
+	}
+	return "one that starts, one that crashes and one without an image were refused with 503, and none was answered by main", nil
+}
+
+// mainDeployed has the company's CI deploy cart and pricing, as it always did.
+func (p *shopOnECS) mainDeployed(ctx context.Context) (string, error) {
+	before := p.load.total()
+	plainBefore, _, err := p.throughProxy()
+	if err != nil {
+		return "", err
+	}
+	for _, service := range []string{shop.Cart, shop.Pricing} {
+		definition, err := p.registerMain(ctx, service, "main-2")
+		if err != nil {
+			return "", err
+		}
+		if _, err := p.client.UpdateService(ctx, &ecs.UpdateServiceInput{Cluster: aws.String(ecsCluster), Service: &service, TaskDefinition: &definition}); err != nil {
+			return "", err
+		}
+	}
+	began := time.Now()
+	if err := until(ctx, time.Minute, func() (bool, error) {
+		a, err := p.load.ask(ctx, nil)
+		if err != nil || a.status != http.StatusOK {
+			return false, errors.Join(err, a.problem())
+		}
+		builds := a.builds()
+		return builds[shop.Cart+"@main"] == 2 && builds[shop.Pricing+"@main"] == 2, nil
+	}, func() string { return "the new build of main gets no requests" }); err != nil {
+		return "", err
+	}
+	first := time.Since(began)
+	if err := until(ctx, time.Minute, func() (bool, error) {
+		now, err := p.mains(ctx)
+		return strings.Count(now, "service ") == strings.Count(now, " 1 deployments") && strings.Count(now, "task ") == len(shop.Services())+1, err
+	}, func() string { return "the deployment of main does not end" }); err != nil {
+		return "", err
+	}
+	if p.untouched, err = p.mains(ctx); err != nil {
+		return "", err
+	}
+	if err := pause(ctx, 2*shopPoll); err != nil { // Traefik has it
+		return "", err
+	}
+	p.load.atLeast(shop.Cart+"@main", 2)
+	p.load.atLeast(shop.Pricing+"@main", 2)
+	for range 10 {
+		if err := p.load.expect(ctx, nil, nil); err != nil {
+			return "", err
+		}
+	}
+	if p.config, err = p.traefikConfig(ctx); err != nil {
+		return "", err
+	}
+	plain, _, err := p.throughProxy()
+	if err != nil {
+		return "", err
+	}
+	said, err := p.load.since(before)
+	return fmt.Sprintf("new tasks answered after %.1f s; %s; %d calls for main by way of Layover's proxy meanwhile", first.Seconds(), said, plain-plainBefore), err
+}
+
+// remove removes all versions but main.
+func (p *shopOnECS) remove(ctx context.Context) (string, error) {
+	p.load.routed.Store(false)
+	versions, err := p.versions(ctx)
+	if err != nil {
+		return "", err
+	}
+	removed := 0
+	for _, v := range versions {
+		if v.Version == "main" {
+			continue
+		}
+		if _, err := p.cli(ctx, "rm", v.ID(), "--yes"); err != nil {
+			return "", err
+		}
+		removed++
+	}
+	var left []string
+	if err := until(ctx, time.Minute, func() (bool, error) {
+		left = p.cloud.Leftovers("layover-")
+		return len(left) == 0, nil
+	}, func() string { return "left behind: " + strings.Join(left, ", ") }); err != nil {
+		return "", err
+	}
+	if err := p.taggedAnywhere(ctx); err != nil {
+		return "", err
+	}
+	if now, err := p.traefikConfig(ctx); err != nil || !bytes.Equal(now, p.config) {
+		return "", errors.Join(err, errors.New("Traefik's configuration has changed, and nothing of main did"))
+	}
+	// A route that names nothing any more falls to main, and only now.
+	if err := p.load.expect(ctx, []string{"dynamic_route=" + shopFeature}, nil); err != nil {
+		return "", err
+	}
+	_, routed, err := p.throughProxy()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d versions; nothing of them in ECS; %d calls went by way of Layover's proxy in all", removed, routed), p.stillUntouched(ctx)
+}
+
+// taggedAnywhere looks for active definitions and tasks with Layover's tags, whatever they are called.
+func (p *shopOnECS) taggedAnywhere(ctx context.Context) error {
+	for _, t := range p.cloud.Tasks(ecsCluster) {
+		if t.Tags["layover:environment"] != "" && t.Status != "STOPPED" {
+			return fmt.Errorf("task %s of %s is %s", t.ARN, t.Family, t.Status)
+		}
+	}
+	all, err := p.client.ListTaskDefinitions(ctx, &ecs.ListTaskDefinitionsInput{Status: types.TaskDefinitionStatusActive})
+	if err != nil {
+		return err
+	}
+	for _, arn := range all.TaskDefinitionArns {
+		d, err := p.client.DescribeTaskDefinition(ctx, &ecs.DescribeTaskDefinitionInput{TaskDefinition: &arn, Include: []types.TaskDefinitionField{types.TaskDefinitionFieldTags}})
+		if err != nil {
+			return err
+		}
+		if strings.Contains(tagText(d.Tags), "layover:") {
+			return fmt.Errorf("definition %s is active", arn)
+		}
+	}
+	return nil
+}
+
+// layoverEnds ends Layover; Traefik goes on with what it has, and main with it.
+func (p *shopOnECS) layoverEnds(ctx context.Context) (string, error) {
+	if err := p.end(); err != nil {
+		return "", err
+	}
+	for range 10 {
+		if err := p.load.expect(ctx, nil, nil); err != nil {
+			return "", err
+		}
+	}
+	if running, want := len(p.runner.Processes()), len(shop.Services())+1; running != want {
+		return "", fmt.Errorf("%d processes of tasks run, and main has %d", running, want)
+	}
+	if broken := p.cloud.Broken(); len(broken) > 0 {
+		return "", fmt.Errorf("the fake gave answers that AWS would not give: %w", errors.Join(broken...))
+	}
+	calls := 0
+	for _, n := range p.cloud.Calls() {
+		calls += n
+	}
+	return fmt.Sprintf("main answers behind Traefik as before; AWS was asked %d things in all", calls), p.stillUntouched(ctx)
+}
+
+func lastLines(of *bytes.Buffer, n int) string {
+	if of == nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(of.String()), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+var buildNumber = regexp.MustCompile(`-(\d+)$`)
+
+// buildOf is the number in the name of a build, 0 where it has none.
+func buildOf(name string) int {
+	found := buildNumber.FindStringSubmatch(name)
+	if found == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(cmp.Or(found[1], "0"))
+	return n
+}
