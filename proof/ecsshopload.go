@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,7 +121,7 @@ func (a shopAnswer) problem() error {
 	if a.status == http.StatusOK {
 		return nil
 	}
-	return fmt.Errorf("status %d: %s", a.status, strings.TrimSpace(a.text))
+	return fmt.Errorf("status %d: %s", a.status, cmp.Or(a.Error, firstLine(a.text)))
 }
 
 // builds are the numbers of the builds that took part, by version.
