@@ -145,11 +145,7 @@ func (p *shopOnECS) adopt(ctx context.Context) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// What is not adopted yet is asked for by way of Layover's proxy, which waits for it.
-	if err := until(ctx, time.Minute, func() (bool, error) {
-		plain, err := p.plainCalls(ctx, 1)
-		return err == nil && plain == 0, nil
-	}, func() string { return "Traefik does not answer with main by itself" }); err != nil {
+	if err := p.byItself(ctx); err != nil {
 		return "", err
 	}
 	plain, err := p.plainCalls(ctx, 20)
@@ -163,6 +159,17 @@ func (p *shopOnECS) adopt(ctx context.Context) (said string, err error) {
 		return "", err
 	}
 	return "5 ECS services as they were; 20 requests with 5 calls each answered by Traefik alone", p.stillUntouched(ctx)
+}
+
+// byItself waits until Traefik answers with main by itself. What is not ready is asked for by way of Layover's proxy,
+// which waits for it.
+func (p *shopOnECS) byItself(ctx context.Context) error {
+	var last error
+	return until(ctx, time.Minute, func() (bool, error) {
+		plain, err := p.plainCalls(ctx, 1)
+		last = err
+		return err == nil && plain == 0, nil
+	}, func() string { return fmt.Sprintf("Traefik does not answer with main by itself: %v", last) })
 }
 
 // plainCalls asks the storefront, and says how many calls without a route Layover's proxy saw meanwhile.
@@ -428,15 +435,14 @@ func (p *shopOnECS) mainDeployed(ctx context.Context) (string, error) {
 	}
 	first := time.Since(began)
 	if err := until(ctx, time.Minute, func() (bool, error) {
-		now, err := p.mains(ctx)
-		return strings.Count(now, "service ") == strings.Count(now, " 1 deployments") && strings.Count(now, "task ") == len(shop.Services())+1, err
+		return p.mainTasks() == len(shop.Services())+1, nil
 	}, func() string { return "the deployment of main does not end" }); err != nil {
 		return "", err
 	}
 	if p.untouched, err = p.mains(ctx); err != nil {
 		return "", err
 	}
-	if err := pause(ctx, 2*shopPoll); err != nil { // Traefik has it
+	if err := p.byItself(ctx); err != nil {
 		return "", err
 	}
 	p.load.atLeast(shop.Cart+"@main", 2)

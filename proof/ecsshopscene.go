@@ -73,14 +73,22 @@ func (p *shopOnECS) company(ctx context.Context) error {
 		}
 	}
 	return until(ctx, time.Minute, func() (bool, error) {
-		running := 0
-		for _, t := range p.cloud.Tasks(ecsCluster) {
-			if t.Status == "RUNNING" {
-				running++
-			}
-		}
-		return running == len(shop.Services())+1, nil
+		return p.mainTasks() == len(shop.Services())+1, nil
 	}, func() string { return "main does not run" })
+}
+
+// mainTasks counts the tasks of main. It is -1 while one of them starts or ends.
+func (p *shopOnECS) mainTasks() (n int) {
+	for _, t := range p.cloud.Tasks(ecsCluster) {
+		switch {
+		case !slices.Contains(shop.Services(), t.Service), t.Status == "STOPPED":
+		case t.Status == "RUNNING":
+			n++
+		default:
+			return -1
+		}
+	}
+	return n
 }
 
 // shopImages are the builds of the services.
