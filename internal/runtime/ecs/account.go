@@ -117,22 +117,28 @@ func (a *account) bind() {
 	a.getCallerIdentity = sts.NewFromConfig(a.config).GetCallerIdentity
 }
 
+// asked is how often a question is asked whose connection breaks off.
+const asked = 4
+
 // ask makes one call that changes nothing, within the budget. Where AWS says that there are too many, it
 // is made again, less and less often, until ctx ends: nothing is told that was not asked.
 func ask[In, Out any](ctx context.Context, a *account, do call[In, Out, ecs.Options], in *In) (*Out, error) {
-	for {
+	for broken := 1; ; {
 		if err := a.budget.wait(ctx); err != nil {
 			return nil, err
 		}
 		out, err := do(ctx, in, once)
-		if busy(err) {
+		switch {
+		case busy(err):
 			a.budget.tooMany()
-			continue
-		}
-		if err == nil {
+		case brokeOff(err) && broken < asked && ctx.Err() == nil:
+			broken++
+		case err != nil:
+			return nil, err
+		default:
 			a.budget.fine()
+			return out, nil
 		}
-		return out, err
 	}
 }
 

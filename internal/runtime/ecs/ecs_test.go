@@ -266,6 +266,18 @@ func TestList_TroubleTakesNothingAway(t *testing.T) {
 	c.SetFaults(ecstest.Faults{})
 }
 
+func TestAsk_ConnectionsBreakOff(t *testing.T) {
+	c := newCloud(t, quick())
+	r := newRuntime(t, Options{Environment: "dev-1"})
+	cl, err := r.cluster(t.Context(), api.ECS{})
+	require.NoError(t, err)
+	c.SetFaults(ecstest.Faults{Break: asked - 1})
+	require.NoError(t, cl.fresh(t.Context(), 0), "it is asked again")
+	c.SetFaults(ecstest.Faults{Break: 2 * asked})
+	require.ErrorContains(t, cl.fresh(t.Context(), 0), "list the tasks of cluster dev")
+	c.SetFaults(ecstest.Faults{})
+}
+
 // TestWatch_Events loses, repeats, delays and reorders what the queue has: the queue makes it fast, and the next look makes it right.
 func TestWatch_Events(t *testing.T) {
 	for name, faults := range map[string]ecstest.Faults{

@@ -155,6 +155,9 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			call.service = found[3]
 		}
 	}
+	if c.faults.cut(call) {
+		panic(http.ErrAbortHandler)
+	}
 	out, failed := c.answer(call, r)
 	c.write(w, call, out, failed)
 }
