@@ -201,13 +201,13 @@ func (p *shopOnECS) plainCalls(ctx context.Context, requests int) (int, error) {
 
 // deploy runs three versions beside main: a task, an ECS service, and one that speaks gRPC.
 func (p *shopOnECS) deploy(ctx context.Context) (string, error) {
-	times := ""
+	var times strings.Builder
 	for _, v := range [][2]string{{"cart@" + shopFeature, "shop/cart:feature-1"}, {"pricing@" + shopFeature, "shop/pricing:feature-1"}, {"inventory@pr-88", "shop/inventory:pr-88"}} {
 		began := time.Now()
 		if _, err := p.cli(ctx, "deploy", v[0], "--image", v[1]); err != nil {
 			return "", err
 		}
-		times += fmt.Sprintf(", %s after %.1f s", v[0], time.Since(began).Seconds())
+		fmt.Fprintf(&times, ", %s after %.1f s", v[0], time.Since(began).Seconds())
 	}
 	p.builds = map[string]int{shop.Cart: 1, shop.Pricing: 1}
 	feature := map[string]string{shop.Cart: shopFeature, shop.Pricing: shopFeature}
@@ -230,11 +230,11 @@ func (p *shopOnECS) deploy(ctx context.Context) (string, error) {
 			}
 		}
 	}
-	if now, err := p.traefikConfig(ctx); err != nil || !bytes.Equal(now, p.config) {
-		return "", errors.Join(err, errors.New("Traefik's configuration has changed, and nothing of main did"))
+	if err := p.sameConfig(ctx); err != nil {
+		return "", err
 	}
 	p.load.routed.Store(true)
-	return "8 kinds of baggage" + times, p.stillUntouched(ctx)
+	return "8 kinds of baggage" + times.String(), p.stillUntouched(ctx)
 }
 
 // replace deploys other builds over both versions, while requests come.
@@ -383,8 +383,7 @@ func (p *shopOnECS) notReady(ctx context.Context) (string, error) {
 	}
 	if err := until(ctx, 40*time.Second, func() (bool, error) {
 		err := p.load.expect(ctx, []string{"dynamic_route=slow"}, map[string]string{shop.Pricing: "slow"})
-		var wrong *wrongError
-		if errors.As(err, &wrong) {
+		if _, wrong := errors.AsType[*wrongError](err); wrong {
 			return false, err
 		}
 		return err == nil, nil
@@ -490,8 +489,8 @@ func (p *shopOnECS) remove(ctx context.Context) (string, error) {
 	if err := p.taggedAnywhere(ctx); err != nil {
 		return "", err
 	}
-	if now, err := p.traefikConfig(ctx); err != nil || !bytes.Equal(now, p.config) {
-		return "", errors.Join(err, errors.New("Traefik's configuration has changed, and nothing of main did"))
+	if err := p.sameConfig(ctx); err != nil {
+		return "", err
 	}
 	// A route that names nothing any more falls to main, and only now.
 	if err := p.load.expect(ctx, []string{"dynamic_route=" + shopFeature}, nil); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -170,10 +171,7 @@ func (l *shopLoad) get(ctx context.Context, url string, baggage []string) (shopA
 // expect asks the storefront, and holds that each hop was answered by the version that was chosen for it, or by main.
 func (l *shopLoad) expect(ctx context.Context, baggage []string, chosen map[string]string) error {
 	l.mu.Lock()
-	least := make(map[string]int, len(l.least))
-	for version, build := range l.least {
-		least[version] = build
-	}
+	least := maps.Clone(l.least)
 	l.mu.Unlock()
 	a, err := l.ask(ctx, baggage)
 	if err != nil {

@@ -284,9 +284,18 @@ func (p *shopOnECS) traefikConfig(ctx context.Context) ([]byte, error) {
 		}
 	}
 	if want := len(shop.Services()) + 1; mine != want {
-		return nil, fmt.Errorf("Traefik has %d addresses of main, and there are %d", mine, want)
+		return nil, fmt.Errorf("the configuration of Traefik has %d addresses of main, and there are %d", mine, want)
 	}
 	return text, nil
+}
+
+// sameConfig holds that Traefik is given what it was given before: only main changes that.
+func (p *shopOnECS) sameConfig(ctx context.Context) error {
+	now, err := p.traefikConfig(ctx)
+	if err == nil && !bytes.Equal(now, p.config) {
+		err = fmt.Errorf("the configuration of Traefik has changed, and nothing of main did; it was\n%s\nand is\n%s", p.config, now)
+	}
+	return err
 }
 
 func fetch(ctx context.Context, url string) ([]byte, error) {

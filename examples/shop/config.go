@@ -33,7 +33,7 @@ type config struct {
 	crash       bool
 	startDelay  time.Duration
 	stopDelay   time.Duration // how long it serves on after SIGTERM
-	export      bool // send spans to the collector named by the OTEL_EXPORTER_OTLP_ variables
+	export      bool          // send spans to the collector named by the OTEL_EXPORTER_OTLP_ variables
 }
 
 // readConfig reads the settings of service, and reports every problem at once.
