@@ -159,6 +159,9 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	out, failed := c.answer(call, r)
+	if c.faults.lose(call) {
+		panic(http.ErrAbortHandler)
+	}
 	c.write(w, call, out, failed)
 }
 
