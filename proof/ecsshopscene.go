@@ -49,6 +49,11 @@ func (p *shopOnECS) company(ctx context.Context) error {
 		return err
 	}
 	p.ending = append(p.ending, func() { _ = p.cloud.Close() })
+	if dir, ok := ecstest.BotocoreData(); ok { // what the fake answers is held to it, see [shopOnECS.layoverEnds]
+		if err := p.cloud.UseContract(dir); err != nil {
+			return err
+		}
+	}
 	p.cloud.SetStartDelay(time.Second)
 	p.queue = p.cloud.CreateQueue("layover")
 	if err := p.cloud.Forward(p.queue, `{"source": ["aws.ecs"], "detail-type": ["ECS Task State Change"], "detail": {"clusterArn": ["arn:aws:ecs:eu-central-1:111122223333:cluster/dev"]}}`); err != nil {
