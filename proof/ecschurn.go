@@ -72,7 +72,7 @@ func ecsChurn(ctx context.Context, plan churnPlan) (result, error) {
 		return result{}, err
 	}
 	if err := c.phases(ctx); err != nil {
-		return result{}, fmt.Errorf("%w\nthe server said:\n%s", err, lastLines(c.said.String(), 30))
+		return result{}, fmt.Errorf("%w\nthe server said:\n%s", err, lastLines(c.said, 100))
 	}
 	for fault, times := range maps.All(c.faults) {
 		fmt.Printf("  fault: %s (%d times)\n", fault, times)
@@ -261,9 +261,9 @@ func (c *churning) endAll() {
 	}
 }
 
-// whole waits until every version has all of its instances.
+// whole waits until every version runs, with all of its instances.
 func (c *churning) whole(ctx context.Context, limit time.Duration) error {
-	var last string
+	var missing []string
 	return until(ctx, limit, func() (bool, error) {
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return false, err
@@ -272,22 +272,21 @@ func (c *churning) whole(ctx context.Context, limit time.Duration) error {
 		if err != nil {
 			return false, fmt.Errorf("%w; it said:\n%s", err, c.said)
 		}
-		healthy := 0
+		missing = nil
 		for _, v := range versions {
+			instances := v.Healthy
+			if v.Run.Adopted() {
+				instances = addresses(v)
+			}
 			if v.State == api.StateFailed {
 				return false, fmt.Errorf("%s did not come up: %s", v.ID(), v.Reason)
 			}
-			if v.Run.Adopted() {
-				healthy += min(c.plan.replicas, addresses(v))
-			} else {
-				healthy += min(c.plan.replicas, v.Healthy)
+			if v.State != api.StateRunning || instances < c.plan.replicas {
+				missing = append(missing, fmt.Sprintf("%s is %s with %d instances %s", v.ID(), v.State, instances, v.Reason))
 			}
 		}
-		last = fmt.Sprintf("%d versions, %d instances", len(versions), healthy)
-		return healthy == c.plan.services*(c.plan.versions+1)*c.plan.replicas, nil
-	}, func() string {
-		return "not everything runs: " + last + "; the server said:\n" + lastLines(c.said.String(), 20)
-	})
+		return len(versions) == c.plan.services*(c.plan.versions+1) && len(missing) == 0, nil
+	}, func() string { return "not everything runs: " + strings.Join(missing, "; ") })
 }
 
 func (c *churning) phases(ctx context.Context) error {
@@ -505,9 +504,4 @@ func addresses(v api.Version) int {
 		n += len(i.Addresses)
 	}
 	return n
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

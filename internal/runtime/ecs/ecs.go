@@ -348,7 +348,7 @@ func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
 	}
 	if a == nil {
 		var err error
-		if a, err = openAccount(ctx, key.place, r.perSecond); err != nil {
+		if a, err = openAccount(ctx, key.place, r.perSecond, r.log); err != nil {
 			return nil, err
 		}
 	}

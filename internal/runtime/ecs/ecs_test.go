@@ -290,6 +290,47 @@ func TestList_TroubleTakesNothingAway(t *testing.T) {
 	c.SetFaults(ecstest.Faults{})
 }
 
+func TestAsk_ConnectionsBreakOff(t *testing.T) {
+	c := newCloud(t, quick())
+	r := newRuntime(t, Options{Environment: "dev-1"})
+	cl, err := r.cluster(t.Context(), api.ECS{})
+	require.NoError(t, err)
+	c.SetFaults(ecstest.Faults{Break: asked - 1})
+	require.NoError(t, cl.fresh(t.Context(), time.Now()), "it is asked again")
+	c.SetFaults(ecstest.Faults{Break: 2 * asked})
+	require.ErrorContains(t, cl.fresh(t.Context(), time.Now()), "list the tasks of cluster dev")
+	c.SetFaults(ecstest.Faults{})
+}
+
+func TestStart_AnswersGetLost(t *testing.T) {
+	c := newCloud(t, quick())
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	for mode, actions := range map[string][]string{
+		"":             {"RunTask", "StopTask", "DeregisterTaskDefinition", "DeleteTaskDefinitions"},
+		api.ECSService: {"CreateService", "UpdateService", "DeleteService"},
+	} {
+		for _, action := range actions {
+			t.Run(action, func(t *testing.T) {
+				e := api.ECS{Service: "cart", Mode: mode, Image: "cart:a"}
+				r := newRuntime(t, Options{Environment: "dev-1", Runs: func() []api.Run { return []api.Run{{ECS: &e}} }})
+				c.SetFaults(ecstest.Faults{Lose: action})
+				_, err := r.Start(t.Context(), workload("cart--pr-1--7", e), nil)
+				require.NoError(t, err)
+				tasks := 0
+				for _, task := range c.Tasks(testCluster) {
+					if task.Status == "RUNNING" {
+						tasks++
+					}
+				}
+				require.Equal(t, 1, tasks)
+				require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", time.Second))
+				eventually(t, "nothing is left", func() bool { return len(c.Leftovers("layover-")) == 0 })
+			})
+		}
+	}
+	c.SetFaults(ecstest.Faults{})
+}
+
 // TestWatch_Events loses, repeats, delays and reorders what the queue has: the queue makes it fast, and the next look makes it right.
 func TestWatch_Events(t *testing.T) {
 	for name, faults := range map[string]ecstest.Faults{
