@@ -85,7 +85,7 @@ type clusterKey struct {
 type labels struct {
 	ID, ofService, ofVersion string
 	Generation               int64
-	container                string
+	container, workload      string
 	port                     int
 }
 
@@ -99,6 +99,7 @@ const (
 	TagInstance    = "layover:instance"
 	tagContainer   = "layover:container"
 	tagPort        = "layover:port"
+	tagWorkload    = "layover:workload" // hash of what it was to run
 )
 
 const (
@@ -213,7 +214,7 @@ func (r *Runtime) List(ctx context.Context) ([]control.Status, error) {
 	}
 	var group errgroup.Group
 	for _, c := range all {
-		group.Go(func() error { return c.fresh(ctx, r.interval()) })
+		group.Go(func() error { return c.fresh(ctx, time.Now().Add(-r.interval())) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -223,12 +224,25 @@ func (r *Runtime) List(ctx context.Context) ([]control.Status, error) {
 
 // interval is the time between two looks at everything.
 func (r *Runtime) interval() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.events != "" && time.Since(r.told) < eventsLate {
+	if r.isTold() {
 		return r.poll * eventsFactor
 	}
 	return r.poll
+}
+
+// hurried is the least time between two looks at what somebody waits for.
+func (r *Runtime) hurried() time.Duration {
+	if r.isTold() {
+		return r.poll
+	}
+	return 0
+}
+
+// isTold says whether events tell of changes.
+func (r *Runtime) isTold() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.events != "" && time.Since(r.told) < eventsLate
 }
 
 // snapshot is what is known of all instances, in the order of their IDs.
@@ -291,7 +305,7 @@ func (r *Runtime) lookAgain(ctx context.Context) error {
 	for {
 		all, err := r.open(ctx)
 		for _, c := range all {
-			err = errors.Join(err, c.fresh(ctx, r.interval()))
+			err = errors.Join(err, c.fresh(ctx, time.Now().Add(-r.interval())))
 			if time.Now().After(tidy) {
 				err = errors.Join(err, c.sweep(ctx))
 			}
@@ -334,7 +348,7 @@ func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
 	}
 	if a == nil {
 		var err error
-		if a, err = openAccount(ctx, key.place, r.perSecond); err != nil {
+		if a, err = openAccount(ctx, key.place, r.perSecond, r.log); err != nil {
 			return nil, err
 		}
 	}
@@ -432,7 +446,8 @@ func (r *Runtime) instanceTags(p plan) []types.Tag {
 	return append(r.tags(p.workload),
 		types.Tag{Key: aws.String(TagInstance), Value: &p.workload.ID},
 		types.Tag{Key: aws.String(tagContainer), Value: &p.container},
-		types.Tag{Key: aws.String(tagPort), Value: aws.String(strconv.Itoa(p.port))})
+		types.Tag{Key: aws.String(tagPort), Value: aws.String(strconv.Itoa(p.port))},
+		types.Tag{Key: aws.String(tagWorkload), Value: aws.String(workloadHash(p.workload))})
 }
 
 // labelled reads tags back. There is no ID where they are not of this environment.
@@ -444,7 +459,7 @@ func (r *Runtime) labelled(tags []types.Tag) labels {
 	port, _ := strconv.Atoi(tagOf(tags, tagPort))
 	return labels{
 		ID: tagOf(tags, TagInstance), ofService: tagOf(tags, TagService), ofVersion: tagOf(tags, TagVersion), Generation: generation,
-		container: tagOf(tags, tagContainer), port: port,
+		container: tagOf(tags, tagContainer), port: port, workload: tagOf(tags, tagWorkload),
 	}
 }
 
