@@ -81,6 +81,9 @@ func (e *ecsService) registerTaskDefinition(call *request) (any, *apiError) {
 	if err := checkDefinition(in.definitionContent); err != nil {
 		return nil, err
 	}
+	if in.NetworkMode == "awsvpc" {
+		fillHostPorts(content)
+	}
 	resource := e.arn("task-definition/" + in.Family + ":*")
 	if err := e.cloud.iam.authorize(call, "ecs:RegisterTaskDefinition", resource, tagContext(nil, "", in.Tags)); err != nil {
 		return nil, err
@@ -102,6 +105,19 @@ func (e *ecsService) registerTaskDefinition(call *request) (any, *apiError) {
 	d.arn = e.arn(fmt.Sprintf("task-definition/%s:%d", d.family, d.revision))
 	e.definitions[d.family] = append(e.definitions[d.family], d)
 	return map[string]any{"taskDefinition": d.describe(), "tags": tagsOf(d.tags)}, nil
+}
+
+// fillHostPorts gives mappings without a host port the container's, as ECS does for tasks with a network of their own.
+func fillHostPorts(content map[string]any) {
+	containers, _ := content["containerDefinitions"].([]any)
+	for _, c := range containers {
+		mappings, _ := c.(map[string]any)["portMappings"].([]any)
+		for _, m := range mappings {
+			if m := m.(map[string]any); m["hostPort"] == nil {
+				m["hostPort"] = m["containerPort"]
+			}
+		}
+	}
 }
 
 // passRoles refuses roles that the caller may not hand to ECS.
