@@ -209,7 +209,7 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	for first := true; ; first = false {
 		if !first || healthKind(s.Health) != api.HealthProcess {
 			checks++
-			if k.probe(ctx, s, inst).after > 0 {
+			if k.probe(ctx, s, inst, nil).after > 0 {
 				k.c.mu.Lock()
 				inst.nextCheck = time.Now().Add(interval(s))
 				k.c.mu.Unlock()
@@ -219,7 +219,7 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 		select {
 		case <-time.After(pause):
 			// What takes long is asked less often: nobody waits for much longer than it takes.
-			pause = min(max(time.Since(began)/20, minPause), maxPause)
+			pause = startPause(began)
 		case <-ended:
 			k.c.mu.Lock()
 			defer k.c.mu.Unlock()
@@ -232,10 +232,15 @@ func (d *deployment) waitHealthy(ctx context.Context, s api.Service, inst *insta
 	}
 }
 
+// startPause is the time until the next check of what has been starting since began.
+func startPause(began time.Time) time.Duration {
+	return min(max(time.Since(began)/20, minPause), maxPause)
+}
+
 // minPause and maxPause bound the time between two checks of an instance that starts.
 const (
 	minPause = 5 * time.Millisecond
-	maxPause = 250 * time.Millisecond
+	maxPause = 100 * time.Millisecond
 )
 
 // healthHint says what to look at where an instance does not become healthy.

@@ -19,23 +19,32 @@ import (
 // except for those that say which instance it is: they never change.
 type instance struct {
 	Status
-	EndedAt   time.Time       // when it was seen to have ended
-	since     time.Time       // when this server saw it run first, or come back
-	runtime   string          // name of its runtime
-	healthy   map[string]bool // addresses that passed their last check
-	health    string          // the last check, in words
-	misses    map[string]int  // failed checks in a row, by address
-	nextCheck time.Time
-	ready     bool          // was healthy once since it was started
-	leaving   bool          // gets no new requests, will be stopped
-	dozing    bool          // while leaving: its requests have all the time they need
-	ending    bool          // it is being stopped: it cannot stay
-	recall    func()        // while leaving: has it looked again whether it is to end
-	ended     chan struct{} // closed when it has ended
+	EndedAt   time.Time            // when it was seen to have ended
+	since     time.Time            // when this server saw it run first, or come back
+	runtime   string               // name of its runtime
+	healthy   map[string]bool      // addresses that passed their last check
+	health    string               // the last check, in words
+	failures  map[string]failure   // addresses that did not pass their last check
+	nextCheck time.Time            // of all addresses
+	coming    map[string]time.Time // addresses that never were healthy, and since when they are known
+	nextLook  time.Time            // next check of those that come
+	ready     bool                 // was healthy once since it was started
+	leaving   bool                 // gets no new requests, will be stopped
+	dozing    bool                 // while leaving: its requests have all the time they need
+	ending    bool                 // it is being stopped: it cannot stay
+	recall    func()               // while leaving: has it looked again whether it is to end
+	ended     chan struct{}        // closed when it has ended
+}
+
+// failure is what an address failed with, and how often in a row.
+type failure struct {
+	err   error
+	times int
 }
 
 func newInstance(runtime string, s Status) *instance {
 	i := &instance{Status: s, since: time.Now(), runtime: runtime, healthy: map[string]bool{}, ended: make(chan struct{})}
+	i.meet(nil)
 	if !s.Running {
 		i.EndedAt = time.Now()
 		close(i.ended)
@@ -58,7 +67,7 @@ func (i *instance) updateLocked(s Status) bool {
 	case !i.Running && s.Running && s.StartedAt.After(i.StartedAt):
 		i.take(s)
 		i.since, i.healthy, i.ended = time.Now(), map[string]bool{}, make(chan struct{})
-		i.misses, i.health, i.nextCheck, i.ready = nil, "", time.Time{}, false
+		i.failures, i.health, i.nextCheck, i.ready = nil, "", time.Time{}, false
 		return true
 	case i.Running && s.Running && !slices.Equal(i.Addresses, s.Addresses):
 		i.take(s)
@@ -71,8 +80,49 @@ func (i *instance) updateLocked(s Status) bool {
 // take takes over all of a status but what says which instance it is of: that is
 // read without the lock.
 func (i *instance) take(s Status) {
+	before := i.Addresses
+	if !i.StartedAt.Equal(s.StartedAt) {
+		before = nil // another run, whatever its addresses
+	}
 	i.Addresses, i.StartedAt = s.Addresses, s.StartedAt
 	i.Running, i.ExitCode, i.Reason = s.Running, s.ExitCode, s.Reason
+	i.meet(before)
+}
+
+// meet notes the addresses that were not among those before: they come up, and are checked more often until they are healthy.
+func (i *instance) meet(before []Address) {
+	known, coming := i.coming, map[string]time.Time{}
+	for _, a := range i.Addresses {
+		if since, ok := known[a.HostPort]; ok && len(before) > 0 {
+			coming[a.HostPort] = since
+		} else if !slices.ContainsFunc(before, func(b Address) bool { return b.HostPort == a.HostPort }) {
+			coming[a.HostPort] = time.Now()
+		}
+	}
+	i.coming, i.nextLook = coming, time.Time{}
+}
+
+// comingLocked returns the addresses that come up, and when to check them next: 0 is now. An address that takes longer than
+// limit is checked as often as all others.
+func (i *instance) comingLocked(limit time.Duration) (some []Address, in time.Duration) {
+	for _, a := range i.Addresses {
+		since, ok := i.coming[a.HostPort]
+		if ok && time.Since(since) > limit {
+			delete(i.coming, a.HostPort)
+		} else if ok {
+			some = append(some, a)
+		}
+	}
+	return some, max(time.Until(i.nextLook), 0)
+}
+
+// pauseLocked is the time between two checks of the addresses that come up: that of the newest.
+func (i *instance) pauseLocked() time.Duration {
+	pause := maxPause
+	for _, since := range i.coming {
+		pause = min(pause, startPause(since))
+	}
+	return pause
 }
 
 // routed returns the addresses that may get requests, as the table has them.
@@ -134,11 +184,15 @@ type checkup struct {
 	health        string // in words
 }
 
-// probe checks every address once.
-func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) checkup {
+// probe checks some addresses once, nil is every one.
+func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance, some []Address) checkup {
 	k.c.mu.Lock()
-	addresses, run := inst.Addresses, inst.StartedAt
+	all, run := inst.Addresses, inst.StartedAt
 	k.c.mu.Unlock()
+	addresses := some
+	if some == nil {
+		addresses = all
+	}
 	errs := make([]error, len(addresses))
 	var group errgroup.Group
 	group.SetLimit(checksAtOnce)
@@ -157,18 +211,29 @@ func (k *keeper) probe(ctx context.Context, s api.Service, inst *instance) check
 		return seen // it proves nothing any more
 	}
 	limit := cmp.Or(s.Health.Failures, defaultFailures)
-	healthy, misses := map[string]bool{}, map[string]int{}
-	for i, a := range addresses {
-		if errs[i] != nil {
-			misses[a.HostPort] = inst.misses[a.HostPort] + 1
+	healthy, failures := map[string]bool{}, map[string]failure{}
+	var now []error // of all addresses
+	for _, a := range all {
+		failed, fine := inst.failures[a.HostPort], inst.healthy[a.HostPort]
+		switch i := slices.Index(addresses, a); {
+		case i >= 0 && errs[i] == nil:
+			failed, fine = failure{}, true
+			delete(inst.coming, a.HostPort)
+		case i >= 0:
+			failed = failure{err: errs[i], times: failed.times + 1}
+			fine = fine && failed.times < limit
 		}
-		if errs[i] == nil || inst.healthy[a.HostPort] && misses[a.HostPort] < limit {
+		if failed.err != nil {
+			failures[a.HostPort] = failed
+		}
+		if fine {
 			healthy[a.HostPort] = true
 		}
+		now = append(now, failed.err)
 	}
 	seen.after, seen.changed = len(healthy), !maps.Equal(healthy, inst.healthy)
-	seen.health = describeHealth(errs)
-	inst.healthy, inst.misses, inst.health = healthy, misses, seen.health
+	seen.health = describeHealth(now)
+	inst.healthy, inst.failures, inst.health = healthy, failures, seen.health
 	if seen.after > 0 {
 		inst.ready = true
 		k.recoveredLocked(inst)

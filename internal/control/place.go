@@ -192,26 +192,31 @@ func (k *keeper) attend(ctx context.Context, inst *instance) time.Duration {
 	s, _ := k.c.service(k.key.Service)
 	interval := interval(s)
 	k.c.mu.Lock()
-	if wait := time.Until(inst.nextCheck); wait > 0 {
+	if wait := inst.untilCheckLocked(s); wait > 0 {
 		k.c.mu.Unlock()
 		return wait
 	}
-	inst.nextCheck = time.Now().Add(interval) // before the check: an address that changes meanwhile asks for another
+	// Both before the check: an address that changes meanwhile asks for another.
+	some, _ := inst.comingLocked(startTimeout(s))
+	if time.Until(inst.nextCheck) <= 0 {
+		some, inst.nextCheck = nil, time.Now().Add(interval)
+	}
+	inst.nextLook = time.Now().Add(inst.pauseLocked())
 	known := inst.ready
 	k.c.mu.Unlock()
-	seen := k.probe(ctx, s, inst)
+	seen := k.probe(ctx, s, inst, some)
+	k.c.mu.Lock()
 	limit := time.Second
 	if !known {
 		limit = 250 * time.Millisecond // it may still be coming up
 	}
-	if seen.after == 0 && interval > limit {
-		interval = limit
-		k.c.mu.Lock()
-		inst.nextCheck = time.Now().Add(interval)
-		k.c.mu.Unlock()
+	if some == nil && seen.after == 0 && interval > limit {
+		inst.nextCheck = time.Now().Add(limit)
 	}
+	again := max(inst.untilCheckLocked(s), time.Millisecond)
+	k.c.mu.Unlock()
 	if !seen.changed || ctx.Err() != nil {
-		return interval
+		return again
 	}
 	k.c.changed(ctx)
 	if known && (seen.before == 0 || seen.after == 0) {
@@ -223,8 +228,20 @@ func (k *keeper) attend(ctx context.Context, inst *instance) time.Duration {
 			Message: fmt.Sprintf("%s: %s", name, seen.health),
 		})
 	}
-	return interval
+	return again
 }
+
+// untilCheckLocked is the time until some of the addresses are to be checked, 0 where that is now.
+func (i *instance) untilCheckLocked(s api.Service) time.Duration {
+	wait := max(time.Until(i.nextCheck), 0)
+	if some, in := i.comingLocked(startTimeout(s)); len(some) > 0 {
+		wait = min(wait, in)
+	}
+	return wait
+}
+
+// startTimeout is how long an instance of the service may take until it is healthy, unless its deployment says otherwise.
+func startTimeout(s api.Service) time.Duration { return s.Timeout.Or(defaultTimeout) }
 
 // giveUp says that an instance of several did not become healthy in time. It is checked on:
 // where it comes up after all, it answers.

@@ -197,6 +197,9 @@ func (c *cluster) takeLocked(told *types.Task) {
 	known := c.tasks[arn]
 	if known == nil {
 		of := c.runtime.labelled(told.Tags)
+		if s := c.serviceOfLocked(told); s != nil && of.ID == "" {
+			of = s.labels // an event has no tags, and those of the service are the task's
+		}
 		if of.ID == "" && !c.isAdoptedLocked(told) {
 			c.foreign[arn] = true
 			return
@@ -283,6 +286,12 @@ func (c *cluster) askLocked() {
 	}
 }
 
+// askOnceLocked has a task described one time, soon.
+func (c *cluster) askOnceLocked(arn string) {
+	c.once[arn] = true
+	c.askLocked()
+}
+
 // describeAsked describes what is waited for until nobody waits any more: what is to be described one time soon, and
 // the rest less often where events tell of it.
 func (c *cluster) describeAsked() {
@@ -343,9 +352,8 @@ func (c *cluster) findHosts(ctx context.Context) error {
 	c.mu.Lock()
 	wanted := map[string]bool{}
 	for _, t := range c.tasks {
-		arn := aws.ToString(t.ContainerInstanceArn)
-		if arn != "" && c.hosts[arn] == "" && !t.ended() && ownAddress(&t.Task) == "" {
-			wanted[arn] = true
+		if c.hostUnknownLocked(&t.Task) {
+			wanted[aws.ToString(t.ContainerInstanceArn)] = true
 		}
 	}
 	c.mu.Unlock()
@@ -376,6 +384,12 @@ func (c *cluster) findHosts(ctx context.Context) error {
 		c.mu.Unlock()
 	}
 	return nil
+}
+
+// hostUnknownLocked says whether a task is on a container instance whose address is needed, and not known.
+func (c *cluster) hostUnknownLocked(t *types.Task) bool {
+	arn := aws.ToString(t.ContainerInstanceArn)
+	return arn != "" && c.hosts[arn] == "" && aws.ToString(t.LastStatus) != statusStopped && ownAddress(t) == ""
 }
 
 // ownAddress is the address of the network interface of a task, "" where it has none.

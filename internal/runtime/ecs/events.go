@@ -160,15 +160,17 @@ func (c *cluster) takeEvent(told eventTask) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := c.tasks[told.TaskARN] != nil
-	if !known && !c.isAdoptedLocked(t) {
+	if !known && !c.isAdoptedLocked(t) && c.serviceOfLocked(t) == nil {
 		ours := strings.HasPrefix(told.StartedBy, "layover-") || strings.HasPrefix(told.Group, "service:"+c.runtime.prefix())
 		if ours && told.LastStatus != statusStopped { // whose it is its tags say, which no event has
-			c.once[told.TaskARN] = true
-			c.askLocked()
+			c.askOnceLocked(told.TaskARN)
 		}
 		return
 	}
 	c.takeLocked(t)
+	if c.hostUnknownLocked(t) {
+		c.askOnceLocked(told.TaskARN) // its machine is looked up with it, while it starts
+	}
 }
 
 // task is the event as the API would describe the task.

@@ -87,14 +87,19 @@ func (c *cluster) createService(ctx context.Context, w control.Workload, step fu
 	return err
 }
 
-// untilServes waits until an ECS service of ours has a task that runs.
+// untilServes waits until an ECS service of ours has a task that runs. It looks at its tasks again and again, less often
+// where events tell of them.
 func (c *cluster) untilServes(ctx context.Context, id string, step func(api.Step, string)) (control.Status, error) {
 	tick := time.NewTicker(c.runtime.hurry)
 	defer tick.Stop()
-	began := time.Now()
-	for {
-		if err := c.lookAtTasksOf(ctx, c.serviceName(id)); err != nil {
-			return control.Status{}, err
+	began, looked := time.Now(), time.Time{}
+	for due := true; ; {
+		changed := c.runtime.changed()
+		if due {
+			if err := c.lookAtTasksOf(ctx, c.serviceName(id)); err != nil {
+				return control.Status{}, err
+			}
+			looked = time.Now()
 		}
 		c.mu.Lock()
 		s := c.services[id]
@@ -124,7 +129,10 @@ func (c *cluster) untilServes(ctx context.Context, id string, step func(api.Step
 			}
 		}
 		select {
+		case <-changed:
+			due = false
 		case <-tick.C:
+			due = time.Since(looked) >= c.runtime.hurried()
 		case <-ctx.Done():
 			return control.Status{}, c.fail(ctx, "wait for a task of "+id, ctx.Err())
 		}
@@ -273,6 +281,20 @@ func (c *cluster) serviceStatusLocked(s *service) control.Status {
 		status.Addresses = append(status.Addresses, c.addressesLocked(t, s.container, s.port)...)
 	}
 	return status
+}
+
+// serviceOfLocked returns the ECS service of ours that a task is of, by its name; nil where that is not known.
+func (c *cluster) serviceOfLocked(t *types.Task) *service {
+	name, ok := strings.CutPrefix(aws.ToString(t.Group), "service:")
+	if !ok || !strings.HasPrefix(name, c.runtime.prefix()) {
+		return nil
+	}
+	for _, s := range c.services {
+		if aws.ToString(s.ServiceName) == name {
+			return s
+		}
+	}
+	return nil
 }
 
 // tasksOfLocked returns the tasks of an ECS service that have not ended, the oldest first.
