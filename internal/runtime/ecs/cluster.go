@@ -81,9 +81,7 @@ func (c *cluster) fresh(ctx context.Context, since time.Time) error {
 	case <-ctx.Done():
 		return c.fail(ctx, "look at cluster "+c.name, ctx.Err())
 	}
-	c.mu.Lock()
-	looked := c.looked
-	c.mu.Unlock()
+	looked := c.lookedAt()
 	if looked.After(since) {
 		return nil
 	}
@@ -96,6 +94,13 @@ func (c *cluster) fresh(ctx context.Context, since time.Time) error {
 	c.looked = began
 	c.mu.Unlock()
 	return nil
+}
+
+// lookedAt is when the last look began that saw all.
+func (c *cluster) lookedAt() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.looked
 }
 
 // look asks for all tasks, and describes those of which something new may be told.

@@ -299,13 +299,14 @@ const (
 	tidyEvery = time.Hour
 )
 
-// lookAgain looks at all clusters, each interval, until ctx ends.
+// lookAgain looks at all clusters, each interval, until ctx ends. The last tenth of an interval is left for the look itself:
+// what changed is known within one.
 func (r *Runtime) lookAgain(ctx context.Context) error {
 	tidy := time.Now().Add(tidyAfter)
 	for {
 		all, err := r.open(ctx)
 		for _, c := range all {
-			err = errors.Join(err, c.fresh(ctx, time.Now().Add(-r.interval())))
+			err = errors.Join(err, c.fresh(ctx, time.Now().Add(-r.interval()*9/10)))
 			if time.Now().After(tidy) {
 				err = errors.Join(err, c.sweep(ctx))
 			}
@@ -316,8 +317,14 @@ func (r *Runtime) lookAgain(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "tasks not looked at", "err", err)
 		}
+		pause := r.poll
+		for _, c := range all {
+			if err == nil {
+				pause = min(pause, time.Until(c.lookedAt().Add(r.interval()*9/10)))
+			}
+		}
 		select {
-		case <-time.After(r.poll):
+		case <-time.After(max(pause, r.poll/10)):
 		case <-ctx.Done():
 			return nil
 		}

@@ -92,15 +92,22 @@ func (c *cluster) createService(ctx context.Context, w control.Workload, step fu
 func (c *cluster) untilServes(ctx context.Context, id string, step func(api.Step, string)) (control.Status, error) {
 	tick := time.NewTicker(c.runtime.hurry)
 	defer tick.Stop()
-	began, looked := time.Now(), time.Time{}
-	for due := true; ; {
-		changed := c.runtime.changed()
-		if due {
-			if err := c.lookAtTasksOf(ctx, c.serviceName(id)); err != nil {
-				return control.Status{}, err
-			}
-			looked = time.Now()
+	began, looked := time.Now(), time.Now()
+	looking, stop := context.WithCancel(ctx)
+	looks, busy := make(chan error, 1), false
+	defer func() {
+		stop()
+		if busy {
+			<-looks
 		}
+	}()
+	look := func() { // an event that comes meanwhile need not wait for it
+		busy = true
+		go func() { looks <- c.lookAtTasksOf(looking, c.serviceName(id)) }()
+	}
+	look()
+	for {
+		changed := c.runtime.changed()
 		c.mu.Lock()
 		s := c.services[id]
 		if s == nil {
@@ -130,9 +137,14 @@ func (c *cluster) untilServes(ctx context.Context, id string, step func(api.Step
 		}
 		select {
 		case <-changed:
-			due = false
+		case err := <-looks:
+			if busy, looked = false, time.Now(); err != nil {
+				return control.Status{}, err
+			}
 		case <-tick.C:
-			due = time.Since(looked) >= c.runtime.hurried()
+			if !busy && time.Since(looked) >= c.runtime.hurried() {
+				look()
+			}
 		case <-ctx.Done():
 			return control.Status{}, c.fail(ctx, "wait for a task of "+id, ctx.Err())
 		}
