@@ -165,3 +165,19 @@ func needsLinux(t *testing.T) {
 		t.Skip(err)
 	}
 }
+
+func TestECSLatency(t *testing.T) {
+	r, err := ecsLatency(t.Context(), latencySmall())
+	require.NoError(t, err)
+	t.Log(r.figure)
+}
+
+// TestECSLatencyCanFail holds that the proof sees that events do not come.
+func TestECSLatencyCanFail(t *testing.T) {
+	plan := latencySmall()
+	plan.sabotage = true
+	r, err := ecsLatency(t.Context(), plan)
+	require.NoError(t, err)
+	t.Log(r.figure)
+	require.False(t, r.ok, r.figure)
+}

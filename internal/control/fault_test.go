@@ -212,45 +212,78 @@ func TestStartRunsWhatServedLast(t *testing.T) {
 	require.Equal(t, "red", b.answer("feature-1").Env["COLOUR"], "not what never came up")
 }
 
-func TestEachAddressHasItsOwnHealth(t *testing.T) {
-	b := newBench(t)
-	var down [2]atomic.Bool
-	serve := func(i int, address string) string {
-		l, err := net.Listen("tcp", address)
-		require.NoError(t, err)
-		s := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if down[i].Load() {
-				w.WriteHeader(http.StatusInternalServerError)
-			}
-		})}
-		go func() { _ = s.Serve(l) }()
-		t.Cleanup(func() { _ = s.Close() })
-		_, port, err := net.SplitHostPort(l.Addr().String())
-		require.NoError(t, err)
-		return port
-	}
-	port := serve(0, "127.0.0.1:0")
-	serve(1, "127.0.0.2:"+port)
-	down[1].Store(true)
+// twins are the two addresses of a version that runs elsewhere. The second one is down.
+type twins struct {
+	b     *bench
+	port  string
+	down  [2]atomic.Bool
+	asked [2]atomic.Int64
+}
+
+func newTwins(b *bench, health func(*api.Health)) *twins {
+	w := &twins{b: b}
+	w.port = w.serve(0, "127.0.0.1:0")
+	w.serve(1, "127.0.0.2:"+w.port)
+	w.down[1].Store(true)
 	s := cart()
-	s.Health.Failures = 1
-	require.NoError(t, b.PutService(t.Context(), s))
-	_, err := b.Deploy(t.Context(), key("main"), api.Deployment{Overrides: api.Overrides{URL: "http://shop.internal:" + port}})
-	require.NoError(t, err)
-	routed := func() string {
-		var all []string
-		for _, i := range b.routed("main").Instances {
-			all = append(all, i.Address)
+	health(&s.Health)
+	require.NoError(b.t, b.PutService(b.t.Context(), s))
+	_, err := b.Deploy(b.t.Context(), key("main"), api.Deployment{Overrides: api.Overrides{URL: "http://shop.internal:" + w.port}})
+	require.NoError(b.t, err)
+	return w
+}
+
+func (w *twins) serve(i int, address string) string {
+	l, err := net.Listen("tcp", address)
+	require.NoError(w.b.t, err)
+	s := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		w.asked[i].Add(1)
+		if w.down[i].Load() {
+			rw.WriteHeader(http.StatusInternalServerError)
 		}
-		return strings.Join(all, " ")
+	})}
+	go func() { _ = s.Serve(l) }()
+	w.b.t.Cleanup(func() { _ = s.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(w.b.t, err)
+	return port
+}
+
+// getRequests waits until requests go to these addresses and no other.
+func (w *twins) getRequests(hosts ...string) {
+	w.b.t.Helper()
+	routed := func() []string {
+		var all []string
+		for _, i := range w.b.routed("main").Instances {
+			all = append(all, strings.TrimSuffix(i.Address, ":"+w.port))
+		}
+		return all
 	}
+	w.b.until(func() bool { return w.b.routed("main").State == route.Ready && slices.Equal(routed(), hosts) }, func() string {
+		return fmt.Sprintf("%s are healthy, and requests go to %s", hosts, routed())
+	})
+}
+
+func TestEachAddressHasItsOwnHealth(t *testing.T) {
+	w := newTwins(newBench(t), func(h *api.Health) { h.Failures = 1 })
 	for _, healthy := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.1"} {
-		down[0].Store(healthy != "127.0.0.1")
-		down[1].Store(healthy != "127.0.0.2")
-		b.until(func() bool { return b.routed("main").State == route.Ready && routed() == healthy+":"+port }, func() string {
-			return fmt.Sprintf("only %s is healthy, and requests go to %s", healthy, routed())
-		})
+		w.down[0].Store(healthy != "127.0.0.1")
+		w.down[1].Store(healthy != "127.0.0.2")
+		w.getRequests(healthy)
 	}
+}
+
+// TestNewAddressIsCheckedUntilItIsHealthy has a version with one address that is healthy, and one that comes up later.
+func TestNewAddressIsCheckedUntilItIsHealthy(t *testing.T) {
+	w := newTwins(newBench(t), func(h *api.Health) { h.Interval = api.Duration(time.Hour) })
+	w.getRequests("127.0.0.1")
+	w.b.until(func() bool { return w.asked[1].Load() > 10 }, func() string { return "the new address is not asked again" })
+	require.Less(t, w.asked[0].Load(), int64(5), "the other one is left in peace")
+	w.down[1].Store(false)
+	w.getRequests("127.0.0.1", "127.0.0.2")
+	after := w.asked[1].Load()
+	timeToErr()
+	require.Equal(t, after, w.asked[1].Load(), "it is healthy")
 }
 
 func TestServiceThatARoutePicksStays(t *testing.T) {

@@ -310,6 +310,7 @@ func (c *cluster) describeAsked() {
 			return
 		}
 		c.mu.Lock()
+		soon := len(c.once) > 0
 		maps.DeleteFunc(c.once, func(arn string, _ bool) bool { return c.asked[arn] > 0 })
 		arns := slices.AppendSeq(slices.Collect(maps.Keys(c.asked)), maps.Keys(c.once))
 		if len(arns) == 0 {
@@ -317,7 +318,7 @@ func (c *cluster) describeAsked() {
 			c.mu.Unlock()
 			return
 		}
-		if len(c.once) == 0 && time.Since(last) < c.runtime.hurried() {
+		if !soon && time.Since(last) < c.runtime.hurried() {
 			c.mu.Unlock()
 			continue
 		}

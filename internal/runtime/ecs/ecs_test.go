@@ -331,6 +331,36 @@ func TestStart_AnswersGetLost(t *testing.T) {
 	c.SetFaults(ecstest.Faults{})
 }
 
+// TestStart_Events starts what nothing but events tells of in time.
+func TestStart_Events(t *testing.T) {
+	for name, e := range map[string]api.ECS{
+		"a task": {Service: "cart"}, "an ECS service": {Service: "cart", Mode: api.ECSService}, "a task on a machine": {TaskDefinition: "cart-bridge", LaunchType: "EC2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCloud(t, quick())
+			c.AddContainerInstance(testCluster, "i-0a1b2c3d", "127.0.0.1")
+			createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+			register(t, bridgeDefinition("cart:main"))
+			c.SetStartDelay(1500 * time.Millisecond) // behind the first look
+			queue := c.CreateQueue("layover")
+			require.NoError(t, c.Forward(queue, `{"source": ["aws.ecs"]}`))
+			r := newRuntime(t, Options{Environment: "dev-1", Events: queue, Poll: time.Hour, Runs: func() []api.Run { return []api.Run{{ECS: &e}} }})
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- r.Watch(ctx, func(control.Status) {}) }()
+			t.Cleanup(func() {
+				cancel()
+				require.NoError(t, <-ended)
+			})
+			starting, enough := context.WithTimeout(t.Context(), 20*time.Second)
+			defer enough()
+			status, err := r.Start(starting, workload("cart--pr-1--7", e), nil)
+			require.NoError(t, err)
+			require.Len(t, status.Addresses, 1)
+		})
+	}
+}
+
 // TestWatch_Events loses, repeats, delays and reorders what the queue has: the queue makes it fast, and the next look makes it right.
 func TestWatch_Events(t *testing.T) {
 	for name, faults := range map[string]ecstest.Faults{
