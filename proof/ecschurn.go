@@ -321,6 +321,12 @@ func (c *churning) phases(ctx context.Context) error {
 		if err := c.whole(ctx, 3*time.Minute); err != nil {
 			return fmt.Errorf("before %s: %w", p.name, err)
 		}
+		if p.proxies == 1 { // what is asked once behind a start of the server is not of the one proxy
+			if err := c.measure(ctx, "warming up", p.lasts); err != nil {
+				return err
+			}
+			c.measured = nil
+		}
 		c.cloud.SetFaults(p.faults)
 		if err := c.measure(ctx, p.name, p.lasts); err != nil {
 			return err
