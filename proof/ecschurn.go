@@ -318,7 +318,10 @@ func (c *churning) phases(ctx context.Context) error {
 		if err := c.startProxies(ctx, p.proxies); err != nil {
 			return err
 		}
-		if err := c.whole(ctx, 3*time.Minute); err != nil {
+		before, began := c.cloud.Calls(), time.Now()
+		err := c.whole(ctx, 3*time.Minute)
+		fmt.Printf("  all run after %.0f s; meanwhile: %s\n", time.Since(began).Seconds(), inWords(less(c.cloud.Calls(), before)))
+		if err != nil {
 			return fmt.Errorf("before %s: %w", p.name, err)
 		}
 		if p.proxies == 1 { // what is asked once behind a start of the server is not of the one proxy
