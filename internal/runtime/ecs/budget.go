@@ -33,6 +33,9 @@ func newBudget(perSecond float64) *budget {
 // wait waits until the next call may be made.
 func (b *budget) wait(ctx context.Context) error { return b.limiter.Wait(ctx) }
 
+// short says whether there were too many calls lately: what can wait waits.
+func (b *budget) short() bool { return b.limiter.Limit() < b.most }
+
 // take counts a call that is made in any case.
 func (b *budget) take() { b.limiter.Reserve() }
 
