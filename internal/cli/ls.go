@@ -144,7 +144,9 @@ func showVersions(app *App, versions []api.Version) {
 			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(cmp.Or(v.Reason, healthyOf(v))),
 		})
 	}
-	if slices.ContainsFunc(versions, func(v api.Version) bool { return v.Runtime == api.RuntimeECS && (len(v.Images()) > 0 || v.Base() != nil) }) {
+	if slices.ContainsFunc(versions, func(v api.Version) bool {
+		return v.Runtime == api.RuntimeECS && (len(v.Images()) > 0 || v.Base() != nil)
+	}) {
 		at := len(header)
 		if app.Terminal {
 			at--

@@ -92,9 +92,9 @@ type Runtime struct {
 	queryTimeout  time.Duration
 	changeTimeout time.Duration
 
-	mu        sync.Mutex
-	starting  map[string]chan struct{} // by instance; closed when that start has ended
-	known     map[string]known         // by container, of those that run
+	mu       sync.Mutex
+	starting map[string]chan struct{} // by instance; closed when that start has ended
+	known    map[string]known         // by container, of those that run
 }
 
 // New returns a Runtime. It does not talk to the Engine, which may be started

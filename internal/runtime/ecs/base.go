@@ -22,7 +22,7 @@ import (
 type origin struct {
 	current string    // family and revision that it has now; "" where that is not known
 	asked   time.Time // when it was asked for last
-	alone   bool      // a question after it and others was refused: it gets one of its own
+	alone   bool      // the last question that named it was refused, and may have been for another: it gets one of its own
 }
 
 const (
@@ -117,7 +117,8 @@ func (c *cluster) askOrigins(ctx context.Context) error {
 		}
 		c.mu.Lock()
 		for _, name := range services {
-			c.origins[fromService+name].current = has[shortARN(name)]
+			o := c.origins[fromService+name]
+			o.current, o.alone = has[shortARN(name)], false
 		}
 		c.mu.Unlock()
 	}

@@ -44,8 +44,9 @@ func (c *cluster) template(ctx context.Context, e *api.ECS) (*template, error) {
 	}
 	c.mu.Lock()
 	known := c.templates[name]
+	seen := c.origins[originOf(e)]
 	c.mu.Unlock()
-	if known != nil && time.Since(known.read) < templateAge {
+	if known != nil && time.Since(known.read) < templateAge && (seen == nil || seen.current == known.definition.label()) {
 		return known, nil
 	}
 	out := &template{read: time.Now()}
