@@ -10,8 +10,8 @@ import (
 	"github.com/layover-dev/layover/api"
 )
 
-// onECS is a version with tasks that run these images.
-func onECS(name string, base *api.Base, images ...api.Image) api.Version {
+// runningOnECS is a version with tasks that run these images.
+func runningOnECS(name string, base *api.Base, images ...api.Image) api.Version {
 	return api.Version{
 		Service: "cart", Name: name, State: api.StateFailed, Reason: "why", Runtime: api.RuntimeECS, Generation: 1,
 		Instances: []api.Instance{{ID: "cart--" + name + "--1", Images: images, Base: base}},
@@ -21,9 +21,9 @@ func onECS(name string, base *api.Base, images ...api.Image) api.Version {
 func TestShowVersions_HasColumnsOnlyWhereThereIsSomethingInThem(t *testing.T) {
 	const digest = "sha256:4c1f2ab34567aaaaaaaa"
 	of := func(base *api.Base, images ...api.Image) []api.Version {
-		docker := onECS("local", nil, api.Image{Name: "cart:local", Digest: digest, Copies: 1})
+		docker := runningOnECS("local", nil, api.Image{Name: "cart:local", Digest: digest, Copies: 1})
 		docker.Runtime = api.RuntimeDocker
-		return []api.Version{docker, onECS("main", base, images...)}
+		return []api.Version{docker, runningOnECS("main", base, images...)}
 	}
 	for name, test := range map[string]struct {
 		versions []api.Version
@@ -83,7 +83,7 @@ func TestDescribeBase(t *testing.T) {
 }
 
 func TestVersion_BaseIsTheOneFarthestBehind(t *testing.T) {
-	v := onECS("pr-1", &api.Base{Copied: "cart:4", Current: "cart:4"})
+	v := runningOnECS("pr-1", &api.Base{Copied: "cart:4", Current: "cart:4"})
 	v.Instances = append(
 		v.Instances,
 		api.Instance{Base: &api.Base{Copied: "cart:3", Current: "cart:4", Behind: 1}}, api.Instance{Base: &api.Base{Copied: "cart:2", Current: "cart:4", Behind: 2}}, api.Instance{},
