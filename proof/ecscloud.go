@@ -11,6 +11,7 @@ import (
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/layover-dev/layover/internal/runtime/ecs/ecstest"
 )
@@ -52,7 +53,7 @@ func useCloud(c *ecstest.Cloud, accessKey string) error {
 
 // ecsClient is the SDK's client of the cloud that this process uses, as a person would use it.
 func ecsClient(ctx context.Context) (*ecs.Client, error) {
-	config, err := awsconfig.LoadDefaultConfig(ctx)
+	config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithLogger(logging.Nop{}))
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,8 @@ func promises() []promise {
 		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
 		{"traefik-agrees", "The real Traefik with Layover's configuration, over HTTP and Redis, sends every request where the routing table does", proveTraefikAgrees},
 		{"traefik-hybrid", "In the mode hybrid a request costs Traefik no more with 10,000 versions than with 10", proveTraefikHybrid},
+		{"ecs-churn", "However many tasks of ECS end, and proxies there are, ECS is asked little; and where it refuses to answer, no route is lost", proveECSChurn(churnFull())},
+		{"ecs-shop", "The whole shop on ECS behind Traefik: adopted, routed, replaced, slept, woken, followed and removed, and no request lost", proveECSShop},
 		{"iam", "The IAM policy that Layover prints is enough for ECS, and no action of it is too much", proveIAM},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},

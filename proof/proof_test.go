@@ -43,6 +43,13 @@ func TestWake(t *testing.T) {
 	t.Log(r.figure)
 }
 
+func TestECSChurn(t *testing.T) {
+	r, err := ecsChurn(t.Context(), churnSmall())
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "0 wrong, 0 failed; 0 routes lost")
+	t.Log(r.figure)
+}
+
 func TestSleepers(t *testing.T) {
 	needsLinux(t)
 	r, err := sleepers(t.Context(), sleeperPlan{100, 1000, time.Second})

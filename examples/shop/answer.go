@@ -10,6 +10,7 @@ import (
 // the whole tree of the request.
 type Answer struct {
 	ServedBy    string    `json:"served_by"`             // service@version, the instance's own word
+	Build       string    `json:"build,omitempty"`       // SHOP_BUILD of that instance; the inventory has none
 	Routed      string    `json:"routed,omitempty"`      // the Layover-Served-By header that the caller saw on this answer
 	TraceID     string    `json:"trace_id,omitempty"`    // the trace the service took part in, 32 hex digits
 	Error       string    `json:"error,omitempty"`       // why the answer is not complete

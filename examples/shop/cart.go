@@ -9,7 +9,7 @@ type cart struct {
 }
 
 func (c *cart) answer(ctx context.Context) (Answer, error) {
-	a := Answer{ServedBy: c.cfg.id()}
+	a := Answer{ServedBy: c.cfg.id(), Build: c.cfg.build}
 	prices, err := c.others.get(ctx, c.cfg.pricingURL+"/prices")
 	a.add(prices)
 	if err != nil {

@@ -16,6 +16,7 @@ type config struct {
 	kind    string // which of the services this is
 	service string // what it calls itself
 	version string
+	build   string // what the answer says of the program, "" for nothing
 	host    string // address to listen on
 	port    string
 
@@ -31,7 +32,8 @@ type config struct {
 	dropBaggage bool
 	crash       bool
 	startDelay  time.Duration
-	export      bool // send spans to the collector named by the OTEL_EXPORTER_OTLP_ variables
+	stopDelay   time.Duration // how long it serves on after SIGTERM
+	export      bool          // send spans to the collector named by the OTEL_EXPORTER_OTLP_ variables
 }
 
 // readConfig reads the settings of service, and reports every problem at once.
@@ -41,6 +43,7 @@ func readConfig(service string, getenv func(string) string) (config, error) {
 		kind:    service,
 		service: env.text("LAYOVER_SERVICE", service),
 		version: env.text("LAYOVER_VERSION", "main"),
+		build:   getenv("SHOP_BUILD"),
 		host:    env.text("HOST", "127.0.0.1"),
 		port:    env.text("PORT", "8080"),
 
@@ -56,6 +59,7 @@ func readConfig(service string, getenv func(string) string) (config, error) {
 		dropBaggage: env.flag("SHOP_DROP_BAGGAGE"),
 		crash:       env.flag("SHOP_CRASH"),
 		startDelay:  env.duration("SHOP_START_DELAY"),
+		stopDelay:   env.duration("SHOP_STOP_DELAY"),
 		export:      getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "",
 	}
 	if cfg.badge == "" && cfg.discount > 0 {

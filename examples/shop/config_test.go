@@ -19,6 +19,7 @@ func TestReadConfig_Defaults(t *testing.T) {
 	require.Empty(t, cfg.badge)
 	require.False(t, cfg.export)
 	require.Zero(t, cfg.startDelay)
+	require.Zero(t, cfg.stopDelay)
 }
 
 func TestReadConfig_ReportsEveryProblemAtOnce(t *testing.T) {
@@ -30,6 +31,7 @@ func TestReadConfig_ReportsEveryProblemAtOnce(t *testing.T) {
 		"PRICING_DISCOUNT":  "101",
 		"SHOP_DROP_BAGGAGE": "yes",
 		"SHOP_START_DELAY":  "-1s",
+		"SHOP_STOP_DELAY":   "soon",
 	}
 	_, err := readConfig(Cart, func(name string) string { return env[name] })
 	require.Error(t, err)
@@ -44,6 +46,7 @@ func TestReadConfig_Settings(t *testing.T) {
 		"PRICING_DISCOUNT": "20",
 		"SHOP_CRASH":       "1",
 		"SHOP_START_DELAY": "500ms",
+		"SHOP_STOP_DELAY":  "3s",
 	}
 	cfg, err := readConfig(Pricing, func(name string) string { return env[name] })
 	require.NoError(t, err)
@@ -51,4 +54,5 @@ func TestReadConfig_Settings(t *testing.T) {
 	require.Equal(t, "20 % off", cfg.badge)
 	require.True(t, cfg.crash)
 	require.Equal(t, 500*time.Millisecond, cfg.startDelay)
+	require.Equal(t, 3*time.Second, cfg.stopDelay)
 }

@@ -10,7 +10,7 @@ type pricing struct {
 }
 
 func (p *pricing) answer(ctx context.Context) (Answer, error) {
-	a := Answer{ServedBy: p.cfg.id()}
+	a := Answer{ServedBy: p.cfg.id(), Build: p.cfg.build}
 	stock, call, err := p.others.stock(ctx)
 	a.add(call)
 	if err != nil {

@@ -129,3 +129,26 @@ func TestMain_EndsDuringTheStartDelay(t *testing.T) {
 	require.False(t, lines.Scan(), lines.Text())
 	require.NoError(t, cmd.Wait())
 }
+
+func TestMain_ServesOnDuringTheStopDelay(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := command(ctx, map[string]string{"SHOP_STOP_DELAY": "500ms", "SHOP_BUILD": "b7", "PORT": "0"}, Storefront)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(stdout)
+	require.True(t, lines.Scan())
+	addr := regexp.MustCompile(`msg=listening .*addr=(\S+)`).FindStringSubmatch(lines.Text())
+	require.Len(t, addr, 2, lines.Text())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.True(t, lines.Scan())
+	require.Contains(t, lines.Text(), "serving on because SHOP_STOP_DELAY is set")
+	resp, err := http.Get("http://" + addr[1] + "/healthz")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusNoContent, resp.StatusCode)
+	for lines.Scan() {
+	}
+	require.NoError(t, cmd.Wait())
+}

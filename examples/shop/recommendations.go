@@ -10,7 +10,7 @@ type recommendations struct {
 
 func (r *recommendations) answer(ctx context.Context) (Answer, error) {
 	const plenty = 20
-	a := Answer{ServedBy: r.cfg.id()}
+	a := Answer{ServedBy: r.cfg.id(), Build: r.cfg.build}
 	stock, call, err := r.others.stock(ctx)
 	a.add(call)
 	if err != nil {

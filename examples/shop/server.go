@@ -48,10 +48,16 @@ func serve(ctx context.Context, ln net.Listener, cfg config, log *slog.Logger) e
 	srv := newServer(cfg, otel, others, log)
 	log.InfoContext(ctx, "listening", "addr", ln.Addr().String())
 
+	told := ctx.Done()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return srv.serve(ln) })
 	group.Go(func() error {
 		<-ctx.Done()
+		select {
+		case <-told:
+			linger(ctx, cfg, log)
+		default: // it cannot serve
+		}
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
 		defer cancel()
 		return srv.shutdown(grace)
@@ -61,6 +67,15 @@ func serve(ctx context.Context, ln net.Listener, cfg config, log *slog.Logger) e
 	}
 	log.InfoContext(ctx, "ended")
 	return nil
+}
+
+// linger goes on serving for a while after SIGTERM: where nobody takes a service out of
+// the load balancer before it is told to end, as with ECS on its own, requests still come.
+func linger(ctx context.Context, cfg config, log *slog.Logger) {
+	if cfg.stopDelay > 0 {
+		log.InfoContext(ctx, "serving on because SHOP_STOP_DELAY is set", "delay", cfg.stopDelay)
+		<-time.After(cfg.stopDelay)
+	}
 }
 
 // newServer returns the server of the service that cfg names.

@@ -21,7 +21,7 @@ type storefront struct {
 }
 
 func (s *storefront) answer(ctx context.Context) (Answer, error) {
-	a := Answer{ServedBy: s.cfg.id()}
+	a := Answer{ServedBy: s.cfg.id(), Build: s.cfg.build}
 	cart, err := s.others.get(ctx, s.cfg.cartURL+"/cart")
 	a.add(cart)
 	if err != nil {

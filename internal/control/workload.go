@@ -94,9 +94,14 @@ func override(s api.Service, o api.Overrides) (api.Run, error) {
 	case o.Adopt && (t.ECS == nil || t.ECS.Service == ""):
 		return api.Run{}, invalidf("set run.ecs.service of the service, or give the url of what is there already",
 			"service %s names no ECS service that could be adopted", s.Name)
-	case o.Image != "" && t.ECS != nil, o.Adopt:
+	case o.Adopt: // what the template says of the tasks that Layover runs, is not of those that are there
 		e := *t.ECS
-		e.Image, e.Adopt, e.Port = cmp.Or(o.Image, e.Image), o.Adopt, cmp.Or(o.Port, e.Port)
+		e.Image, e.Command, e.Mode, e.CPU, e.Memory = "", nil, "", 0, 0
+		e.Adopt, e.Port = true, cmp.Or(o.Port, e.Port)
+		return api.Run{ECS: &e}, nil
+	case o.Image != "" && t.ECS != nil:
+		e := *t.ECS
+		e.Image, e.Adopt, e.Port = o.Image, false, cmp.Or(o.Port, e.Port)
 		return api.Run{ECS: &e}, nil
 	case o.Image != "":
 		d := deref(t.Docker)
@@ -181,8 +186,6 @@ func checkECS(e api.ECS) error {
 		return invalidf("set service, to an ECS service that runs already, or task_definition", "nothing says which task definition is the template")
 	case e.Adopt && e.Service == "":
 		return invalidf("set service", "only an ECS service can be adopted, and none is named")
-	case e.Adopt && (e.Image != "" && e.Mode != "" || len(e.Command) > 0):
-		return invalidf("leave it out", "an ECS service that is adopted goes on as it is: it gets no other command")
 	case e.Port < 0 || e.Port > 65535:
 		return invalidf("", "%d is not a port", e.Port)
 	case e.CPU < 0 || e.Memory < 0:

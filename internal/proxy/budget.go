@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What a version's requests may be tried again: where many fail at once, trying each twice
+// What a version's requests may be tried again: where many fail at once, trying each again
 // would be the second half of the trouble.
 const (
 	retryShare  = 5  // one retry for so many answers

@@ -193,7 +193,7 @@ func (x *relay) openByConnect(out *http.Request) (*http.Response, error) {
 	out.Header[protocolField] = []string{websocketProtocol}
 	out.Body, out.ContentLength = x.body, -1
 	conn, err := x.dialTunnel(out.Context())
-	if err != nil && isDialError(err) && out.Context().Err() == nil && x.moveOn() {
+	for err != nil && isDialError(err) && out.Context().Err() == nil && x.moveOn() {
 		x.aim(out)
 		conn, err = x.dialTunnel(out.Context())
 	}

@@ -24,8 +24,10 @@ type exchange struct {
 	decision route.Decision
 	instance *route.Instance
 	flight   *flight
-	version  *versionState // of the decided version, which the request has a place in; nil where it has none
-	tooMany  bool          // another instance was not tried: too many requests were tried twice
+	version  *versionState    // of the decided version, which the request has a place in; nil where it has none
+	tooMany  bool             // another instance was not tried: too many requests were tried again
+	moves    int              // how often another instance was entered, or was to be
+	failed   [maxMoves]string // IDs of those that could not be connected to before
 	record   Record
 }
 
@@ -46,7 +48,7 @@ type client interface {
 func (x *exchange) begin(now time.Time) {
 	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
 	x.table, x.decision, x.instance, x.flight = nil, route.Decision{}, nil, nil
-	x.version, x.tooMany = nil, false
+	x.version, x.tooMany, x.moves = nil, false, 0
 	x.record = Record{
 		Time:    now,
 		Method:  x.rq.method,
@@ -94,7 +96,7 @@ func (x *exchange) acquire() *problem {
 				hold.version = x.decision.Version.ID
 				continue
 			}
-			entered, current := x.enter(now, "")
+			entered, current := x.enter(now)
 			if entered {
 				return nil
 			}
@@ -179,11 +181,11 @@ func (x *exchange) refusal() *problem {
 	return nil
 }
 
-// enter takes the next instance of the decided version, other than avoid, for a request
+// enter takes the next instance of the decided version that was not tried, for a request
 // in flight. It is not entered where there is none, or where the table is no longer
 // current: then the instance may be about to leave, and nobody waits for this request.
-func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
-	instance, flight := x.pick(avoid)
+func (x *exchange) enter(now *snapshot) (entered, current bool) {
+	instance, flight := x.pick()
 	if instance == nil {
 		return false, true
 	}
@@ -196,14 +198,14 @@ func (x *exchange) enter(now *snapshot, avoid string) (entered, current bool) {
 	return true, true
 }
 
-// pick returns the instance whose turn it is, other than avoid, with its entry. Those that
+// pick returns the instance whose turn it is, of those that were not tried, with its entry. Those that
 // are out are passed over, unless there is no other.
-func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
+func (x *exchange) pick() (instance *route.Instance, of *flight) {
 	version := x.decision.Version
 	flights := x.proxy.standing(version).flights
 	for range version.Instances {
 		i := version.Turn()
-		if version.Instances[i].ID == avoid {
+		if x.tried(&version.Instances[i]) {
 			continue
 		}
 		instance, of = &version.Instances[i], flights[i]
@@ -214,7 +216,7 @@ func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 	// With turns taken by others in between, this request may not have seen all.
 	for i := range version.Instances {
 		other := &version.Instances[i]
-		if instance == nil || other.ID == avoid {
+		if instance == nil || x.tried(other) {
 			continue
 		}
 		if flight := flights[i]; !x.proxy.outliers.out(&flight.outlier) {
@@ -224,11 +226,22 @@ func (x *exchange) pick(avoid string) (instance *route.Instance, of *flight) {
 	return instance, of
 }
 
+// maxMoves is how many other instances are tried for one request. Several may have ended since the
+// server last looked; more would let the client wait for what is gone in any case.
+const maxMoves = 3
+
+// tried says whether the instance could not be connected to for this request.
+func (x *exchange) tried(i *route.Instance) bool { return slices.Contains(x.failed[:x.moves], i.ID) }
+
 // moveOn enters another instance of the version instead of the present one. Where a newer
 // table is in place, the instance is one of that table; the version stays the same.
 func (x *exchange) moveOn() bool {
-	failed, left := x.instance, x.flight
-	id, paid := x.decision.Version.ID, false
+	if x.moves == maxMoves {
+		return false
+	}
+	x.failed[x.moves] = x.instance.ID
+	x.moves++
+	left, id, paid := x.flight, x.decision.Version.ID, false
 	for {
 		now := x.proxy.current.Load()
 		d := now.table.Resolve(&x.ask)
@@ -236,7 +249,7 @@ func (x *exchange) moveOn() bool {
 			return false
 		}
 		x.decision.Version = d.Version
-		if !slices.ContainsFunc(d.Version.Instances, func(i route.Instance) bool { return i.ID != failed.ID }) {
+		if !slices.ContainsFunc(d.Version.Instances, func(i route.Instance) bool { return !x.tried(&i) }) {
 			return false
 		}
 		if !paid && !x.version.budget.take(x.version.answers.Load()) {
@@ -244,7 +257,7 @@ func (x *exchange) moveOn() bool {
 			return false
 		}
 		paid = true
-		entered, current := x.enter(now, failed.ID)
+		entered, current := x.enter(now)
 		if entered {
 			left.leave()
 		}
@@ -308,7 +321,7 @@ func (x *exchange) explain(err error) *problem {
 	case isDialError(err):
 		pr := noConnection(id, x.instance, err)
 		if x.tooMany {
-			pr.detail += " No other instance was tried: the budget for second tries is used up."
+			pr.detail += " No other instance was tried: the budget for further tries is used up."
 		}
 		return pr
 	case isBrokenConnection(err):

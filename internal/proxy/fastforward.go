@@ -74,12 +74,11 @@ func (c *fastConn) passAnswer(u *upstream) {
 // It tries again where nothing can have been acted on: where no connection could be
 // made, another instance; where a kept connection turns out to be closed, a new one.
 func (c *fastConn) send(start, tail []byte) (u *upstream, err error) {
-	fresh, moved := false, false
+	fresh := false
 	for {
 		u, err = c.connect(fresh)
 		if err != nil {
-			if !c.isUnwanted() && c.unreachable(err) && !moved && c.moveOn() {
-				moved = true
+			if !c.isUnwanted() && c.unreachable(err) && c.moveOn() {
 				continue
 			}
 			return nil, err

@@ -91,6 +91,23 @@ func TestProblem_AnotherInstanceOfTheSameVersion(t *testing.T) {
 	require.Equal(t, CodeUnreachable, w.get(t, "cart.localhost", "/", "Baggage", toPR1).problem(t).Code)
 }
 
+func TestProblem_SeveralInstancesAreGone(t *testing.T) {
+	alive := says(t, "pr-1")
+	gone := []string{deadAddress(t), deadAddress(t), deadAddress(t), deadAddress(t)}
+	for protocol, client := range map[string]string{"fast": "", "relayed": "100-continue"} { // what is expected takes the other path
+		t.Run(protocol, func(t *testing.T) {
+			w := newWorld(t, Options{Health: Health{ConnectFailures: -1}}, service("cart", ready("main", alive), ready("pr-1", append(gone[:maxMoves:maxMoves], alive)...)))
+			for range 2 { // more would be over the budget
+				a := w.do(t, w.request(t, http.MethodPost, "cart.localhost", "/", strings.NewReader("x"), "Baggage", toPR1, "Expect", client))
+				require.Equal(t, "pr-1", a.text)
+			}
+			w.set(t, service("cart", ready("main", alive), ready("pr-1", gone...)))
+			a := w.do(t, w.request(t, http.MethodPost, "cart.localhost", "/", strings.NewReader("x"), "Baggage", toPR1, "Expect", client))
+			require.Equal(t, CodeUnreachable, a.problem(t).Code)
+		})
+	}
+}
+
 // rawInstance answers each connection with the bytes of reply once it got a
 // request, and closes it.
 func rawInstance(t *testing.T, reply string) string {

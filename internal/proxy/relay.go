@@ -165,19 +165,15 @@ func (x *relay) aim(out *http.Request) {
 }
 
 // RoundTrip sends the request to the instance. Where no connection could be made,
-// nothing was sent, and one other instance of the same version is tried.
+// nothing was sent, and other instances of the same version are tried.
 func (x *relay) RoundTrip(out *http.Request) (*http.Response, error) {
 	res, err := x.send(out)
-	if err == nil || out.Context().Err() != nil || !x.unreachable(err) || !x.moveOn() {
-		return res, err
-	}
-	again := out.Clone(out.Context())
-	again.Trailer = out.Trailer // the body writes into it
-	x.aim(again)
-	keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
-	res, err = x.send(again)
-	if err != nil && out.Context().Err() == nil {
-		x.unreachable(err)
+	for err != nil && out.Context().Err() == nil && x.unreachable(err) && x.moveOn() {
+		again := out.Clone(out.Context())
+		again.Trailer = out.Trailer // the body writes into it
+		x.aim(again)
+		keepTarget(again.URL, x.in.URL, x.in.Method, again.Host)
+		res, err = x.send(again)
 	}
 	return res, err
 }

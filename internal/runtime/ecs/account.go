@@ -3,6 +3,7 @@ package ecs
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
 )
 
 // place says which account and region a cluster is in.
@@ -65,11 +67,14 @@ type call[In, Out, Opts any] func(context.Context, *In, ...func(*Opts)) (*Out, e
 const tries = 6
 
 // openAccount finds credentials by the SDK's default chain, and takes on the role of p where it has one.
-func openAccount(ctx context.Context, p place, perSecond float64) (*account, error) {
+func openAccount(ctx context.Context, p place, perSecond float64, log *slog.Logger) (*account, error) {
 	config, err := awsconfig.LoadDefaultConfig(ctx, func(o *awsconfig.LoadOptions) error {
 		if p.region != "" {
 			o.Region = p.region
 		}
+		o.Logger = logging.LoggerFunc(func(_ logging.Classification, format string, args ...any) { // not to stderr by itself
+			log.Debug("the SDK of AWS says", "text", fmt.Sprintf(format, args...))
+		})
 		o.Retryer = func() aws.Retryer {
 			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 				o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts = tries })
@@ -112,22 +117,28 @@ func (a *account) bind() {
 	a.getCallerIdentity = sts.NewFromConfig(a.config).GetCallerIdentity
 }
 
+// asked is how often a question is asked whose connection breaks off.
+const asked = 4
+
 // ask makes one call that changes nothing, within the budget. Where AWS says that there are too many, it
 // is made again, less and less often, until ctx ends: nothing is told that was not asked.
 func ask[In, Out any](ctx context.Context, a *account, do call[In, Out, ecs.Options], in *In) (*Out, error) {
-	for {
+	for broken := 1; ; {
 		if err := a.budget.wait(ctx); err != nil {
 			return nil, err
 		}
 		out, err := do(ctx, in, once)
-		if busy(err) {
+		switch {
+		case busy(err):
 			a.budget.tooMany()
-			continue
-		}
-		if err == nil {
+		case brokeOff(err) && broken < asked && ctx.Err() == nil:
+			broken++
+		case err != nil:
+			return nil, err
+		default:
 			a.budget.fine()
+			return out, nil
 		}
-		return out, err
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -24,7 +25,7 @@ type adoption struct {
 func (c *cluster) adopt(ctx context.Context, w control.Workload, step func(api.Step, string)) (control.Status, error) {
 	e := w.Run.ECS
 	step(api.StepStart, "ECS service "+e.Service)
-	t, err := c.template(ctx, e)
+	t, err := c.template(ctx, e, templateAge)
 	if err != nil {
 		return control.Status{}, err
 	}
@@ -45,8 +46,9 @@ func (c *cluster) adopt(ctx context.Context, w control.Workload, step func(api.S
 		c.adopted[w.ID] = known
 		c.readoptLocked()
 	}
+	began := time.Now()
 	c.mu.Unlock()
-	if err := c.lookAtTasksOf(ctx, known.service); err != nil {
+	if err := c.fresh(ctx, began); err != nil { // one look for all that are adopted at once
 		return control.Status{}, err
 	}
 	c.mu.Lock()

@@ -211,7 +211,6 @@ func (c *cluster) readDefinitions(ctx context.Context) error {
 			needed[t.described()] = true
 		}
 	}
-	maps.DeleteFunc(c.templates, func(_ string, t *template) bool { return time.Since(t.read) > templateAge })
 	for _, t := range c.templates {
 		needed[t.definition.label()] = true
 	}

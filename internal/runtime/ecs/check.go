@@ -106,7 +106,7 @@ func (k *check) service(s api.Service, try bool) {
 	filled := *e
 	filled.Service = api.FillPlaceholders(e.Service, map[string]string{"service": s.Name})
 	filled.TaskDefinition = api.FillPlaceholders(e.TaskDefinition, map[string]string{"service": s.Name})
-	t, err := c.template(k.ctx, &filled)
+	t, err := c.template(k.ctx, &filled, templateAge)
 	if err != nil {
 		k.find(s.Name, StepTemplate, "", err)
 		return
@@ -165,7 +165,7 @@ func (k *check) cluster(c *cluster) bool {
 	if k.clusters[c] = k.find("", StepCluster, text, err); !k.clusters[c] {
 		return false
 	}
-	err = c.fresh(k.ctx, 0)
+	err = c.fresh(k.ctx, time.Now())
 	c.mu.Lock()
 	text = fmt.Sprintf("%d of others, %d of this environment", len(c.foreign), len(c.tasks))
 	c.mu.Unlock()

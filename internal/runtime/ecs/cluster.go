@@ -78,8 +78,8 @@ func newCluster(r *Runtime, a *account, key clusterKey) *cluster {
 	return c
 }
 
-// fresh makes sure that everything in the cluster was looked at within age. An error means that something was not.
-func (c *cluster) fresh(ctx context.Context, age time.Duration) error {
+// fresh makes sure that everything in the cluster was looked at since then. An error means that something was not.
+func (c *cluster) fresh(ctx context.Context, since time.Time) error {
 	select {
 	case <-c.looking:
 		defer func() { c.looking <- struct{}{} }()
@@ -89,7 +89,7 @@ func (c *cluster) fresh(ctx context.Context, age time.Duration) error {
 	c.mu.Lock()
 	looked := c.looked
 	c.mu.Unlock()
-	if time.Since(looked) < age {
+	if looked.After(since) {
 		return nil
 	}
 	began := time.Now()
@@ -288,9 +288,10 @@ func (c *cluster) askLocked() {
 	}
 }
 
-// describeAsked describes what is waited for until nobody waits any more.
+// describeAsked describes what is waited for until nobody waits any more: what is to be described one time soon, and
+// the rest less often where events tell of it.
 func (c *cluster) describeAsked() {
-	ctx := c.runtime.ctx
+	ctx, last := c.runtime.ctx, time.Now()
 	tick := time.NewTicker(c.runtime.hurry)
 	defer tick.Stop()
 	for {
@@ -302,13 +303,18 @@ func (c *cluster) describeAsked() {
 		c.mu.Lock()
 		maps.DeleteFunc(c.once, func(arn string, _ bool) bool { return c.asked[arn] > 0 })
 		arns := slices.AppendSeq(slices.Collect(maps.Keys(c.asked)), maps.Keys(c.once))
-		clear(c.once)
 		if len(arns) == 0 {
 			c.asking = false
 			c.mu.Unlock()
 			return
 		}
+		if len(c.once) == 0 && time.Since(last) < c.runtime.hurried() {
+			c.mu.Unlock()
+			continue
+		}
+		clear(c.once)
 		c.mu.Unlock()
+		last = time.Now()
 		err := c.describe(ctx, arns)
 		if err == nil {
 			err = c.findHosts(ctx)

@@ -27,6 +27,8 @@ type plan struct {
 	template  *template
 	container string
 	port      int
+	origin    string            // what it is a copy of, see originOf
+	base      string            // the definition that this had when it was copied
 	own       map[string]string // variables of this instance alone
 	family    string
 	input     *ecs.RegisterTaskDefinitionInput // without family and tags
@@ -36,7 +38,7 @@ type plan struct {
 // plan copies the template of a workload and puts in what the workload says.
 func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 	e := w.Run.ECS
-	t, err := c.template(ctx, e)
+	t, err := c.template(ctx, e, templateAge)
 	if err != nil {
 		return plan{}, err
 	}
@@ -44,22 +46,12 @@ func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port, own: map[string]string{}}
+	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port, origin: originOf(e), base: t.definition.label()}
 	p.input, err = copyDefinition(&t.definition.TaskDefinition)
 	if err != nil {
 		return plan{}, err
 	}
-	shared := map[string]string{"PORT": strconv.Itoa(port)}
-	for name, value := range w.Env {
-		value = strings.ReplaceAll(value, "{port}", strconv.Itoa(port))
-		switch {
-		case name == "PORT":
-		case strings.Contains(value, w.ID) && e.Mode != modeService:
-			p.own[name] = value
-		default:
-			shared[name] = value
-		}
-	}
+	shared := p.variables()
 	for i := range p.input.ContainerDefinitions {
 		d := &p.input.ContainerDefinitions[i]
 		if aws.ToString(d.Name) == p.container {
@@ -84,6 +76,56 @@ func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 	p.hash, err = hashOf(p.input)
 	p.family = c.family(w)
 	return p, err
+}
+
+// planLike plans one more instance beside the task like, from the same definition: whatever became of the template
+// since, all instances of a deployment are of one kind, and ECS is asked nothing.
+func (c *cluster) planLike(ctx context.Context, w control.Workload, like *task) (plan, error) {
+	t, err := c.template(ctx, w.Run.ECS, math.MaxInt64)
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{
+		workload: w, template: t, container: like.container, port: like.port, origin: like.origin, base: like.base, family: c.family(w),
+	}
+	p.variables()
+	return p, nil
+}
+
+// like returns a task of the same deployment whose definition tasks can be run from, nil where none is known. The definition
+// is not deregistered before done is called.
+func (c *cluster) like(w control.Workload) (found *task, done func()) {
+	family, hash := c.family(w), workloadHash(w)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, last, _ := strings.Cut(c.last[family], " ")
+	for _, t := range c.tasks {
+		definition := aws.ToString(t.TaskDefinitionArn)
+		if t.ofService == w.Service && t.ofVersion == w.Version && t.Generation == w.Generation && t.workload == hash &&
+			strings.HasPrefix(shortARN(definition), family+":") && (definition == last || !t.ended()) {
+			one := *t
+			return &one, c.holdLocked(definition)
+		}
+	}
+	return nil, nil
+}
+
+// variables takes those of the workload's variables that only this instance has into own, and returns the others.
+func (p *plan) variables() map[string]string {
+	port := strconv.Itoa(p.port)
+	p.own = map[string]string{}
+	shared := map[string]string{"PORT": port}
+	for name, value := range p.workload.Env {
+		value = strings.ReplaceAll(value, "{port}", port)
+		switch {
+		case name == "PORT":
+		case strings.Contains(value, p.workload.ID) && p.workload.Run.ECS.Mode != modeService:
+			p.own[name] = value
+		default:
+			shared[name] = value
+		}
+	}
+	return shared
 }
 
 // change puts into the routed container what the workload says of it.
@@ -171,8 +213,22 @@ func hashOf(in *ecs.RegisterTaskDefinitionInput) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash a task definition: %w", err)
 	}
+	return shortHash(text), nil
+}
+
+// workloadHash is the hash of what a workload runs: the same for all instances of a deployment.
+func workloadHash(w control.Workload) string {
+	text := []any{w.Run.ECS, w.Grace}
+	for _, name := range slices.Sorted(maps.Keys(w.Env)) {
+		text = append(text, name, strings.ReplaceAll(w.Env[name], w.ID, "{instance}"))
+	}
+	out, _ := json.Marshal(text) // all of it can be written
+	return shortHash(out)
+}
+
+func shortHash(text []byte) string {
 	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:16]), nil
+	return hex.EncodeToString(sum[:16])
 }
 
 var notInNames = regexp.MustCompile(`[^a-zA-Z0-9_-]+`)
@@ -207,16 +263,6 @@ const tagHash = "layover:hash"
 // ensureDefinition registers the definition of p where the last one of its family is not the same, and returns its
 // ARN, which is not deregistered before done is called.
 func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, done func(), err error) {
-	hold := func(arn string) func() {
-		c.using[arn]++ // with mu held
-		return func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if c.using[arn]--; c.using[arn] == 0 {
-				delete(c.using, arn)
-			}
-		}
-	}
 	free, err := c.runtime.turn(ctx, "definition "+p.family)
 	if err != nil {
 		return "", nil, err
@@ -226,7 +272,7 @@ func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, don
 	last, known := c.last[p.family]
 	if hash, arn, _ := strings.Cut(last, " "); known && hash == p.hash {
 		defer c.mu.Unlock()
-		return arn, hold(arn), nil
+		return arn, c.holdLocked(arn), nil
 	}
 	c.mu.Unlock()
 	if !known {
@@ -234,7 +280,7 @@ func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, don
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.last[p.family] = hash + " " + arn
-			return arn, hold(arn), nil
+			return arn, c.holdLocked(arn), nil
 		}
 	}
 	in := *p.input
@@ -248,7 +294,19 @@ func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, don
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last[p.family] = p.hash + " " + arn
-	return arn, hold(arn), nil
+	return arn, c.holdLocked(arn), nil
+}
+
+// holdLocked has a definition not be deregistered before done is called.
+func (c *cluster) holdLocked(arn string) (done func()) {
+	c.using[arn]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.using[arn]--; c.using[arn] == 0 {
+			delete(c.using, arn)
+		}
+	}
 }
 
 // newest returns the newest active definition of a family, and the hash it was registered with; both are empty where

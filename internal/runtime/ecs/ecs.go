@@ -85,7 +85,7 @@ type clusterKey struct {
 type labels struct {
 	ID, ofService, ofVersion string
 	Generation               int64
-	container                string
+	container, workload      string
 	port                     int
 	origin                   string // what it is a copy of, see originOf
 	base                     string // the definition that this had then: family and revision
@@ -103,6 +103,7 @@ const (
 	tagPort        = "layover:port"
 	tagOrigin      = "layover:template"
 	tagBase        = "layover:base"
+	tagWorkload    = "layover:workload" // hash of what it was to run
 )
 
 const (
@@ -217,7 +218,7 @@ func (r *Runtime) List(ctx context.Context) ([]control.Status, error) {
 	}
 	var group errgroup.Group
 	for _, c := range all {
-		group.Go(func() error { return c.fresh(ctx, r.interval()) })
+		group.Go(func() error { return c.fresh(ctx, time.Now().Add(-r.interval())) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -227,12 +228,25 @@ func (r *Runtime) List(ctx context.Context) ([]control.Status, error) {
 
 // interval is the time between two looks at everything.
 func (r *Runtime) interval() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.events != "" && time.Since(r.told) < eventsLate {
+	if r.isTold() {
 		return r.poll * eventsFactor
 	}
 	return r.poll
+}
+
+// hurried is the least time between two looks at what somebody waits for.
+func (r *Runtime) hurried() time.Duration {
+	if r.isTold() {
+		return r.poll
+	}
+	return 0
+}
+
+// isTold says whether events tell of changes.
+func (r *Runtime) isTold() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.events != "" && time.Since(r.told) < eventsLate
 }
 
 // snapshot is what is known of all instances, in the order of their IDs.
@@ -296,7 +310,7 @@ func (r *Runtime) lookAgain(ctx context.Context) error {
 	for {
 		all, err := r.open(ctx)
 		for _, c := range all {
-			err = errors.Join(err, c.fresh(ctx, r.interval()))
+			err = errors.Join(err, c.fresh(ctx, time.Now().Add(-r.interval())))
 			if time.Now().After(tidy) {
 				err = errors.Join(err, c.sweep(ctx))
 			}
@@ -339,7 +353,7 @@ func (r *Runtime) cluster(ctx context.Context, e api.ECS) (*cluster, error) {
 	}
 	if a == nil {
 		var err error
-		if a, err = openAccount(ctx, key.place, r.perSecond); err != nil {
+		if a, err = openAccount(ctx, key.place, r.perSecond, r.log); err != nil {
 			return nil, err
 		}
 	}
@@ -437,12 +451,12 @@ func (r *Runtime) instanceTags(p plan) []types.Tag {
 	out := append(r.tags(p.workload),
 		types.Tag{Key: aws.String(TagInstance), Value: &p.workload.ID},
 		types.Tag{Key: aws.String(tagContainer), Value: &p.container},
-		types.Tag{Key: aws.String(tagPort), Value: aws.String(strconv.Itoa(p.port))})
-	origin, base := originOf(p.workload.Run.ECS), p.template.definition.label()
-	if len(origin) > maxTag || len(base) > maxTag || notInTags.MatchString(origin) {
+		types.Tag{Key: aws.String(tagPort), Value: aws.String(strconv.Itoa(p.port))},
+		types.Tag{Key: aws.String(tagWorkload), Value: aws.String(workloadHash(p.workload))})
+	if p.base == "" || len(p.base) > maxTag || len(p.origin) > maxTag || notInTags.MatchString(p.origin) {
 		return out // nobody is told what it was copied from
 	}
-	return append(out, types.Tag{Key: aws.String(tagOrigin), Value: &origin}, types.Tag{Key: aws.String(tagBase), Value: &base})
+	return append(out, types.Tag{Key: aws.String(tagOrigin), Value: &p.origin}, types.Tag{Key: aws.String(tagBase), Value: &p.base})
 }
 
 // maxTag is how long the value of a tag may be.
@@ -457,7 +471,8 @@ func (r *Runtime) labelled(tags []types.Tag) labels {
 	port, _ := strconv.Atoi(tagOf(tags, tagPort))
 	return labels{
 		ID: tagOf(tags, TagInstance), ofService: tagOf(tags, TagService), ofVersion: tagOf(tags, TagVersion), Generation: generation,
-		container: tagOf(tags, tagContainer), port: port, origin: tagOf(tags, tagOrigin), base: tagOf(tags, tagBase),
+		container: tagOf(tags, tagContainer), port: port, workload: tagOf(tags, tagWorkload),
+		origin: tagOf(tags, tagOrigin), base: tagOf(tags, tagBase),
 	}
 }
 

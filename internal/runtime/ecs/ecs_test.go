@@ -91,6 +91,8 @@ func TestStart_CopiesTheTemplate(t *testing.T) {
 		i++
 	}
 	require.Equal(t, "layover-dev-1--cart--pr-1", task[i].Family)
+	require.Len(t, task[i].Tags[tagWorkload], 32)
+	delete(task[i].Tags, tagWorkload)
 	require.Equal(t, map[string]string{
 		TagEnvironment: "dev-1", TagService: "cart", TagVersion: "pr-1", TagGeneration: "7", TagInstance: "cart--pr-1--7",
 		TagOwner: "ana -ana@example.com-", tagContainer: "app", tagPort: "8080", tagOrigin: "service cart", tagBase: "cart:1",
@@ -131,6 +133,28 @@ func TestStart_RegistersOnlyWhatDiffers(t *testing.T) {
 	require.NotContains(t, c.Leftovers("layover-dev-1--"), "definition layover-dev-1--cart--pr-1:1", "nothing runs from it any more")
 	require.NoError(t, again.Stop(t.Context(), "cart--pr-1--8", 0))
 	require.Empty(t, c.Leftovers("layover-"))
+}
+
+func TestStart_InstancesOfADeploymentAreOfOneKind(t *testing.T) {
+	c := newCloud(t, quick())
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	r := newRuntime(t, Options{Environment: "dev-1"})
+	started(t, r, "cart--pr-1--7", "cart:a")
+	moved := register(t, strings.ReplaceAll(cartDefinition("cart:main"), `"Environment": [`, `"Environment": [{"Name": "NEW", "Value": "1"}, `))
+	require.NoError(t, c.UpdateService(testCluster, "cart", 0, moved))
+
+	r = newRuntime(t, Options{Environment: "dev-1", Runs: func() []api.Run { return []api.Run{{ECS: &api.ECS{Service: "cart"}}} }}) // which knows no template
+	_, err := r.List(t.Context())
+	require.NoError(t, err)
+	before := c.Calls()
+	started(t, r, "cart--pr-1--7.2", "cart:a")
+	started(t, r, "cart--pr-1--7.3", "cart:a")
+	after := c.Calls()
+	require.Equal(t, before["ecs:RegisterTaskDefinition"], after["ecs:RegisterTaskDefinition"], "the template of the deployment counts")
+	require.Equal(t, 1, after["ecs:DescribeServices"]-before["ecs:DescribeServices"], "the network of the template is read once")
+
+	started(t, newRuntime(t, Options{Environment: "dev-1"}), "cart--pr-1--8", "cart:a")
+	require.Equal(t, before["ecs:RegisterTaskDefinition"]+1, c.Calls()["ecs:RegisterTaskDefinition"], "another deployment takes the newest")
 }
 
 func TestStart_SaysWhyATaskDidNotRun(t *testing.T) {
@@ -245,7 +269,7 @@ func TestList_TroubleTakesNothingAway(t *testing.T) {
 	for range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		for _, cl := range r.clusters {
-			require.NoError(t, cl.fresh(ctx, 0))
+			require.NoError(t, cl.fresh(ctx, time.Now()))
 		}
 		cancel()
 		all := r.snapshot()
@@ -260,9 +284,50 @@ func TestList_TroubleTakesNothingAway(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	for _, cl := range r.clusters {
-		require.Error(t, cl.fresh(ctx, 0), "what cannot be looked at is told")
+		require.Error(t, cl.fresh(ctx, time.Now()), "what cannot be looked at is told")
 	}
 	require.Len(t, r.snapshot(), len(ids))
+	c.SetFaults(ecstest.Faults{})
+}
+
+func TestAsk_ConnectionsBreakOff(t *testing.T) {
+	c := newCloud(t, quick())
+	r := newRuntime(t, Options{Environment: "dev-1"})
+	cl, err := r.cluster(t.Context(), api.ECS{})
+	require.NoError(t, err)
+	c.SetFaults(ecstest.Faults{Break: asked - 1})
+	require.NoError(t, cl.fresh(t.Context(), time.Now()), "it is asked again")
+	c.SetFaults(ecstest.Faults{Break: 2 * asked})
+	require.ErrorContains(t, cl.fresh(t.Context(), time.Now()), "list the tasks of cluster dev")
+	c.SetFaults(ecstest.Faults{})
+}
+
+func TestStart_AnswersGetLost(t *testing.T) {
+	c := newCloud(t, quick())
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	for mode, actions := range map[string][]string{
+		"":             {"RunTask", "StopTask", "DeregisterTaskDefinition", "DeleteTaskDefinitions"},
+		api.ECSService: {"CreateService", "UpdateService", "DeleteService"},
+	} {
+		for _, action := range actions {
+			t.Run(action, func(t *testing.T) {
+				e := api.ECS{Service: "cart", Mode: mode, Image: "cart:a"}
+				r := newRuntime(t, Options{Environment: "dev-1", Runs: func() []api.Run { return []api.Run{{ECS: &e}} }})
+				c.SetFaults(ecstest.Faults{Lose: action})
+				_, err := r.Start(t.Context(), workload("cart--pr-1--7", e), nil)
+				require.NoError(t, err)
+				tasks := 0
+				for _, task := range c.Tasks(testCluster) {
+					if task.Status == "RUNNING" {
+						tasks++
+					}
+				}
+				require.Equal(t, 1, tasks)
+				require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", time.Second))
+				eventually(t, "nothing is left", func() bool { return len(c.Leftovers("layover-")) == 0 })
+			})
+		}
+	}
 	c.SetFaults(ecstest.Faults{})
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/smithy-go"
@@ -29,6 +30,11 @@ func busy(err error) bool {
 		return throttled || code == "ServerException" || code == "InternalFailure" || code == "ServiceUnavailable"
 	}
 	return false
+}
+
+// brokeOff says whether a call failed because its connection did: AWS closes those that nobody used for a while.
+func brokeOff(err error) bool {
+	return err != nil && retry.RetryableConnectionError{}.IsErrorRetryable(err) == aws.TrueTernary
 }
 
 // codeOf returns the code of an error of AWS, "" where it is none.

@@ -36,7 +36,7 @@ func (r *Runtime) Logs(ctx context.Context, id string, opts control.LogOptions) 
 	}
 	for _, c := range all {
 		if c.logged(id, opts.Run) == nil {
-			if err := c.fresh(ctx, r.poll); err != nil {
+			if err := c.fresh(ctx, time.Now().Add(-r.poll)); err != nil {
 				return nil, err
 			}
 		}

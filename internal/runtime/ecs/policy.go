@@ -117,7 +117,7 @@ func (n *needs) read(ctx context.Context, c *cluster, s api.Service) error {
 	e := *s.Run.ECS
 	values := map[string]string{"service": s.Name}
 	e.Service, e.TaskDefinition = api.FillPlaceholders(e.Service, values), api.FillPlaceholders(e.TaskDefinition, values)
-	t, err := c.template(ctx, &e)
+	t, err := c.template(ctx, &e, templateAge)
 	if err != nil {
 		return err
 	}

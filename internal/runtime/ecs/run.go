@@ -30,17 +30,13 @@ func (c *cluster) startTask(ctx context.Context, w control.Workload, step func(a
 		step(api.StepStart, "task "+shortARN(aws.ToString(found.TaskArn)))
 		return c.untilRunning(ctx, w.ID, aws.ToString(found.TaskArn), step)
 	}
-	p, err := c.plan(ctx, w)
+	p, definition, done, err := c.prepare(ctx, w)
 	if err != nil {
 		return control.Status{}, err
 	}
 	if found != nil {
 		c.keepLog(ctx, found)
 		c.forget(w.ID)
-	}
-	definition, done, err := c.ensureDefinition(ctx, p)
-	if err != nil {
-		return control.Status{}, err
 	}
 	done = sync.OnceFunc(done)
 	defer done()
@@ -81,6 +77,22 @@ func (c *cluster) startTask(ctx context.Context, w control.Workload, step func(a
 		c.abandon(ctx, w.ID)
 	}
 	return status, err
+}
+
+// prepare makes the plan of an instance, and the definition that it is run from.
+func (c *cluster) prepare(ctx context.Context, w control.Workload) (p plan, definition string, done func(), err error) {
+	if like, done := c.like(w); like != nil {
+		if p, err = c.planLike(ctx, w, like); err != nil {
+			done()
+			return plan{}, "", nil, err
+		}
+		return p, aws.ToString(like.TaskDefinitionArn), done, nil
+	}
+	if p, err = c.plan(ctx, w); err != nil {
+		return plan{}, "", nil, err
+	}
+	definition, done, err = c.ensureDefinition(ctx, p)
+	return p, definition, done, err
 }
 
 // runInput says how to run the task of p. before is the task of the instance that ended, or nil.

@@ -3,6 +3,7 @@ package ecs
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -66,6 +67,7 @@ func (c *cluster) createService(ctx context.Context, w control.Workload, step fu
 			NetworkConfiguration: task.NetworkConfiguration, PlacementConstraints: task.PlacementConstraints,
 			PlacementStrategy: task.PlacementStrategy, EnableExecuteCommand: task.EnableExecuteCommand,
 			Tags: task.Tags, PropagateTags: types.PropagateTagsService, EnableECSManagedTags: true,
+			ClientToken:             aws.String(rand.Text()), // the SDK sends it again where the answer gets lost
 			DeploymentConfiguration: &types.DeploymentConfiguration{MinimumHealthyPercent: aws.Int32(0), MaximumPercent: aws.Int32(200)},
 		})
 		if err == nil {

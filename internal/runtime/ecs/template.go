@@ -34,8 +34,8 @@ type definition struct {
 // newest, and many start at once.
 const templateAge = 20 * time.Second
 
-// template reads the template of a run.
-func (c *cluster) template(ctx context.Context, e *api.ECS) (*template, error) {
+// template reads the template of a run, unless it is known since less than age.
+func (c *cluster) template(ctx context.Context, e *api.ECS, age time.Duration) (*template, error) {
 	name := "service " + e.Service
 	if e.Service == "" {
 		name = "task definition " + e.TaskDefinition
@@ -46,7 +46,8 @@ func (c *cluster) template(ctx context.Context, e *api.ECS) (*template, error) {
 	known := c.templates[name]
 	seen := c.origins[originOf(e)]
 	c.mu.Unlock()
-	if known != nil && time.Since(known.read) < templateAge && (seen == nil || seen.current == known.definition.label()) {
+	moved := age <= templateAge && known != nil && seen != nil && seen.current != "" && seen.current != known.definition.label()
+	if known != nil && time.Since(known.read) < age && !moved {
 		return known, nil
 	}
 	out := &template{read: time.Now()}

@@ -155,7 +155,13 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			call.service = found[3]
 		}
 	}
+	if c.faults.cut(call) {
+		panic(http.ErrAbortHandler)
+	}
 	out, failed := c.answer(call, r)
+	if c.faults.lose(call) {
+		panic(http.ErrAbortHandler)
+	}
 	c.write(w, call, out, failed)
 }
 

@@ -28,7 +28,8 @@ type ecsSvc struct {
 
 	cluster *ecsCluster
 	tags    []tag
-	failed  int // tasks in a row that did not start
+	token   string // of the call that made it
+	failed  int    // tasks in a row that did not start
 }
 
 type loadBalancer struct {
@@ -68,6 +69,7 @@ type serviceInput struct {
 	PropagateTags  string                `json:"propagateTags"`
 	Tags           []tag                 `json:"tags"`
 	Force          bool                  `json:"force"`
+	ClientToken    string                `json:"clientToken"`
 	Exec           bool                  `json:"enableExecuteCommand"`
 }
 
@@ -102,7 +104,12 @@ func (e *ecsService) createService(call *request) (any, *apiError) {
 	if !familyName.MatchString(in.ServiceName) {
 		return nil, apiErrorf("InvalidParameterException", "Service name is invalid.")
 	}
+	if len(in.ClientToken) > 36 {
+		return nil, apiErrorf("InvalidParameterException", "clientToken is too long.")
+	}
 	switch old := c.services[in.ServiceName]; {
+	case old != nil && old.Status == "ACTIVE" && in.ClientToken != "" && old.token == in.ClientToken:
+		return map[string]any{"service": old.describe(true)}, nil
 	case old != nil && old.Status == "ACTIVE":
 		return nil, apiErrorf("InvalidParameterException", "Creation of service was not idempotent.")
 	case old != nil && old.Status == "DRAINING":
@@ -111,7 +118,7 @@ func (e *ecsService) createService(call *request) (any, *apiError) {
 	s := &ecsSvc{
 		ARN: arn, Name: in.ServiceName, ClusterARN: c.arn, Status: "ACTIVE", TaskDefinition: d.arn, LaunchType: in.LaunchType, Strategy: in.Strategy,
 		Network: in.Network, LoadBalancers: in.LoadBalancers, PropagateTags: in.PropagateTags, CreatedAt: now(), Events: []serviceEvent{},
-		Exec: in.Exec, cluster: c, tags: in.Tags,
+		Exec: in.Exec, cluster: c, tags: in.Tags, token: in.ClientToken,
 	}
 	if s.LoadBalancers == nil {
 		s.LoadBalancers = []loadBalancer{}

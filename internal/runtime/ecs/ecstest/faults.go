@@ -15,6 +15,8 @@ type Faults struct {
 	Throttle        float64       // of the calls that list and describe in ECS: they are told ThrottlingException
 	ThrottleActions []string      // which those are; empty is every List and Describe
 	Fail            float64       // of all calls of ECS: they are told ServerException, and have no effect
+	Break           int           // how many of the next calls of ECS get no answer: their connections are cut, and they have no effect
+	Lose            string        // the next call of this action of ECS has its effect, and its connection is cut before the answer
 	Latency         time.Duration // of every call
 	Invisible       time.Duration // for how long lists and descriptions don't have what is new yet
 	Partial         float64       // of the answers that leave a part out, see [faultState.partial]
@@ -83,6 +85,28 @@ func (f *faultState) refuse(call *request) *apiError {
 	f.mu.Unlock()
 	pause(call.ctx, latency)
 	return err
+}
+
+// cut says whether a call gets no answer.
+func (f *faultState) cut(call *request) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if call.service != "ecs" || f.set.Break == 0 {
+		return false
+	}
+	f.set.Break--
+	return true
+}
+
+// lose says whether the answer to a call gets lost.
+func (f *faultState) lose(call *request) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if call.service != "ecs" || f.set.Lose == "" || call.action != f.set.Lose {
+		return false
+	}
+	f.set.Lose = ""
+	return true
 }
 
 func (f *faultState) refusal(call *request) *apiError {

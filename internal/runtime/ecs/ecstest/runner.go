@@ -66,7 +66,7 @@ type addresses struct{ next uint32 }
 
 func (a *addresses) take() netip.Addr {
 	if a.next == 0 {
-		a.next = rand.Uint32()
+		a.next = rand.Uint32() //nolint:gosec // an address is no secret
 	}
 	a.next++
 	n := a.next % (250 * 256 * 250)
