@@ -27,6 +27,8 @@ type plan struct {
 	template  *template
 	container string
 	port      int
+	origin    string            // what it is a copy of, see originOf
+	base      string            // the definition that this had when it was copied
 	own       map[string]string // variables of this instance alone
 	family    string
 	input     *ecs.RegisterTaskDefinitionInput // without family and tags
@@ -44,7 +46,7 @@ func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port}
+	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port, origin: originOf(e), base: t.definition.label()}
 	p.input, err = copyDefinition(&t.definition.TaskDefinition)
 	if err != nil {
 		return plan{}, err
@@ -83,7 +85,9 @@ func (c *cluster) planLike(ctx context.Context, w control.Workload, like *task) 
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{workload: w, template: t, container: like.container, port: like.port, family: c.family(w)}
+	p := plan{
+		workload: w, template: t, container: like.container, port: like.port, origin: like.origin, base: like.base, family: c.family(w),
+	}
 	p.variables()
 	return p, nil
 }

@@ -95,7 +95,7 @@ func TestStart_CopiesTheTemplate(t *testing.T) {
 	delete(task[i].Tags, tagWorkload)
 	require.Equal(t, map[string]string{
 		TagEnvironment: "dev-1", TagService: "cart", TagVersion: "pr-1", TagGeneration: "7", TagInstance: "cart--pr-1--7",
-		TagOwner: "ana -ana@example.com-", tagContainer: "app", tagPort: "8080",
+		TagOwner: "ana -ana@example.com-", tagContainer: "app", tagPort: "8080", tagOrigin: "service cart", tagBase: "cart:1",
 	}, task[i].Tags)
 	out, err := sdk(t).DescribeTaskDefinition(t.Context(), &ecs.DescribeTaskDefinitionInput{TaskDefinition: &task[i].Family})
 	require.NoError(t, err)

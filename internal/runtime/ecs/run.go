@@ -282,7 +282,9 @@ func (c *cluster) taskStatusLocked(t *task) control.Status {
 	}
 	if t.ended() {
 		ended(&status, &t.Task, t.container)
+		return status
 	}
+	status.Images, status.Base = c.imagesLocked([]*task{t}, t.container), c.baseLocked(&t.labels)
 	return status
 }
 

@@ -24,6 +24,7 @@ type ecsService struct {
 	clusters    map[string]*ecsCluster      // by name
 	definitions map[string][]*ecsDefinition // by family, by revision
 	secrets     map[string]string           // by ARN
+	digests     map[string]string           // of images, by name
 	startDelay  time.Duration
 	closing     bool
 }
@@ -44,7 +45,7 @@ type ecsMachine struct {
 
 func newECS(ctx context.Context, c *Cloud, r Runner) *ecsService {
 	e := &ecsService{
-		cloud: c, runner: r, ctx: ctx, clusters: map[string]*ecsCluster{}, definitions: map[string][]*ecsDefinition{}, secrets: map[string]string{},
+		cloud: c, runner: r, ctx: ctx, clusters: map[string]*ecsCluster{}, definitions: map[string][]*ecsDefinition{}, secrets: map[string]string{}, digests: map[string]string{},
 	}
 	e.clusters["default"] = e.newCluster("default")
 	return e

@@ -1,6 +1,7 @@
 package ecstest
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -403,7 +404,7 @@ func (e *ecsService) connectLocked(t *ecsTask) {
 	}
 	for _, c := range t.Containers {
 		c.LastStatus = "RUNNING"
-		c.ImageDigest = "sha256:" + fmt.Sprintf("%064x", len(c.Image))
+		c.ImageDigest = e.digestLocked(c.Image)
 		if t.definition.NetworkMode == "awsvpc" {
 			c.NetworkInterfaces = []networkInterface{{AttachmentID: eni, PrivateIPv4: address}}
 			continue
@@ -656,6 +657,24 @@ type TaskInfo struct {
 	Service                      string // the ECS service it is of; "" for none
 	Tags                         map[string]string
 	StartedAt                    time.Time // when it was RUNNING; zero before
+}
+
+// digestLocked is the digest of an image: the one that it names itself, or that was pushed, else one of its name alone.
+func (e *ecsService) digestLocked(image string) string {
+	if _, digest, ok := strings.Cut(image, "@"); ok {
+		return digest
+	}
+	if digest := e.digests[image]; digest != "" {
+		return digest
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(image)))
+}
+
+// PushImage has the tasks that start from now on run another image under a name: its tag moves.
+func (c *Cloud) PushImage(name, digest string) {
+	c.ecs.mu.Lock()
+	defer c.ecs.mu.Unlock()
+	c.ecs.digests[name] = digest
 }
 
 // Tasks returns the tasks of a cluster.
