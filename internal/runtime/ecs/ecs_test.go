@@ -157,6 +157,32 @@ func TestStart_InstancesOfADeploymentAreOfOneKind(t *testing.T) {
 	require.Equal(t, before["ecs:RegisterTaskDefinition"]+1, c.Calls()["ecs:RegisterTaskDefinition"], "another deployment takes the newest")
 }
 
+// ECS answers a call that it knows with the task that it ran by then.
+func TestStart_IsNotGivenATaskThatHasEnded(t *testing.T) {
+	c := newCloud(t, quick())
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	options := Options{Environment: "dev-1", Runs: func() []api.Run { return []api.Run{{ECS: &api.ECS{Service: "cart"}}} }}
+	r := newRuntime(t, options)
+	started(t, r, "cart--pr-1--7.2", "cart:a") // keeps the definition
+	for range 3 {
+		started(t, r, "cart--pr-1--7", "cart:a")
+		require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", 0))
+	}
+	for _, looks := range []bool{true, false} { // one that sees what has ended, and one that does not
+		r = newRuntime(t, options)
+		if looks {
+			_, err := r.List(t.Context())
+			require.NoError(t, err)
+		}
+		before := c.Calls()["ecs:RunTask"]
+		status := started(t, r, "cart--pr-1--7", "cart:a")
+		require.True(t, status.Running)
+		require.NotEmpty(t, status.Addresses)
+		require.LessOrEqual(t, c.Calls()["ecs:RunTask"]-before, 5)
+		require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", 0))
+	}
+}
+
 func TestStart_SaysWhyATaskDidNotRun(t *testing.T) {
 	for name, about := range map[string]struct {
 		break_ func(t *testing.T, c *ecstest.Cloud) api.ECS

@@ -57,7 +57,7 @@ func (c *cluster) createService(ctx context.Context, w control.Workload, step fu
 	if err != nil {
 		return err
 	}
-	task, err := c.runInput(p, definition, nil)
+	task, err := c.runInput(p, definition)
 	if err == nil {
 		step(api.StepStart, "ECS service "+c.serviceName(w.ID))
 		var out *ecs.CreateServiceOutput

@@ -35,7 +35,7 @@ type ecsCluster struct {
 	tasks     map[string]*ecsTask
 	services  map[string]*ecsSvc
 	machines  []*ecsMachine
-	tokens    map[string][]*ecsTask // by client token
+	tokens    map[string]runCall // by client token
 }
 
 // ecsMachine is a container instance.
@@ -53,7 +53,7 @@ func newECS(ctx context.Context, c *Cloud, r Runner) *ecsService {
 
 func (e *ecsService) newCluster(name string) *ecsCluster {
 	return &ecsCluster{
-		name: name, arn: e.arn("cluster/" + name), tasks: map[string]*ecsTask{}, services: map[string]*ecsSvc{}, tokens: map[string][]*ecsTask{},
+		name: name, arn: e.arn("cluster/" + name), tasks: map[string]*ecsTask{}, services: map[string]*ecsSvc{}, tokens: map[string]runCall{},
 	}
 }
 

@@ -113,6 +113,13 @@ type strategyItem struct {
 
 func (t *ecsTask) family() string { return t.definition.family }
 
+// runCall is a call that ran tasks. ECS remembers it by its client token:
+// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/ECS_Idempotency.html.
+type runCall struct {
+	call  string
+	tasks []*ecsTask
+}
+
 type runTaskInput struct {
 	Cluster              string                `json:"cluster"`
 	TaskDefinition       string                `json:"taskDefinition"`
@@ -159,8 +166,11 @@ func (e *ecsService) runTask(call *request) (any, *apiError) {
 		return nil, apiErrorf("InvalidParameterException", "startedBy or clientToken is too long.")
 	}
 	token := in.ClientToken
-	if token != "" && len(c.tokens[token]) > 0 {
-		return map[string]any{"tasks": describeTasks(c.tokens[token], true), "failures": []any{}}, nil
+	if earlier, used := c.tokens[token]; used && token != "" {
+		if earlier.call != string(call.body) {
+			return nil, apiErrorf("ConflictException", "The request with client token %s was made before, and had other parameters.", token)
+		}
+		return map[string]any{"tasks": describeTasks(earlier.tasks, true), "failures": []any{}}, nil
 	}
 	count := 1
 	if in.Count != nil {
@@ -179,8 +189,8 @@ func (e *ecsService) runTask(call *request) (any, *apiError) {
 		t := e.newTaskLocked(c, d, in)
 		started = append(started, t)
 	}
-	if token != "" {
-		c.tokens[token] = started
+	if token != "" && len(started) > 0 {
+		c.tokens[token] = runCall{call: string(call.body), tasks: started}
 	}
 	return map[string]any{"tasks": describeTasks(started, true), "failures": failures}, nil
 }
