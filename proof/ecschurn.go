@@ -299,12 +299,12 @@ func (c *churning) phases(ctx context.Context) error {
 	}
 	throttled := ecstest.Faults{Throttle: churnThrottle}
 	events, poll := "LAYOVER_ECS_EVENTS="+c.queue, "LAYOVER_ECS_EVENTS="
-	fmt.Printf("  the clock is not scaled down: throttled for %s\n", c.plan.throttled)
+	fmt.Printf("  30 %% of the pages are throttled for %s; the clock is not scaled down\n", c.plan.throttled)
 	last := ""
 	for _, p := range []phase{
 		{"events, one proxy", 1, events, ecstest.Faults{}, c.plan.phase},
 		{"events", c.plan.proxies, events, ecstest.Faults{}, c.plan.phase},
-		{"events, throttled", c.plan.proxies, events, throttled, c.plan.throttled},
+		{"events, throttled", c.plan.proxies, events, throttled, c.plan.phase},
 		{"polling", c.plan.proxies, poll, ecstest.Faults{}, c.plan.phase},
 		{"polling, throttled", c.plan.proxies, poll, throttled, c.plan.throttled},
 	} {

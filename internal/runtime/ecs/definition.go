@@ -293,6 +293,7 @@ func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, don
 	arn = aws.ToString(out.TaskDefinition.TaskDefinitionArn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.definitions[shortARN(arn)] = &definition{TaskDefinition: *out.TaskDefinition, tags: in.Tags}
 	c.last[p.family] = p.hash + " " + arn
 	return arn, c.holdLocked(arn), nil
 }
@@ -342,6 +343,7 @@ func (c *cluster) drop(ctx context.Context, arn string) {
 		used = used || aws.ToString(s.TaskDefinition) == arn && !s.ended
 	}
 	if !used {
+		delete(c.definitions, shortARN(arn))
 		for family, last := range c.last {
 			if strings.HasSuffix(last, " "+arn) {
 				delete(c.last, family)
