@@ -214,7 +214,11 @@ func (c *cluster) readDefinitions(ctx context.Context) error {
 	for _, t := range c.templates {
 		needed[t.definition.label()] = true
 	}
-	maps.DeleteFunc(c.definitions, func(label string, _ *definition) bool { return !needed[label] })
+	ours := map[string]bool{} // they say where the logs are
+	for _, t := range c.tasks {
+		ours[shortARN(aws.ToString(t.TaskDefinitionArn))] = true
+	}
+	maps.DeleteFunc(c.definitions, func(label string, _ *definition) bool { return !needed[label] && !ours[label] })
 	var missing []string
 	for _, label := range slices.Sorted(maps.Keys(needed)) {
 		if _, known := c.definitions[label]; !known && len(missing) < definitionsPerTurn {
