@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Deployment asks for a version of a service to run.
 type Deployment struct {
@@ -90,6 +93,63 @@ type Instance struct {
 	Healthy    bool      `json:"healthy"`
 	Health     string    `json:"health,omitempty" doc:"The last health check in words"`
 	StartedAt  time.Time `json:"started_at"`
+	Images     []Image   `json:"images,omitempty" doc:"What it really runs, where its runtime can tell: of an adopted ECS service an entry for each image that its tasks run"`
+	Base       *Base     `json:"base,omitempty" doc:"What it was copied from, and how far that has moved on since; left out where it is no copy"`
+}
+
+// Image is a container image that runs.
+type Image struct {
+	Name   string `json:"name,omitempty" doc:"As it was asked for" example:"registry.example.com/cart:main"`
+	Digest string `json:"digest,omitempty" doc:"What a tag stood for when it was started. Of the runtime docker it is the ID of the image" example:"sha256:4c1f2ab34567"`
+	Commit string `json:"commit,omitempty" doc:"The commit that its labels name" example:"16248e9"`
+	Copies int    `json:"copies" doc:"How many containers run it"`
+}
+
+// Base is what an instance was copied from.
+type Base struct {
+	Template string   `json:"template" doc:"Where the copy is from" example:"ECS service cart"`
+	Copied   string   `json:"copied" doc:"What was copied: the task definition that the template had" example:"cart:41"`
+	Current  string   `json:"current,omitempty" doc:"What would be copied today; left out where that is not known" example:"cart:44"`
+	Behind   int      `json:"behind,omitempty" doc:"How many revisions the template has moved on; below 0 where it went back, 0 also where they do not compare"`
+	Changes  []string `json:"changes,omitempty" doc:"In what they differ, in words: the values of sizes, images and commits, of variables and secrets only the names" example:"[\"environment LOG_LEVEL added\",\"memory 512 → 1024\"]"`
+}
+
+// Moved says whether a copy that is made today would be of something else.
+func (b *Base) Moved() bool { return b != nil && b.Current != "" && b.Current != b.Copied }
+
+// Images returns what the instances of the version really run, what most run first.
+func (v Version) Images() []Image {
+	var out []Image
+	for _, i := range v.Instances {
+		for _, image := range i.Images {
+			at := slices.IndexFunc(out, image.same)
+			if at < 0 {
+				out = append(out, image)
+				continue
+			}
+			out[at].Copies += image.Copies
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Image) int { return b.Copies - a.Copies })
+	return out
+}
+
+// same says whether two are one image.
+func (i Image) same(other Image) bool {
+	i.Copies = other.Copies
+	return i == other
+}
+
+// Base returns what the version was copied from: of several copies the one that is the farthest behind. It is nil
+// where no instance is a copy.
+func (v Version) Base() *Base {
+	var out *Base
+	for _, i := range v.Instances {
+		if b := i.Base; b != nil && (out == nil || b.Moved() && (!out.Moved() || b.Behind > out.Behind)) {
+			out = b
+		}
+	}
+	return out
 }
 
 // Generation is one deployment of a version, as its history has it.

@@ -24,6 +24,7 @@ import (
 	_ "modernc.org/sqlite" // for the command sql
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/runtime/ecs/ecstest"
 )
 
 // patience is how long a script waits for anything. It is only reached when a test fails.
@@ -37,7 +38,8 @@ type script struct {
 	ended     chan error
 	ups       int
 
-	stopPostgres func() // nil where the script has none
+	stopPostgres func()         // nil where the script has none
+	cloud        *ecstest.Cloud // nil where the script has none
 }
 
 type scriptKey struct{}
@@ -187,6 +189,24 @@ func cmdSays(ts *testscript.TestScript, neg bool, args []string) {
 		v, err := client.Version(context.Background(), service, version)
 		if err == nil && !want.MatchString(v.Reason) {
 			err = fmt.Errorf("it is %s: %s", v.State, v.Reason)
+		}
+		return err
+	})
+}
+
+// shows waits until what layover says matches an expression: shows 'base +copied' layover status cart@pr-88.
+func cmdShows(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: shows EXPRESSION COMMAND...")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	of(ts).eventually(ts, strings.Join(args[1:], " ")+" shows "+args[0], func() error {
+		cmd := exec.Command(args[1], args[2:]...)
+		cmd.Env = append(os.Environ(), "LAYOVER_SERVER="+ts.Getenv("LAYOVER_SERVER"))
+		out, err := cmd.Output()
+		if err == nil && !want.Match(out) {
+			err = fmt.Errorf("it says:\n%s", out)
 		}
 		return err
 	})

@@ -85,6 +85,9 @@ func TestScripts(t *testing.T) {
 
 			"docker": cmdDocker, // see docker_test.go
 			"says":   cmdSays,
+
+			"cloud": cmdCloud, // see ecs_test.go
+			"shows": cmdShows,
 		},
 	})
 }

@@ -40,6 +40,10 @@ answer a request with that route with, and why. With --drift, list in what the r
 differ from what is wanted: nothing, where all is well. Where there are very many, a list for
 people shows the first 1,000, and how to see the next; --json prints all, unless --limit is given.
 
+Where versions run on Amazon ECS, IMAGE shows the digest of what really runs and the commit that its
+labels name, and BASE how many revisions the task definition that a version is a copy of is behind
+the one that its template has now. layover status shows in what they differ.
+
 They are sorted by service and name, or as --sort says: age puts the oldest deployment
 first, requests the most used, state what is wrong, name and owner go by the alphabet.`,
 		Example: `  layover ls
@@ -125,6 +129,14 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 	default:
 		app.say("no versions; run one with: layover deploy SERVICE@VERSION\n")
 	}
+	showVersions(app, versions)
+	return nil
+}
+
+// showVersions prints a table of versions. What only some runtimes tell has columns where there is something in them:
+// on a terminal before the last one, which is the widest, and in a pipe behind it, so that the others stay where they are.
+func showVersions(app *App, versions []api.Version) {
+	header := []string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "LEFT", "REQUESTS", "ADDRESS", "WHY"}
 	var rows [][]string
 	for _, v := range versions {
 		rows = append(rows, []string{
@@ -132,8 +144,19 @@ func runList(ctx context.Context, app *App, opts *listOptions) error {
 			strconv.FormatUint(v.Requests, 10), cmp.Or(addresses(v), "-"), oneLine(cmp.Or(v.Reason, healthyOf(v))),
 		})
 	}
-	app.table([]string{"SERVICE", "VERSION", "STATE", "OWNER", "SOURCE", "AGE", "LEFT", "REQUESTS", "ADDRESS", "WHY"}, rows)
-	return nil
+	if slices.ContainsFunc(versions, func(v api.Version) bool {
+		return v.Runtime == api.RuntimeECS && (len(v.Images()) > 0 || v.Base() != nil)
+	}) {
+		at := len(header)
+		if app.Terminal {
+			at--
+		}
+		header = slices.Insert(header, at, "IMAGE", "BASE")
+		for i, v := range versions {
+			rows[i] = slices.Insert(rows[i], at, cmp.Or(imageOf(v), "-"), cmp.Or(behindOf(v.Base()), "-"))
+		}
+	}
+	app.table(header, rows)
 }
 
 // versions returns those to list and, where there are more, the last of them.

@@ -21,7 +21,8 @@ func newStatusCmd(app *App) *cobra.Command {
 		Short:   "One version: its state, its instances, and why it is not ready",
 		Long: `Show one version: its state and the reason for it, what it runs, whose it is and what it
 was made from, its instances with their last health check, how its last deployment went, the
-last lines of its log where it does not run, and what to try next.`,
+last lines of its log where it does not run, and what to try next. Where its runtime tells, also
+which images it really runs, and in what its template differs by now from what was copied.`,
 		Example: `  layover status cart@feature-2981
   layover status cart@feature-2981 --json | jq .reason`,
 		Args:              cobra.ExactArgs(1),
@@ -107,6 +108,8 @@ func nextSteps(v api.Version) string {
 		return "layover logs " + v.ID()
 	case v.Reason != "":
 		return "deploy it again: layover deploy " + v.ID()
+	case v.State == api.StateRunning && v.Base().Moved():
+		return "copy " + v.Base().Current + " and run that: layover restart " + v.ID()
 	}
 	return ""
 }
@@ -130,6 +133,10 @@ func showStatus(app *App, v api.Version) {
 		app.printf("  %-11s %d\n", "generation", v.Generation)
 	}
 	line("runs", describeRun(v.Run))
+	for _, text := range describeImages(v) {
+		line("image", text)
+	}
+	line("base", describeBase(v.Base()))
 	if v.Serving != 0 && (v.Replicas > 1 || len(v.Instances) > 1) {
 		app.printf("  %-11s %d of %d healthy\n", "replicas", v.Healthy, v.Replicas)
 	} else if v.Replicas > 1 {

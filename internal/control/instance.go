@@ -69,7 +69,9 @@ func (i *instance) updateLocked(s Status) bool {
 		i.since, i.healthy, i.ended = time.Now(), map[string]bool{}, make(chan struct{})
 		i.failures, i.health, i.nextCheck, i.ready = nil, "", time.Time{}, false
 		return true
-	case i.Running && s.Running && !slices.Equal(i.Addresses, s.Addresses):
+	case i.Running && s.Running && slices.Equal(i.Addresses, s.Addresses):
+		i.Images, i.Base = s.Images, s.Base // for people: no route depends on them
+	case i.Running && s.Running:
 		i.take(s)
 		i.nextCheck = time.Time{}
 		return true
@@ -86,6 +88,7 @@ func (i *instance) take(s Status) {
 	}
 	i.Addresses, i.StartedAt = s.Addresses, s.StartedAt
 	i.Running, i.ExitCode, i.Reason = s.Running, s.ExitCode, s.Reason
+	i.Images, i.Base = s.Images, s.Base
 	i.meet(before)
 }
 

@@ -90,6 +90,8 @@ type Status struct {
 	ExitCode   int    // where not Running; -1 where unknown
 	Reason     string // why it is not Running, where more is known than the code: "killed: out of memory (limit 64 MiB)"
 	StartedAt  time.Time
+	Images     []api.Image // what it really runs, where the runtime can tell; for people, and it may be known later than the rest
+	Base       *api.Base   // what it was copied from; nil where it is no copy; for people as well
 }
 
 // Address is where an instance is reached.

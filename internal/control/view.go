@@ -132,6 +132,7 @@ func viewInstance(i *instance) api.Instance {
 	out := api.Instance{
 		ID: i.ID, Generation: i.Generation, StartedAt: i.StartedAt,
 		Healthy: len(i.healthy) > 0 && !i.leaving, Health: i.health,
+		Images: i.Images, Base: i.Base,
 	}
 	for _, a := range i.Addresses {
 		out.Addresses = append(out.Addresses, a.HostPort)

@@ -55,8 +55,8 @@ func (x *exchange) begin(now time.Time) {
 		Host:    x.rq.host,
 		Path:    x.rq.path,
 		Peer:    x.rq.addr,
-		TraceID: traceID(x.rq.traceparent),
 	}
+	x.record.takeTrace(x.rq.traceparent)
 	if caller := x.proxy.options.Caller; caller != nil {
 		x.record.Caller = caller(x.record.Peer.Addr().Unmap())
 	}
@@ -354,6 +354,9 @@ func (x *exchange) end() {
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
+	if d.By != route.ByBaggage {
+		r.Baggage = x.rq.baggage
+	}
 	if d.Service != nil {
 		r.Service = d.Service.Name
 	}

@@ -94,18 +94,18 @@ func TestProblem_AnotherInstanceOfTheSameVersion(t *testing.T) {
 func TestProblem_SeveralInstancesAreGone(t *testing.T) {
 	alive := says(t, "pr-1")
 	gone := []string{deadAddress(t), deadAddress(t), deadAddress(t), deadAddress(t)}
-	for protocol, client := range map[string]string{"fast": "", "relayed": "100-continue"} { // what is expected takes the other path
-		t.Run(protocol, func(t *testing.T) {
-			w := newWorld(t, Options{Health: Health{ConnectFailures: -1}}, service("cart", ready("main", alive), ready("pr-1", append(gone[:maxMoves:maxMoves], alive)...)))
-			for range 2 { // more would be over the budget
-				a := w.do(t, w.request(t, http.MethodPost, "cart.localhost", "/", strings.NewReader("x"), "Baggage", toPR1, "Expect", client))
-				require.Equal(t, "pr-1", a.text)
-			}
-			w.set(t, service("cart", ready("main", alive), ready("pr-1", gone...)))
-			a := w.do(t, w.request(t, http.MethodPost, "cart.localhost", "/", strings.NewReader("x"), "Baggage", toPR1, "Expect", client))
-			require.Equal(t, CodeUnreachable, a.problem(t).Code)
-		})
-	}
+	eachPath(t, func(t *testing.T, path string) {
+		w := newWorld(t, Options{Health: Health{ConnectFailures: -1}, NoFastPath: path == "net/http"},
+			service("cart", ready("main", alive), ready("pr-1", append(gone[:maxMoves:maxMoves], alive)...)))
+		ask := func() answer {
+			return w.do(t, w.request(t, http.MethodPost, "cart.localhost", "/", strings.NewReader("x"), "Baggage", toPR1))
+		}
+		for range 2 { // more would be over the budget
+			require.Equal(t, "pr-1", ask().text)
+		}
+		w.set(t, service("cart", ready("main", alive), ready("pr-1", gone...)))
+		require.Equal(t, CodeUnreachable, ask().problem(t).Code)
+	})
 }
 
 // rawInstance answers each connection with the bytes of reply once it got a

@@ -38,6 +38,12 @@ type Record struct {
 	FirstByte time.Duration // until the answer's header was written; 0 where none was
 	Duration  time.Duration // until the last byte was
 	TraceID   TraceID
+	ParentID  SpanID // of the caller's span, the zero value where there is none
+	Sampled   bool   // the caller records its spans of the trace
+
+	// Baggage are the lines of the field as they came, where the route did not come with them. They
+	// say what became of it on the way.
+	Baggage []string
 }
 
 // Clone returns a copy that may be kept.
@@ -45,8 +51,15 @@ func (r *Record) Clone() *Record {
 	c := *r
 	c.Method, c.Host = strings.Clone(r.Method), strings.Clone(r.Host)
 	c.Path, c.Route = strings.Clone(r.Path), strings.Clone(r.Route)
+	c.Baggage = nil
+	for _, line := range r.Baggage {
+		c.Baggage = append(c.Baggage, strings.Clone(line[:min(len(line), maxBaggageKept)]))
+	}
 	return &c
 }
+
+// maxBaggageKept is how much of a line of baggage a copy keeps: as much as is read of all lines (R2).
+const maxBaggageKept = 8192
 
 // TraceID is the trace id of a traceparent field; the zero value where there is none.
 type TraceID [16]byte
@@ -59,29 +72,51 @@ func (id TraceID) String() string {
 	return hex.EncodeToString(id[:])
 }
 
-// traceID returns the trace id of the traceparent fields of a request.
-func traceID(lines []string) TraceID {
-	if len(lines) != 1 {
-		return TraceID{}
+// SpanID is the span id of a traceparent field; the zero value where there is none.
+type SpanID [8]byte
+
+// String returns the 16 hex digits, "" for the zero value.
+func (id SpanID) String() string {
+	if id == (SpanID{}) {
+		return ""
 	}
-	return parseTraceID(lines[0])
+	return hex.EncodeToString(id[:])
 }
 
-// parseTraceID returns the trace id of a traceparent field (W3C Trace Context,
-// version 00 and later), or the zero value where there is none that is valid.
-func parseTraceID(s string) (id TraceID) {
-	const prefix, length = len("00-"), 2 * len(id)
-	if len(s) < prefix+length+len("-0123456789abcdef-01") || s[:2] == "ff" || s[2] != '-' || s[prefix+length] != '-' {
-		return TraceID{}
+// takeTrace notes what the traceparent fields of a request say.
+func (r *Record) takeTrace(lines []string) {
+	if len(lines) == 1 {
+		r.TraceID, r.ParentID, r.Sampled = parseTraceparent(lines[0])
 	}
-	for i := range id {
-		high, low := hexDigit(s[prefix+2*i]), hexDigit(s[prefix+2*i+1])
+}
+
+// parseTraceparent reads a traceparent field (W3C Trace Context, version 00 and later). All is zero where it is none that is valid.
+func parseTraceparent(s string) (trace TraceID, parent SpanID, sampled bool) {
+	const (
+		traceAt  = len("00-")
+		parentAt = traceAt + 2*len(trace) + len("-")
+		flagsAt  = parentAt + 2*len(parent) + len("-")
+		end      = flagsAt + len("01")
+	)
+	var version, flags [1]byte
+	if len(s) < end || s[:2] == "ff" || !unhex(version[:], s) || s[2] != '-' || s[parentAt-1] != '-' || s[flagsAt-1] != '-' ||
+		!unhex(trace[:], s[traceAt:]) || !unhex(parent[:], s[parentAt:]) || !unhex(flags[:], s[flagsAt:]) ||
+		s[:2] == "00" && len(s) != end || len(s) > end && s[end] != '-' || trace == (TraceID{}) || parent == (SpanID{}) {
+		return TraceID{}, SpanID{}, false
+	}
+	return trace, parent, flags[0]&1 != 0
+}
+
+// unhex fills to with what the digits at the beginning of s stand for, and says whether they are digits in lower case.
+func unhex(to []byte, s string) bool {
+	for i := range to {
+		high, low := hexDigit(s[2*i]), hexDigit(s[2*i+1])
 		if high > 15 || low > 15 {
-			return TraceID{}
+			return false
 		}
-		id[i] = high<<4 | low
+		to[i] = high<<4 | low
 	}
-	return id
+	return true
 }
 
 // hexDigit returns the value of a digit in lower case, and more than 15 for any other byte.

@@ -92,9 +92,9 @@ type Runtime struct {
 	queryTimeout  time.Duration
 	changeTimeout time.Duration
 
-	mu        sync.Mutex
-	starting  map[string]chan struct{} // by instance; closed when that start has ended
-	startedAt map[string]time.Time     // by container, of those that run
+	mu       sync.Mutex
+	starting map[string]chan struct{} // by instance; closed when that start has ended
+	known    map[string]known         // by container, of those that run
 }
 
 // New returns a Runtime. It does not talk to the Engine, which may be started
@@ -134,7 +134,7 @@ func New(opts Options) (*Runtime, error) {
 		queryTimeout:  queryTimeout,
 		changeTimeout: changeTimeout,
 		starting:      make(map[string]chan struct{}),
-		startedAt:     make(map[string]time.Time),
+		known:         make(map[string]known),
 	}, nil
 }
 

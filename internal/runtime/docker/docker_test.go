@@ -61,6 +61,23 @@ func TestStart_RefusesBadInput(t *testing.T) {
 	}
 }
 
+func TestStatus_SaysWhichImageRuns(t *testing.T) {
+	engine := requireEngine(t)
+	r := newRuntime(t, engine, Options{})
+	image := newImage(t, engine, `ENTRYPOINT ["/app"]`, `LABEL org.opencontainers.image.revision=0123abc`)
+	status, err := r.Start(t.Context(), workload("cart-1", image), nil)
+	require.NoError(t, err)
+	found, err := engine.ImageInspect(t.Context(), image)
+	require.NoError(t, err)
+	want := []api.Image{{Name: image, Digest: found.ID, Commit: "0123abc", Copies: 1}}
+	require.Equal(t, want, status.Images)
+	for range 2 { // the second list inspects nothing
+		listed, err := r.List(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, listed[0].Images)
+	}
+}
+
 func TestStart_RunsTheContainerAsAsked(t *testing.T) {
 	engine := requireEngine(t)
 	r := newRuntime(t, engine, Options{})

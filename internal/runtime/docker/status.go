@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/client"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
 )
 
@@ -20,6 +21,12 @@ const (
 	inspectsAtOnce  = 8
 	unknownExitCode = -1
 )
+
+// known is what no list says of a container, and what stays so while it runs.
+type known struct {
+	startedAt time.Time
+	images    []api.Image
+}
 
 // List returns the status of every container of the environment; see
 // [control.Runtime]. A container that was created and never started, because the
@@ -71,16 +78,16 @@ func (r *Runtime) filter() client.Filters {
 }
 
 // statusFromSummary returns the status of a container that runs, and whether all
-// that takes is known: a list says everything but when it was started.
+// that takes is known: a list says everything but what was inspected once.
 func (r *Runtime) statusFromSummary(c container.Summary) (control.Status, bool) {
 	r.mu.Lock()
-	startedAt, known := r.startedAt[c.ID]
+	of, ok := r.known[c.ID]
 	r.mu.Unlock()
-	if c.State != container.StateRunning || !known {
+	if c.State != container.StateRunning || !ok {
 		return control.Status{}, false
 	}
 	status := labelled(c.Labels)
-	status.Running, status.StartedAt = true, startedAt
+	status.Running, status.StartedAt, status.Images = true, of.startedAt, of.images
 	for _, port := range c.Ports {
 		if port.PublicPort != 0 && port.Type == string(network.TCP) {
 			status.Addresses = append(status.Addresses, control.Address{
@@ -96,15 +103,18 @@ func (r *Runtime) statusOf(c container.InspectResponse) control.Status {
 	status := labelled(c.Config.Labels)
 	status.StartedAt = parseTime(c.State.StartedAt)
 	r.mu.Lock()
+	of := known{startedAt: status.StartedAt, images: []api.Image{{
+		Name: c.Config.Image, Digest: c.Image, Commit: control.CommitOf(c.Config.Labels), Copies: 1,
+	}}}
 	if running(c.State) {
-		r.startedAt[c.ID] = status.StartedAt
+		r.known[c.ID] = of
 	} else {
-		delete(r.startedAt, c.ID)
+		delete(r.known, c.ID)
 	}
 	r.mu.Unlock()
 
 	if running(c.State) {
-		status.Running = true
+		status.Running, status.Images = true, of.images
 		if c.NetworkSettings != nil {
 			status.Addresses = published(c.NetworkSettings.Ports)
 		}
@@ -131,9 +141,9 @@ func (r *Runtime) forgetAllBut(listed []container.Summary) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id := range r.startedAt {
+	for id := range r.known {
 		if !there[id] {
-			delete(r.startedAt, id)
+			delete(r.known, id)
 		}
 	}
 }

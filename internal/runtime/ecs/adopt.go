@@ -59,9 +59,11 @@ func (c *cluster) adopt(ctx context.Context, w control.Workload, step func(api.S
 func (c *cluster) adoptedStatusLocked(a *adoption) control.Status {
 	status := a.status
 	status.Addresses = nil
-	for _, t := range c.tasksOfLocked(a.service) {
+	tasks := c.tasksOfLocked(a.service)
+	for _, t := range tasks {
 		status.Addresses = append(status.Addresses, c.addressesLocked(t, a.container, a.port)...)
 	}
+	status.Images = c.imagesLocked(tasks, a.container)
 	return status
 }
 

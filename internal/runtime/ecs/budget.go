@@ -33,6 +33,9 @@ func newBudget(perSecond float64) *budget {
 // wait waits until the next call may be made.
 func (b *budget) wait(ctx context.Context) error { return b.limiter.Wait(ctx) }
 
+// short says whether there were too many calls lately, or some wait: what can wait waits.
+func (b *budget) short() bool { return b.limiter.Limit() < b.most || b.limiter.Tokens() < 0 }
+
 // take counts a call that is made in any case. Those of a large deployment let questions wait for a few seconds, and
 // not until all of them are made up for.
 func (b *budget) take() {

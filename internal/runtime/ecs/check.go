@@ -286,6 +286,13 @@ func (k *check) try(s api.Service, e *api.ECS) {
 		if len(status.Addresses) > 0 {
 			k.listen(ctx, s.Name, status.Addresses[0])
 		}
+		if filled.Mode == modeService { // which are looked for where there is one
+			c, err := k.r.cluster(ctx, filled)
+			if err == nil {
+				err = c.fresh(ctx, time.Now())
+			}
+			k.find(s.Name, StepTasks, "the ECS services of the cluster can be listed", err)
+		}
 		logs, err := k.r.Logs(ctx, w.ID, control.LogOptions{Tail: 1})
 		if err == nil {
 			_, err = logs.Next()

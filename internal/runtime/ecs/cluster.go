@@ -25,11 +25,15 @@ type cluster struct {
 	key     clusterKey
 	name    string // as it was given: name or ARN
 
-	definitions map[string]*definition // by ARN; guarded by mu
-	templates   map[string]*template   // by the name they were asked for with; guarded by mu
-	looking     chan struct{}          // holds one token: who has it looks
+	looking chan struct{} // holds one token: who has it looks
 
-	mu       sync.Mutex
+	mu          sync.Mutex
+	definitions map[string]*definition // by family and revision; nil of those that are not there any more
+	templates   map[string]*template   // by the name they were asked for with
+	origins     map[string]*origin     // by name, see originOf
+	differ      map[[2]string][]string // in what two definitions differ
+	patient     time.Time              // templates are not looked at before: the last time it did not work
+
 	tasks    map[string]*task     // by ARN: those of this environment, and of adopted services
 	foreign  map[string]bool      // ARNs of the others that ran at the last look
 	services map[string]*service  // of this environment, by instance
@@ -65,7 +69,8 @@ const invisible = time.Minute
 func newCluster(r *Runtime, a *account, key clusterKey) *cluster {
 	c := &cluster{
 		account: a, runtime: r, key: key, name: key.name,
-		definitions: map[string]*definition{}, templates: map[string]*template{}, looking: make(chan struct{}, 1),
+		looking:     make(chan struct{}, 1),
+		definitions: map[string]*definition{}, templates: map[string]*template{}, origins: map[string]*origin{}, differ: map[[2]string][]string{},
 		tasks: map[string]*task{}, foreign: map[string]bool{}, services: map[string]*service{}, adopted: map[string]*adoption{},
 		hosts: map[string]string{}, asked: map[string]int{}, once: map[string]bool{}, using: map[string]int{}, last: map[string]string{},
 	}

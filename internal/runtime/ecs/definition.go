@@ -27,6 +27,8 @@ type plan struct {
 	template  *template
 	container string
 	port      int
+	origin    string            // what it is a copy of, see originOf
+	base      string            // the definition that this had when it was copied
 	own       map[string]string // variables of this instance alone
 	family    string
 	input     *ecs.RegisterTaskDefinitionInput // without family and tags
@@ -44,7 +46,7 @@ func (c *cluster) plan(ctx context.Context, w control.Workload) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port}
+	p := plan{workload: w, template: t, container: aws.ToString(routed.Name), port: port, origin: originOf(e), base: t.definition.label()}
 	p.input, err = copyDefinition(&t.definition.TaskDefinition)
 	if err != nil {
 		return plan{}, err
@@ -83,7 +85,9 @@ func (c *cluster) planLike(ctx context.Context, w control.Workload, like *task) 
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{workload: w, template: t, container: like.container, port: like.port, family: c.family(w)}
+	p := plan{
+		workload: w, template: t, container: like.container, port: like.port, origin: like.origin, base: like.base, family: c.family(w),
+	}
 	p.variables()
 	return p, nil
 }
@@ -289,6 +293,7 @@ func (c *cluster) ensureDefinition(ctx context.Context, p plan) (arn string, don
 	arn = aws.ToString(out.TaskDefinition.TaskDefinitionArn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.definitions[shortARN(arn)] = &definition{TaskDefinition: *out.TaskDefinition, tags: in.Tags}
 	c.last[p.family] = p.hash + " " + arn
 	return arn, c.holdLocked(arn), nil
 }
@@ -338,6 +343,7 @@ func (c *cluster) drop(ctx context.Context, arn string) {
 		used = used || aws.ToString(s.TaskDefinition) == arn && !s.ended
 	}
 	if !used {
+		delete(c.definitions, shortARN(arn))
 		for family, last := range c.last {
 			if strings.HasSuffix(last, " "+arn) {
 				delete(c.last, family)

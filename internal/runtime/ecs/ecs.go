@@ -87,6 +87,8 @@ type labels struct {
 	Generation               int64
 	container, workload      string
 	port                     int
+	origin                   string // what it is a copy of, see originOf
+	base                     string // the definition that this had then: family and revision
 }
 
 // The tags of everything that Layover makes in ECS.
@@ -99,6 +101,8 @@ const (
 	TagInstance    = "layover:instance"
 	tagContainer   = "layover:container"
 	tagPort        = "layover:port"
+	tagOrigin      = "layover:template"
+	tagBase        = "layover:base"
 	tagWorkload    = "layover:workload" // hash of what it was to run
 )
 
@@ -266,6 +270,7 @@ func (r *Runtime) snapshot() []control.Status {
 func (r *Runtime) Watch(ctx context.Context, changed func(control.Status)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.lookAgain(ctx) })
+	group.Go(func() error { return r.lookAtTemplates(ctx) })
 	if r.events != "" {
 		group.Go(func() error { return r.readEvents(ctx) })
 	}
@@ -450,12 +455,19 @@ func (r *Runtime) tags(w control.Workload) []types.Tag {
 
 // instanceTags are the tags of the task or ECS service of one instance.
 func (r *Runtime) instanceTags(p plan) []types.Tag {
-	return append(r.tags(p.workload),
+	out := append(r.tags(p.workload),
 		types.Tag{Key: aws.String(TagInstance), Value: &p.workload.ID},
 		types.Tag{Key: aws.String(tagContainer), Value: &p.container},
 		types.Tag{Key: aws.String(tagPort), Value: aws.String(strconv.Itoa(p.port))},
 		types.Tag{Key: aws.String(tagWorkload), Value: aws.String(workloadHash(p.workload))})
+	if p.base == "" || len(p.base) > maxTag || len(p.origin) > maxTag || notInTags.MatchString(p.origin) {
+		return out // nobody is told what it was copied from
+	}
+	return append(out, types.Tag{Key: aws.String(tagOrigin), Value: &p.origin}, types.Tag{Key: aws.String(tagBase), Value: &p.base})
 }
+
+// maxTag is how long the value of a tag may be.
+const maxTag = 256
 
 // labelled reads tags back. There is no ID where they are not of this environment.
 func (r *Runtime) labelled(tags []types.Tag) labels {
@@ -467,6 +479,7 @@ func (r *Runtime) labelled(tags []types.Tag) labels {
 	return labels{
 		ID: tagOf(tags, TagInstance), ofService: tagOf(tags, TagService), ofVersion: tagOf(tags, TagVersion), Generation: generation,
 		container: tagOf(tags, tagContainer), port: port, workload: tagOf(tags, tagWorkload),
+		origin: tagOf(tags, tagOrigin), base: tagOf(tags, tagBase),
 	}
 }
 

@@ -95,7 +95,7 @@ func TestStart_CopiesTheTemplate(t *testing.T) {
 	delete(task[i].Tags, tagWorkload)
 	require.Equal(t, map[string]string{
 		TagEnvironment: "dev-1", TagService: "cart", TagVersion: "pr-1", TagGeneration: "7", TagInstance: "cart--pr-1--7",
-		TagOwner: "ana -ana@example.com-", tagContainer: "app", tagPort: "8080",
+		TagOwner: "ana -ana@example.com-", tagContainer: "app", tagPort: "8080", tagOrigin: "service cart", tagBase: "cart:1",
 	}, task[i].Tags)
 	out, err := sdk(t).DescribeTaskDefinition(t.Context(), &ecs.DescribeTaskDefinitionInput{TaskDefinition: &task[i].Family})
 	require.NoError(t, err)
@@ -155,6 +155,32 @@ func TestStart_InstancesOfADeploymentAreOfOneKind(t *testing.T) {
 
 	started(t, newRuntime(t, Options{Environment: "dev-1"}), "cart--pr-1--8", "cart:a")
 	require.Equal(t, before["ecs:RegisterTaskDefinition"]+1, c.Calls()["ecs:RegisterTaskDefinition"], "another deployment takes the newest")
+}
+
+// ECS answers a call that it knows with the task that it ran by then.
+func TestStart_IsNotGivenATaskThatHasEnded(t *testing.T) {
+	c := newCloud(t, quick())
+	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
+	options := Options{Environment: "dev-1", Runs: func() []api.Run { return []api.Run{{ECS: &api.ECS{Service: "cart"}}} }}
+	r := newRuntime(t, options)
+	started(t, r, "cart--pr-1--7.2", "cart:a") // keeps the definition
+	for range 3 {
+		started(t, r, "cart--pr-1--7", "cart:a")
+		require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", 0))
+	}
+	for _, looks := range []bool{true, false} { // one that sees what has ended, and one that does not
+		r = newRuntime(t, options)
+		if looks {
+			_, err := r.List(t.Context())
+			require.NoError(t, err)
+		}
+		before := c.Calls()["ecs:RunTask"]
+		status := started(t, r, "cart--pr-1--7", "cart:a")
+		require.True(t, status.Running)
+		require.NotEmpty(t, status.Addresses)
+		require.LessOrEqual(t, c.Calls()["ecs:RunTask"]-before, 5)
+		require.NoError(t, r.Stop(t.Context(), "cart--pr-1--7", 0))
+	}
 }
 
 func TestStart_SaysWhyATaskDidNotRun(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -43,40 +44,92 @@ func (c *cluster) startTask(ctx context.Context, w control.Workload, step func(a
 	if found != nil && aws.ToString(found.TaskDefinitionArn) != definition {
 		c.drop(ctx, aws.ToString(found.TaskDefinitionArn))
 	}
-	in, err := c.runInput(p, definition, found)
-	if err != nil {
-		done()
-		c.drop(context.WithoutCancel(ctx), definition)
-		return control.Status{}, err
-	}
-	step(api.StepStart, "a task of "+shortARN(definition))
-	out, err := change(ctx, c.account, c.runTask, in)
-	switch {
-	case err != nil && ctx.Err() != nil: // nobody knows whether it was run
-		c.discard(ctx, w.ID, in)
-	case err != nil:
-		err = c.fail(ctx, "run a task for "+w.ID, err)
-	case len(out.Tasks) == 0:
-		err = notPlaced(w.ID, out.Failures)
+	in, err := c.runInput(p, definition)
+	arn := ""
+	if err == nil {
+		step(api.StepStart, "a task of "+shortARN(definition))
+		arn, err = c.runOne(ctx, w.ID, in)
 	}
 	if err != nil {
 		done()
 		c.drop(context.WithoutCancel(ctx), definition)
 		return control.Status{}, err
 	}
-	started := out.Tasks[0]
-	if len(started.Tags) == 0 {
-		started.Tags = in.Tags
-	}
-	c.mu.Lock()
-	c.takeLocked(&started)
-	c.mu.Unlock()
-	status, err := c.untilRunning(ctx, w.ID, aws.ToString(started.TaskArn), step)
+	status, err := c.untilRunning(ctx, w.ID, arn, step)
 	if err != nil {
 		done()
 		c.abandon(ctx, w.ID)
 	}
 	return status, err
+}
+
+// runOne runs the task of an instance, and returns its ARN.
+//
+// ECS runs nothing twice for one token, for 24 hours. The same call made anew, as by a server that was ended in between, gives the
+// same task; where that has ended meanwhile, the call is made as the one behind it, and so gives another.
+func (c *cluster) runOne(ctx context.Context, id string, in *ecs.RunTaskInput) (arn string, err error) {
+	last := c.lastEnded(id)
+	for range earlierRuns {
+		in.ClientToken = runToken(in, last)
+		out, err := change(ctx, c.account, c.runTask, in)
+		switch {
+		case err != nil && ctx.Err() != nil: // nobody knows whether it was run
+			c.discard(ctx, id, in)
+			return "", err
+		case err != nil:
+			return "", c.fail(ctx, "run a task for "+id, err)
+		case len(out.Tasks) == 0:
+			return "", notPlaced(id, out.Failures)
+		}
+		started := out.Tasks[0]
+		if len(started.Tags) == 0 {
+			started.Tags = in.Tags
+		}
+		arn = aws.ToString(started.TaskArn)
+		c.mu.Lock()
+		c.takeLocked(&started)
+		known := c.tasks[arn]
+		over := known != nil && known.ended()
+		if over {
+			known.forgotten = true
+		}
+		c.mu.Unlock()
+		if !over {
+			return arn, nil
+		}
+		last = arn
+	}
+	return "", &control.Error{
+		Code: api.CodeInvalid, Message: fmt.Sprintf("ECS gives tasks of %s that have ended, and runs no other", id),
+		Hint: "deploy it again: another generation is run by other calls",
+	}
+}
+
+// earlierRuns is how many tasks of an instance that nobody knows of any more are passed by.
+const earlierRuns = 100
+
+// lastEnded is the ARN of the newest task of an instance that has ended, also of one that was let go of; "" where none is known.
+func (c *cluster) lastEnded(id string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var newest *task
+	for _, t := range c.tasks {
+		if t.ID == id && t.ended() && !t.ofECSService() && (newest == nil || newer(t, newest)) {
+			newest = t
+		}
+	}
+	if newest == nil {
+		return ""
+	}
+	return aws.ToString(newest.TaskArn)
+}
+
+// runToken is the token of a call behind the task last. ECS refuses one token for two calls that are not the same.
+func runToken(in *ecs.RunTaskInput, last string) *string {
+	call := *in
+	call.ClientToken = nil
+	text, _ := json.Marshal(call) // all of it can be written
+	return aws.String(shortHash(append(text, last...)))
 }
 
 // prepare makes the plan of an instance, and the definition that it is run from.
@@ -95,8 +148,8 @@ func (c *cluster) prepare(ctx context.Context, w control.Workload) (p plan, defi
 	return p, definition, done, err
 }
 
-// runInput says how to run the task of p. before is the task of the instance that ended, or nil.
-func (c *cluster) runInput(p plan, definition string, before *task) (*ecs.RunTaskInput, error) {
+// runInput says how to run the task of p.
+func (c *cluster) runInput(p plan, definition string) (*ecs.RunTaskInput, error) {
 	e := p.workload.Run.ECS
 	launch, strategy, err := p.template.placement(e)
 	if err != nil {
@@ -124,14 +177,6 @@ func (c *cluster) runInput(p plan, definition string, before *task) (*ecs.RunTas
 			Name: &p.container, Environment: variables(p.own),
 		}}}
 	}
-	// ECS runs nothing twice for one token. The same call made anew, as by a server that was ended in between, gives
-	// the same task; one after the end of a task gives another.
-	last := ""
-	if before != nil {
-		last = aws.ToString(before.TaskArn)
-	}
-	sum := sha256.Sum256([]byte(c.runtime.environment + "\x00" + p.workload.ID + "\x00" + last + "\x00" + definition))
-	in.ClientToken = aws.String(hex.EncodeToString(sum[:16]))
 	return in, nil
 }
 
@@ -282,7 +327,9 @@ func (c *cluster) taskStatusLocked(t *task) control.Status {
 	}
 	if t.ended() {
 		ended(&status, &t.Task, t.container)
+		return status
 	}
+	status.Images, status.Base = c.imagesLocked([]*task{t}, t.container), c.baseLocked(&t.labels)
 	return status
 }
 

@@ -57,7 +57,7 @@ func (c *cluster) createService(ctx context.Context, w control.Workload, step fu
 	if err != nil {
 		return err
 	}
-	task, err := c.runInput(p, definition, nil)
+	task, err := c.runInput(p, definition)
 	if err == nil {
 		step(api.StepStart, "ECS service "+c.serviceName(w.ID))
 		var out *ecs.CreateServiceOutput
@@ -289,9 +289,11 @@ func (c *cluster) serviceStatusLocked(s *service) control.Status {
 		ID: s.ID, Service: s.ofService, Version: s.ofVersion, Generation: s.Generation, Running: true,
 		StartedAt: aws.ToTime(s.CreatedAt).UTC(),
 	}
-	for _, t := range c.tasksOfLocked(aws.ToString(s.ServiceName)) {
+	tasks := c.tasksOfLocked(aws.ToString(s.ServiceName))
+	for _, t := range tasks {
 		status.Addresses = append(status.Addresses, c.addressesLocked(t, s.container, s.port)...)
 	}
+	status.Images, status.Base = c.imagesLocked(tasks, s.container), c.baseLocked(&s.labels)
 	return status
 }
 

@@ -44,8 +44,10 @@ func (c *cluster) template(ctx context.Context, e *api.ECS, age time.Duration) (
 	}
 	c.mu.Lock()
 	known := c.templates[name]
+	seen := c.origins[originOf(e)]
 	c.mu.Unlock()
-	if known != nil && time.Since(known.read) < age {
+	moved := age <= templateAge && known != nil && seen != nil && seen.current != "" && seen.current != known.definition.label()
+	if known != nil && time.Since(known.read) < age && !moved {
 		return known, nil
 	}
 	out := &template{read: time.Now()}
@@ -64,6 +66,7 @@ func (c *cluster) template(ctx context.Context, e *api.ECS, age time.Duration) (
 	}
 	c.mu.Lock()
 	c.templates[name] = out
+	c.origins[originOf(e)] = &origin{current: out.definition.label(), asked: out.read}
 	c.mu.Unlock()
 	return out, nil
 }
@@ -87,10 +90,10 @@ func (c *cluster) findService(ctx context.Context, name string) (*types.Service,
 
 const serviceActive = "ACTIVE"
 
-// definition asks for a task definition. What is asked for by its ARN is asked for once.
+// definition asks for a task definition. What is asked for with its revision is asked for once.
 func (c *cluster) definition(ctx context.Context, name string) (*definition, error) {
 	c.mu.Lock()
-	known := c.definitions[name]
+	known := c.definitions[shortARN(name)] // a family alone is not in there
 	c.mu.Unlock()
 	if known != nil {
 		return known, nil
@@ -113,7 +116,7 @@ func (c *cluster) definition(ctx context.Context, name string) (*definition, err
 	}
 	found := &definition{TaskDefinition: *out.TaskDefinition, tags: out.Tags}
 	c.mu.Lock()
-	c.definitions[aws.ToString(found.TaskDefinitionArn)] = found
+	c.definitions[found.label()] = found
 	c.mu.Unlock()
 	return found, nil
 }

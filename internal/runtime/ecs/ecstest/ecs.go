@@ -24,6 +24,7 @@ type ecsService struct {
 	clusters    map[string]*ecsCluster      // by name
 	definitions map[string][]*ecsDefinition // by family, by revision
 	secrets     map[string]string           // by ARN
+	digests     map[string]string           // of images, by name
 	startDelay  time.Duration
 	closing     bool
 }
@@ -34,7 +35,7 @@ type ecsCluster struct {
 	tasks     map[string]*ecsTask
 	services  map[string]*ecsSvc
 	machines  []*ecsMachine
-	tokens    map[string][]*ecsTask // by client token
+	tokens    map[string]runCall // by client token
 }
 
 // ecsMachine is a container instance.
@@ -44,7 +45,7 @@ type ecsMachine struct {
 
 func newECS(ctx context.Context, c *Cloud, r Runner) *ecsService {
 	e := &ecsService{
-		cloud: c, runner: r, ctx: ctx, clusters: map[string]*ecsCluster{}, definitions: map[string][]*ecsDefinition{}, secrets: map[string]string{},
+		cloud: c, runner: r, ctx: ctx, clusters: map[string]*ecsCluster{}, definitions: map[string][]*ecsDefinition{}, secrets: map[string]string{}, digests: map[string]string{},
 	}
 	e.clusters["default"] = e.newCluster("default")
 	return e
@@ -52,7 +53,7 @@ func newECS(ctx context.Context, c *Cloud, r Runner) *ecsService {
 
 func (e *ecsService) newCluster(name string) *ecsCluster {
 	return &ecsCluster{
-		name: name, arn: e.arn("cluster/" + name), tasks: map[string]*ecsTask{}, services: map[string]*ecsSvc{}, tokens: map[string][]*ecsTask{},
+		name: name, arn: e.arn("cluster/" + name), tasks: map[string]*ecsTask{}, services: map[string]*ecsSvc{}, tokens: map[string]runCall{},
 	}
 }
 

@@ -1,6 +1,7 @@
 package ecstest
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,6 +113,13 @@ type strategyItem struct {
 
 func (t *ecsTask) family() string { return t.definition.family }
 
+// runCall is a call that ran tasks. ECS remembers it by its client token:
+// https://docs.aws.amazon.com/AmazonECS/latest/APIReference/ECS_Idempotency.html.
+type runCall struct {
+	call  string
+	tasks []*ecsTask
+}
+
 type runTaskInput struct {
 	Cluster              string                `json:"cluster"`
 	TaskDefinition       string                `json:"taskDefinition"`
@@ -158,8 +166,11 @@ func (e *ecsService) runTask(call *request) (any, *apiError) {
 		return nil, apiErrorf("InvalidParameterException", "startedBy or clientToken is too long.")
 	}
 	token := in.ClientToken
-	if token != "" && len(c.tokens[token]) > 0 {
-		return map[string]any{"tasks": describeTasks(c.tokens[token], true), "failures": []any{}}, nil
+	if earlier, used := c.tokens[token]; used && token != "" {
+		if earlier.call != string(call.body) {
+			return nil, apiErrorf("ConflictException", "The request with client token %s was made before, and had other parameters.", token)
+		}
+		return map[string]any{"tasks": describeTasks(earlier.tasks, true), "failures": []any{}}, nil
 	}
 	count := 1
 	if in.Count != nil {
@@ -178,8 +189,8 @@ func (e *ecsService) runTask(call *request) (any, *apiError) {
 		t := e.newTaskLocked(c, d, in)
 		started = append(started, t)
 	}
-	if token != "" {
-		c.tokens[token] = started
+	if token != "" && len(started) > 0 {
+		c.tokens[token] = runCall{call: string(call.body), tasks: started}
 	}
 	return map[string]any{"tasks": describeTasks(started, true), "failures": failures}, nil
 }
@@ -403,7 +414,7 @@ func (e *ecsService) connectLocked(t *ecsTask) {
 	}
 	for _, c := range t.Containers {
 		c.LastStatus = "RUNNING"
-		c.ImageDigest = "sha256:" + fmt.Sprintf("%064x", len(c.Image))
+		c.ImageDigest = e.digestLocked(c.Image)
 		if t.definition.NetworkMode == "awsvpc" {
 			c.NetworkInterfaces = []networkInterface{{AttachmentID: eni, PrivateIPv4: address}}
 			continue
@@ -656,6 +667,24 @@ type TaskInfo struct {
 	Service                      string // the ECS service it is of; "" for none
 	Tags                         map[string]string
 	StartedAt                    time.Time // when it was RUNNING; zero before
+}
+
+// digestLocked is the digest of an image: the one that it names itself, or that was pushed, else one of its name alone.
+func (e *ecsService) digestLocked(image string) string {
+	if _, digest, ok := strings.Cut(image, "@"); ok {
+		return digest
+	}
+	if digest := e.digests[image]; digest != "" {
+		return digest
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(image)))
+}
+
+// PushImage has the tasks that start from now on run another image under a name: its tag moves.
+func (c *Cloud) PushImage(name, digest string) {
+	c.ecs.mu.Lock()
+	defer c.ecs.mu.Unlock()
+	c.ecs.digests[name] = digest
 }
 
 // Tasks returns the tasks of a cluster.
