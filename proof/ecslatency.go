@@ -80,12 +80,12 @@ func ecsLatency(ctx context.Context, plan latencyPlan) (result, error) {
 	if err != nil {
 		return result{}, fmt.Errorf("without events: %w", err)
 	}
-	figure := fmt.Sprintf("RUNNING and healthy to routed: with events %s; without, a look every %s, %s", told.routed, plan.poll, polled.routed)
+	figures := []string{fmt.Sprintf("RUNNING and healthy to routed: with events %s", told.routed), fmt.Sprintf("without, a look every %s, %s", plan.poll, polled.routed)}
 	for i, seconds := range plan.traefik {
-		figure += fmt.Sprintf("; Traefik's provider every %d s %s", seconds, told.traefik[i])
+		figures = append(figures, fmt.Sprintf("Traefik's provider every %d s %s", seconds, told.traefik[i]))
 	}
 	return result{
-		figure: figure,
+		figure: strings.Join(figures, "; "),
 		bar:    fmt.Sprintf("%s at the worst with events, %s without", latencyBar, plan.poll),
 		ok:     told.routed.worst() < latencyBar && polled.routed.worst() < plan.poll && told.early+polled.early == 0,
 	}, nil
@@ -476,14 +476,14 @@ func (s *latencyScene) note(t *latencyTask, answered []time.Time) {
 		s.took.early++
 	}
 	s.took.routed = append(s.took.routed, took)
-	line := fmt.Sprintf("    %-11s healthy %4d ms after RUNNING; routed by Layover %4d ms after that", t.name(),
+	fmt.Printf("    %-11s healthy %4d ms after RUNNING; routed by Layover %4d ms after that", t.name(),
 		from.Sub(task.StartedAt).Milliseconds(), took.Milliseconds())
 	for i, seconds := range s.seconds {
 		took := answered[i+1].Sub(task.StartedAt)
 		s.took.traefik[i] = append(s.took.traefik[i], took)
-		line += fmt.Sprintf(", by Traefik (%d s) %5d ms after RUNNING", seconds, took.Milliseconds())
+		fmt.Printf(", by Traefik (%d s) %5d ms after RUNNING", seconds, took.Milliseconds())
 	}
-	fmt.Println(line)
+	fmt.Println()
 }
 
 // printCalls prints who asked AWS how often for what.

@@ -98,7 +98,7 @@ func (c *cluster) untilServes(ctx context.Context, id string, step func(api.Step
 	defer func() {
 		stop()
 		if busy {
-			<-looks
+			_ = <-looks // nobody waits for what it found
 		}
 	}()
 	look := func() { // an event that comes meanwhile need not wait for it
