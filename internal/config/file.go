@@ -97,6 +97,7 @@ type Defaults struct {
 	IdleSleep api.Duration `yaml:"idle_sleep,omitempty" doc:"After how long without activity a version falls asleep: its instance is stopped, and started again by the next request. Default versions never do. Default: never" example:"30m"`
 	TTL       api.Duration `yaml:"ttl,omitempty" doc:"How long a version may live without activity, before it is removed. Default versions always stay. Default: never" example:"72h"`
 	Held      api.Held     `yaml:"held,omitempty" doc:"How much may wait for versions that are asleep or starting, in each proxy"`
+	Healing   api.Healing  `yaml:"healing,omitempty" doc:"What becomes of requests that lost their route on the way"`
 }
 
 // Service is one service with the versions the file asks for.
