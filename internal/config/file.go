@@ -55,6 +55,7 @@ type Proxy struct {
 
 	Limits        Limits        `yaml:"limits,omitempty" doc:"What the proxy takes from clients at most"`
 	PassiveHealth PassiveHealth `yaml:"passive_health,omitempty" doc:"When the proxy takes an instance out because of what requests meet; never the last one of a version"`
+	LostRoutes    LostRoutes    `yaml:"lost_routes,omitempty" doc:"What the proxy remembers in order to know routes again that services lost; whether it does, services say (healing)"`
 	AccessLog     AccessLog     `yaml:"access_log,omitempty" doc:"A line for each request"`
 }
 
