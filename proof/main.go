@@ -53,6 +53,7 @@ func promises() []promise {
 		{"ecs-churn", "However many tasks of ECS end, and proxies there are, ECS is asked little; and where it refuses to answer, no route is lost", proveECSChurn(churnFull())},
 		{"ecs-shop", "The whole shop on ECS behind Traefik: adopted, routed, replaced, slept, woken, followed and removed, and no request lost", proveECSShop},
 		{"iam", "The IAM policy that Layover prints is enough for ECS, and no action of it is too much", proveIAM},
+		{"healing", "A request whose route a service lost reaches its version wherever trace or origin survives, and never a wrong one", proveHealing(healingFull())},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
 		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},
