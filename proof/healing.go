@@ -59,7 +59,7 @@ func healing(ctx context.Context, plan healingPlan, mode route.HealMode) (result
 	began := time.Now()
 	var group sync.WaitGroup
 	for c := range plan.clients {
-		group.Go(func() { h.client(ctx, rand.New(rand.NewPCG(uint64(c), 7))) }) //nolint:gosec // a few
+		group.Go(func() { h.client(ctx, rand.New(rand.NewPCG(uint64(c), 7))) })
 	}
 	group.Wait()
 	if err := ctx.Err(); err != nil {
