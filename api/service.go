@@ -20,6 +20,14 @@ type Service struct {
 	IdleSleep Duration `json:"idle_sleep,omitzero" yaml:"idle_sleep,omitempty" doc:"After how long without activity a version falls asleep: its instance is stopped, and started again by the next request; the default version never does. Default: never" example:"30m"`
 	TTL       Duration `json:"ttl,omitzero" yaml:"ttl,omitempty" doc:"How long a version may live without activity, before it is removed; the default version always stays. Default: never" example:"72h"`
 	Held      Held     `json:"held,omitzero" yaml:"held,omitempty" doc:"How much may wait for versions that are asleep or starting, in each proxy"`
+	Healing   Healing  `json:"healing,omitzero" yaml:"healing,omitempty" doc:"What becomes of requests to it that lost their route on the way"`
+}
+
+// Healing says what becomes of a request to a service that comes without a route and should have had one, as
+// a service before it lost it (R6).
+type Healing struct {
+	Origin string `json:"origin,omitempty" yaml:"origin,omitempty" enum:"off,warn,heal" doc:"Where the instance that makes the call serves requests of one route alone at the time: off does not look, warn notes it, heal gives the request that route. Default: off"`
+	Trace  string `json:"trace,omitempty" yaml:"trace,omitempty" enum:"off,warn,heal" doc:"Likewise where its trace was seen with a route. Default: off"`
 }
 
 // Held bounds the requests to a service that wait for versions that are not ready.

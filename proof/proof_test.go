@@ -50,6 +50,16 @@ func TestECSChurn(t *testing.T) {
 	t.Log(r.figure)
 }
 
+func TestHealing(t *testing.T) {
+	r, err := healing(t.Context(), healingSmall(), route.HealOn)
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "0 not though trace or origin survived; 0 by a wrong version; 0 failed")
+	t.Log(r.figure)
+	r, err = healing(t.Context(), healingSmall(), route.HealWarn)
+	require.NoError(t, err)
+	require.False(t, r.ok, "without healing it fails")
+}
+
 func TestSleepers(t *testing.T) {
 	needsLinux(t)
 	r, err := sleepers(t.Context(), sleeperPlan{100, 1000, time.Second})

@@ -27,6 +27,7 @@ func proxyOptions(file *config.File, log *slog.Logger) proxy.Options {
 			FirstPause:      time.Duration(health.FirstPause),
 			LongestPause:    time.Duration(health.LongestPause),
 		},
+		Healing: proxy.Healing{Traces: orNone(file.Proxy.LostRoutes.Traces), TTL: time.Duration(file.Proxy.LostRoutes.For)},
 		Concurrency: proxy.Concurrency{
 			PerVersion: orNone(limits.RequestsPerVersion),
 			Queue:      orNone(limits.Queue),

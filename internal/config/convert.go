@@ -120,6 +120,10 @@ func (f *File) Services() []api.Service {
 			Requests: cmp.Or(s.Held.Requests, f.Defaults.Held.Requests),
 			Bytes:    cmp.Or(s.Held.Bytes, f.Defaults.Held.Bytes),
 		}
+		s.Healing = api.Healing{
+			Origin: cmp.Or(s.Healing.Origin, f.Defaults.Healing.Origin),
+			Trace:  cmp.Or(s.Healing.Trace, f.Defaults.Healing.Trace),
+		}
 		if s.Run.Process != nil {
 			process := *s.Run.Process
 			process.Dir = f.absolute(process.Dir)

@@ -55,6 +55,7 @@ type Proxy struct {
 
 	Limits        Limits        `yaml:"limits,omitempty" doc:"What the proxy takes from clients at most"`
 	PassiveHealth PassiveHealth `yaml:"passive_health,omitempty" doc:"When the proxy takes an instance out because of what requests meet; never the last one of a version"`
+	LostRoutes    LostRoutes    `yaml:"lost_routes,omitempty" doc:"What the proxy remembers in order to know routes again that services lost; whether it does, services say (healing)"`
 	AccessLog     AccessLog     `yaml:"access_log,omitempty" doc:"A line for each request"`
 }
 
@@ -97,6 +98,7 @@ type Defaults struct {
 	IdleSleep api.Duration `yaml:"idle_sleep,omitempty" doc:"After how long without activity a version falls asleep: its instance is stopped, and started again by the next request. Default versions never do. Default: never" example:"30m"`
 	TTL       api.Duration `yaml:"ttl,omitempty" doc:"How long a version may live without activity, before it is removed. Default versions always stay. Default: never" example:"72h"`
 	Held      api.Held     `yaml:"held,omitempty" doc:"How much may wait for versions that are asleep or starting, in each proxy"`
+	Healing   api.Healing  `yaml:"healing,omitempty" doc:"What becomes of requests that lost their route on the way"`
 }
 
 // Service is one service with the versions the file asks for.

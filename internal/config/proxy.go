@@ -33,6 +33,12 @@ type PassiveHealth struct {
 	LongestPause    api.Duration `yaml:"longest_pause,omitempty" env:"LAYOVER_PROXY_LONGEST_PAUSE" default:"5m" doc:"How long a pause becomes at most"`
 }
 
+// LostRoutes bounds what the proxy remembers of routes that may get lost.
+type LostRoutes struct {
+	Traces int          `yaml:"traces,omitempty" env:"LAYOVER_PROXY_LOST_ROUTES_TRACES" default:"100000" minimum:"0" maximum:"10000000" doc:"Traces whose route is remembered, about 100 bytes each; the newest count. 0 for none"`
+	For    api.Duration `yaml:"for,omitempty" env:"LAYOVER_PROXY_LOST_ROUTES_FOR" default:"10m" doc:"How long the route of a trace is remembered behind its last request"`
+}
+
 // AccessLog is the log of the proxy's requests.
 type AccessLog struct {
 	Format string  `yaml:"format,omitempty" env:"LAYOVER_PROXY_ACCESS_LOG_FORMAT" default:"json" enum:"json,logfmt" doc:"Form of the lines"`
@@ -59,7 +65,8 @@ func defaultProxy() Proxy {
 		PassiveHealth: PassiveHealth{
 			ConnectFailures: 3, FirstPause: api.Duration(5 * time.Second), LongestPause: api.Duration(5 * time.Minute),
 		},
-		AccessLog: AccessLog{Format: "json", Sample: 1},
+		LostRoutes: LostRoutes{Traces: 100_000, For: api.Duration(10 * time.Minute)},
+		AccessLog:  AccessLog{Format: "json", Sample: 1},
 	}
 }
 
@@ -85,6 +92,7 @@ func (k checker) proxy() {
 		{p.with("limits", "body_grace"), proxy.Limits.BodyGrace},
 		{p.with("passive_health", "first_pause"), proxy.PassiveHealth.FirstPause},
 		{p.with("passive_health", "longest_pause"), proxy.PassiveHealth.LongestPause},
+		{p.with("lost_routes", "for"), proxy.LostRoutes.For},
 	} {
 		if d.value <= 0 {
 			k.value(d.at, "write a duration above zero, such as 30s", "%s is no time to wait", time.Duration(d.value))

@@ -137,7 +137,7 @@ func (i *instance) routed() []route.Instance {
 	for _, a := range i.Addresses {
 		if i.healthy[a.HostPort] {
 			out = append(out, route.Instance{
-				ID: i.routeID(a), Address: a.HostPort, TLS: a.TLS, ServerName: a.ServerName, Host: a.Host,
+				ID: i.routeID(a), Address: a.HostPort, TLS: a.TLS, ServerName: a.ServerName, Host: a.Host, From: a.From,
 			})
 		}
 	}

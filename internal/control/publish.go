@@ -392,6 +392,7 @@ func routeService(s api.Service) route.Service {
 		Default:  s.Default,
 		Protocol: route.Protocol(s.Protocol),
 		Held:     route.Held{Requests: s.Held.Requests, Bytes: s.Held.Bytes},
+		Healing:  route.Healing{Origin: route.HealMode(s.Healing.Origin), Trace: route.HealMode(s.Healing.Trace)},
 	}
 }
 

@@ -100,6 +100,7 @@ type Address struct {
 	TLS        bool
 	ServerName string // see route.Instance
 	Host       string // see route.Instance
+	From       string // see route.Instance
 }
 
 // LogRun is one run of an instance, from its start to its end: an instance that is started

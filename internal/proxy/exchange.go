@@ -24,6 +24,8 @@ type exchange struct {
 	decision route.Decision
 	instance *route.Instance
 	flight   *flight
+	at       *routesAt        // where its route is counted; nil where that is not needed
+	caller   *caller          // nil where it is not known
 	version  *versionState    // of the decided version, which the request has a place in; nil where it has none
 	tooMany  bool             // another instance was not tried: too many requests were tried again
 	moves    int              // how often another instance was entered, or was to be
@@ -47,18 +49,18 @@ type client interface {
 // begin makes x ready for the request that is in rq.
 func (x *exchange) begin(now time.Time) {
 	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
-	x.table, x.decision, x.instance, x.flight = nil, route.Decision{}, nil, nil
+	x.table, x.decision, x.instance, x.flight, x.at = nil, route.Decision{}, nil, nil, nil
 	x.version, x.tooMany, x.moves = nil, false, 0
 	x.record = Record{
-		Time:    now,
-		Method:  x.rq.method,
-		Host:    x.rq.host,
-		Path:    x.rq.path,
-		Peer:    x.rq.addr,
+		Time:   now,
+		Method: x.rq.method,
+		Host:   x.rq.host,
+		Path:   x.rq.path,
+		Peer:   x.rq.addr,
 	}
 	x.record.takeTrace(x.rq.traceparent)
-	if caller := x.proxy.options.Caller; caller != nil {
-		x.record.Caller = caller(x.record.Peer.Addr().Unmap())
+	if x.caller = x.proxy.callers.find(x.record.Peer.Addr()); x.caller != nil {
+		x.record.Caller, x.record.CallerOf = x.caller.instance, x.caller.version.ID
 	}
 }
 
@@ -155,8 +157,13 @@ func (x *exchange) decide(table *route.Table) {
 	if name := table.RouteHeader(); name != "" {
 		x.ask.Header = x.client.values(name)
 	}
+	x.ask.Healed, x.record.Lost = "", ""
 	x.table, x.decision = table, table.Resolve(&x.ask)
 	x.record.Revision = table.Revision()
+	if x.decision.By == route.ByDefault && x.decision.Service != nil {
+		x.heal(table)
+	}
+	x.remember()
 }
 
 // refusal returns why the decision leads to no version that may answer, or nil.
@@ -195,7 +202,20 @@ func (x *exchange) enter(now *snapshot) (entered, current bool) {
 		return false, false
 	}
 	x.instance, x.flight = instance, flight
+	if x.table.HealsByOrigin() && instance.From != "" {
+		x.uncount()
+		x.at = &flight.routes
+		x.at.enter(x.decision.Route, x.record.Time)
+	}
 	return true, true
+}
+
+// uncount counts the route of the request out where it was counted.
+func (x *exchange) uncount() {
+	if x.at != nil {
+		x.at.leave(x.decision.Route, time.Now())
+		x.at = nil
+	}
 }
 
 // pick returns the instance whose turn it is, of those that were not tried, with its entry. Those that
@@ -341,6 +361,7 @@ func (x *exchange) unwanted() *problem {
 // vacate gives back the request's place at the instance and in its version. From the second
 // time on it does nothing.
 func (x *exchange) vacate() {
+	x.uncount()
 	if x.flight != nil {
 		x.flight.leave()
 		x.flight = nil

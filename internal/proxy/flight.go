@@ -27,6 +27,7 @@ type flight struct {
 	count   atomic.Int64
 	pool    atomic.Pointer[pool] // the fast path's idle connections to it; see [flight.connections]
 	outlier outlier
+	routes  routesAt
 	dropped atomic.Bool // from the map
 
 	mu   sync.Mutex

@@ -53,6 +53,7 @@ func appendLine(dst []byte, r *Record, format LineFormat) []byte {
 		w.quote(true)
 	}
 	w.text("caller", r.Caller)
+	w.text("lost", r.Lost)
 	if r.TraceID != (TraceID{}) {
 		w.key("trace")
 		w.quote(false)

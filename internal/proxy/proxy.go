@@ -77,11 +77,9 @@ type Options struct {
 	// again where it failed, or nothing came of it. Nil means that nobody can be asked.
 	Wake func(ctx context.Context, version string) error
 
-	sendTimeout time.Duration // how long a client may take none of its answer; 0 means sendTimeout
+	Healing Healing // what is remembered of routes that may get lost
 
-	// Caller returns the ID of the instance that has an address, "" where none has. It is
-	// called for each request, and may be nil.
-	Caller func(netip.Addr) string
+	sendTimeout time.Duration // how long a client may take none of its answer; 0 means sendTimeout
 }
 
 // HeaderLimits bound the header of a request or answer of HTTP/1.1; of HTTP/2, only Bytes and Memory do.
@@ -120,6 +118,8 @@ type Proxy struct {
 	headroom       headroom
 	current        atomic.Pointer[snapshot]
 	flights        flights
+	callers        callers
+	traces         traces
 	pools          pools
 	versions       versions
 	outliers       *outliers
@@ -175,6 +175,7 @@ func New(options Options) *Proxy {
 		halfCloseGrace: halfCloseGrace,
 		sendTimeout:    orDefault(options.sendTimeout, sendTimeout),
 	}
+	p.traces.init(options.Healing)
 	p.exchanges.New = func() any { return &exchange{} }
 	p.relays.New = func() any { return newRelay(p) }
 	p.current.Store(&snapshot{table: p.none, replaced: make(chan struct{})})

@@ -20,13 +20,15 @@ type Record struct {
 	Host     string // as the client sent it
 	Path     string // without the query
 	Peer     netip.AddrPort
-	Caller   string // ID of the instance whose address Peer is; "" where none is known
+	Caller   string // ID of the instance that made the request, as its address says; "" where none is known
+	CallerOf string // the version of that instance: cart@feature-1
 	Service  string // "" where no service has the host
 	Version  string // "" where none was selected
 	Instance string // ID of the instance that was asked; "" where none was
 	Upstream string // its address, host:port
-	Route    string // as it came
+	Route    string // as it came, or was known again
 	By       route.By
+	Lost     string // the route that a service before this one lost (R6); "" where none was lost, or nobody looked
 	Fallback route.Fallback
 	Revision uint64 // of the table that decided
 

@@ -154,6 +154,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 			if table := p.Table(); table != swept {
 				p.versions.sweep(table)
 				p.flights.sweep(table)
+				p.callers.sweep()
 				swept = table
 			}
 		case <-ctx.Done():

@@ -51,6 +51,7 @@ func (p *Proxy) standing(v *route.VersionEntry) *standing {
 	made := &standing{owner: p, version: p.versions.of(v.ID), flights: make([]*flight, len(v.Instances))}
 	for i := range v.Instances {
 		made.flights[i] = p.flights.of(v, v.Instances[i].ID)
+		p.callers.note(v, &v.Instances[i], made.flights[i])
 	}
 	v.Keep(made)
 	return made

@@ -150,7 +150,7 @@ func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
 	setDefault(&spec.Default, DefaultVersion)
 	setDefault(&spec.Protocol, HTTP1)
 	s := &ServiceEntry{
-		Name: spec.Name, Protocol: spec.Protocol, Held: spec.Held, defaultName: spec.Default,
+		Name: spec.Name, Protocol: spec.Protocol, Held: spec.Held, Healing: spec.Healing, defaultName: spec.Default,
 		versions: index[*VersionEntry]{seed: c.seed},
 	}
 	if old != nil {
@@ -169,6 +169,13 @@ func (c *compiler) service(spec Service, old *ServiceEntry) *ServiceEntry {
 	if spec.Held.Requests < 0 || spec.Held.Bytes < 0 {
 		c.problem("service %q bounds held requests by a number below 0", s.Name)
 	}
+	for _, mode := range []HealMode{spec.Healing.Origin, spec.Healing.Trace} {
+		if mode != "" && mode != HealOff && !mode.isOn() {
+			c.problem("service %q has the mode of healing %s: it can be %q, %q or %q", s.Name, quoteShort(string(mode)), HealOff, HealWarn, HealOn)
+		}
+	}
+	dir.byTrace = dir.byTrace || spec.Healing.Trace.isOn()
+	dir.byOrigin = dir.byOrigin || spec.Healing.Origin.isOn()
 	label := s.owner.label
 	if other, ok := dir.labels[label]; ok {
 		c.problem("services %q and %q would both be %q in preview hosts: rename one of them", c.entries[other].Name, s.Name, label)

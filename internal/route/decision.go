@@ -11,6 +11,11 @@ type Request struct {
 	Baggage []string // the baggage header lines, in order
 	Header  []string // the lines of the alternative header (R2.3); the first non-empty one counts
 	Cookie  []string // the cookie header lines
+
+	// Healed is the route that the request lost on its way (R6), as HealedBy knows; empty where it lost none. It counts where
+	// no other source has one.
+	Healed   string
+	HealedBy By // ByHealedOrigin or ByHealedTrace
 }
 
 // Decision is what a table says for one request.

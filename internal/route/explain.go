@@ -115,6 +115,10 @@ func (x *recorder) sources(t *Table, d *Decision, r *Request, label string) {
 		return
 	}
 	x.empty(true, "", "The cookie "+CookieName, r.Cookie, tooLong(r.Cookie))
+	if d.By == ByHealedOrigin || d.By == ByHealedTrace {
+		x.step("R2", "healed", "The route was lost on the way, and is known again (%s): %s.", d.By, quoteShort(d.Route))
+		return
+	}
 	x.step("R2", "default", "No source has a route: the default version answers.")
 }
 

@@ -133,7 +133,7 @@ func (t *Table) previewRoute(s *ServiceEntry, label []byte, raw string) string {
 	return raw
 }
 
-// findRoute applies R2.2 to R2.4.
+// findRoute applies R2.2 to R2.5.
 func (t *Table) findRoute(d *Decision, r *Request) {
 	if value, _ := Member(r.Baggage, t.spec.BaggageKey); value != "" {
 		d.By, d.Route = ByBaggage, value
@@ -147,6 +147,10 @@ func (t *Table) findRoute(d *Decision, r *Request) {
 	}
 	if value := cookieRoute(r.Cookie); value != "" {
 		d.By, d.Route = ByCookie, value
+		return
+	}
+	if r.Healed != "" {
+		d.By, d.Route = r.HealedBy, r.Healed
 	}
 }
 

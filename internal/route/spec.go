@@ -40,6 +40,7 @@ type Service struct {
 	Default  string    `json:"default,omitempty"`  // the default version; empty means DefaultVersion
 	Protocol Protocol  `json:"protocol,omitempty"` // how instances are spoken to; empty means HTTP1
 	Held     Held      `json:"held,omitzero"`      // how much may wait for its versions
+	Healing  Healing   `json:"healing,omitzero"`   // what becomes of requests to it that lost their route (R6)
 	Versions []Version `json:"versions"`
 }
 
@@ -49,6 +50,24 @@ type Held struct {
 	Requests int `json:"requests,omitempty"`
 	Bytes    int `json:"bytes,omitempty"` // of memory that they may take
 }
+
+// Healing says what becomes of a request without a route that should have had one (R6).
+type Healing struct {
+	Origin HealMode `json:"origin,omitempty"` // as the instance that makes the call serves one route alone
+	Trace  HealMode `json:"trace,omitempty"`  // as its trace was seen with a route
+}
+
+// HealMode says what is done about a route that was lost.
+type HealMode string
+
+// The modes of healing.
+const (
+	HealOff  HealMode = "off"  // nothing, and nobody looks; as the empty text
+	HealWarn HealMode = "warn" // it is noted
+	HealOn   HealMode = "heal" // the request gets the route
+)
+
+func (m HealMode) isOn() bool { return m == HealWarn || m == HealOn }
 
 // Protocol is what an instance speaks.
 type Protocol string
@@ -85,6 +104,7 @@ type Instance struct {
 	TLS        bool   `json:"tls,omitempty"`         // speak TLS to it
 	ServerName string `json:"server_name,omitempty"` // name its certificate must carry; empty means the host of Address
 	Host       string `json:"host,omitempty"`        // sent as Host instead of the client's; empty keeps the client's
+	From       string `json:"from,omitempty"`        // IP address that its calls come from, where nobody else's do; else empty
 }
 
 // NamedRoute is a route stored under a name: explicit picks and an optional

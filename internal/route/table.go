@@ -32,6 +32,8 @@ type directory struct {
 	labels   map[string]int   // by the label of the service in preview hosts
 	longest  int              // bytes of the longest suffix
 	room     int              // the least that a service's preview hosts leave for the label of the route
+	byTrace  bool             // some service's requests are healed by their trace
+	byOrigin bool             // likewise by their origin
 }
 
 func newDirectory(services int) *directory {
@@ -111,6 +113,12 @@ func (t *Table) BaggageKey() string { return t.spec.BaggageKey }
 // where there is none.
 func (t *Table) RouteHeader() string { return t.spec.RouteHeader }
 
+// HealsByTrace says whether requests to some service are healed, or watched, by their trace (R6).
+func (t *Table) HealsByTrace() bool { return t.dir.byTrace }
+
+// HealsByOrigin says whether requests to some service are healed, or watched, by their origin (R6).
+func (t *Table) HealsByOrigin() bool { return t.dir.byOrigin }
+
 // Service returns the service with the name, nil where there is none.
 func (t *Table) Service(name string) *ServiceEntry {
 	if i, ok := t.dir.byName[name]; ok {
@@ -129,6 +137,7 @@ type ServiceEntry struct {
 	Name     string
 	Protocol Protocol
 	Held     Held
+	Healing  Healing
 	Hosts    []string // exact hosts and "*.suffix" hosts, in their normal form
 
 	defaultName string // of the version that Default is, or would be
@@ -148,7 +157,7 @@ func (s *ServiceEntry) PreviewLabel() string { return s.owner.label }
 
 // Definition is the service as a Spec has it, without its versions.
 func (s *ServiceEntry) Definition() Service {
-	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol, Held: s.Held}
+	return Service{Name: s.Name, Hosts: s.Hosts, Default: s.defaultName, Protocol: s.Protocol, Held: s.Held, Healing: s.Healing}
 }
 
 // spec is the service as a Spec has it.

@@ -25,6 +25,7 @@ const (
 // known is what no list says of a container, and what stays so while it runs.
 type known struct {
 	startedAt time.Time
+	from      string // see control.Address
 	images    []api.Image
 }
 
@@ -91,7 +92,7 @@ func (r *Runtime) statusFromSummary(c container.Summary) (control.Status, bool) 
 	for _, port := range c.Ports {
 		if port.PublicPort != 0 && port.Type == string(network.TCP) {
 			status.Addresses = append(status.Addresses, control.Address{
-				HostPort: net.JoinHostPort(port.IP.String(), strconv.Itoa(int(port.PublicPort))),
+				HostPort: net.JoinHostPort(port.IP.String(), strconv.Itoa(int(port.PublicPort))), From: of.from,
 			})
 		}
 	}
@@ -103,7 +104,7 @@ func (r *Runtime) statusOf(c container.InspectResponse) control.Status {
 	status := labelled(c.Config.Labels)
 	status.StartedAt = parseTime(c.State.StartedAt)
 	r.mu.Lock()
-	of := known{startedAt: status.StartedAt, images: []api.Image{{
+	of := known{startedAt: status.StartedAt, from: ownAddress(c.NetworkSettings), images: []api.Image{{
 		Name: c.Config.Image, Digest: c.Image, Commit: control.CommitOf(c.Config.Labels), Copies: 1,
 	}}}
 	if running(c.State) {
@@ -116,7 +117,7 @@ func (r *Runtime) statusOf(c container.InspectResponse) control.Status {
 	if running(c.State) {
 		status.Running, status.Images = true, of.images
 		if c.NetworkSettings != nil {
-			status.Addresses = published(c.NetworkSettings.Ports)
+			status.Addresses = published(c.NetworkSettings.Ports, of.from)
 		}
 		return status
 	}
@@ -152,14 +153,28 @@ func (r *Runtime) forgetAllBut(listed []container.Summary) {
 func running(state *container.State) bool { return state.Running && !state.Restarting && !state.Dead }
 
 // published returns where the published ports are reached on the Engine's machine.
-func published(ports network.PortMap) []control.Address {
+func published(ports network.PortMap, from string) []control.Address {
 	var out []control.Address
 	for _, bindings := range ports {
 		for _, binding := range bindings {
-			out = append(out, control.Address{HostPort: net.JoinHostPort(binding.HostIP.String(), binding.HostPort)})
+			out = append(out, control.Address{HostPort: net.JoinHostPort(binding.HostIP.String(), binding.HostPort), From: from})
 		}
 	}
 	return out
+}
+
+// ownAddress is the address that calls of a container come from: its own in the network that it is in. In none, or
+// several, that is not known.
+func ownAddress(settings *container.NetworkSettings) string {
+	if settings == nil || len(settings.Networks) != 1 {
+		return ""
+	}
+	for _, in := range settings.Networks {
+		if in != nil && in.IPAddress.IsValid() {
+			return in.IPAddress.String()
+		}
+	}
+	return ""
 }
 
 // labelled returns a status with what the labels of a container say.

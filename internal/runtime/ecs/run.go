@@ -316,7 +316,7 @@ func (c *cluster) addressesLocked(t *task, container string, port int) []control
 	if host == "" || hostPort == 0 {
 		return nil
 	}
-	return []control.Address{{HostPort: net.JoinHostPort(host, strconv.Itoa(hostPort))}}
+	return []control.Address{{HostPort: net.JoinHostPort(host, strconv.Itoa(hostPort)), From: ownAddress(&t.Task)}}
 }
 
 // taskStatusLocked is the status of the instance of a task.
