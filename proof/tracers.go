@@ -193,7 +193,7 @@ func passThrough(ctx context.Context, dir string, t tracer) (seen seenBehind, er
 	go func() { done <- p.Run(running, proxy.Listener{Listener: listener}) }()
 	defer func() {
 		cancel()
-		<-done
+		_ = <-done // it was asked to end
 	}()
 	pass := func(healing route.Healing) (*proxy.Record, error) {
 		table, err := route.Compile(route.Spec{Environment: "proof", Services: []route.Service{
@@ -274,6 +274,8 @@ func (r *recordsOf) next(ctx context.Context, address string, said *lockedBuffer
 		defer r.mu.Unlock()
 		found = r.last
 		return found != nil, nil
-	}, func() string { return fmt.Sprintf("no request came through: %v; it said:\n%s", last, lastLines(said, 20)) })
+	}, func() string {
+		return fmt.Sprintf("no request came through: %v; it said:\n%s", last, lastLines(said, 20))
+	})
 	return found, err
 }
