@@ -157,6 +157,7 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		Runtimes:     runtimes,
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
+		TelemetryEnv: file.Telemetry.Env,
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		WholeDrain:   file.Gateway.Traefik.Mode != config.TraefikOff,
 		OrphanGrace:  time.Duration(file.Server.OrphanGrace),

@@ -38,6 +38,7 @@ func (f *File) check(c *collector) {
 	k := checker{collector: c, file: f}
 	k.globals()
 	k.gateway()
+	k.telemetry()
 	k.webhooks()
 	k.env(f.Defaults.Env, path{"defaults", "env"})
 	k.health(f.Defaults.Health, path{"defaults", "health"})

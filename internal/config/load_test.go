@@ -299,3 +299,16 @@ func FuzzParse(f *testing.F) {
 		file.Routes()
 	})
 }
+
+func TestTelemetryEnv(t *testing.T) {
+	const services = "services: {a: {run: {external: {url: http://127.0.0.1:1}}}}\n"
+	for text, want := range map[string][]string{
+		"": vendors(), "telemetry: {env: []}\n": {}, "telemetry: {env: [sentry]}\n": {"sentry"},
+	} {
+		f, err := Parse("layover.yaml", []byte(text+services))
+		require.NoError(t, err)
+		require.Equal(t, want, f.Telemetry.Env)
+	}
+	_, err := Parse("layover.yaml", []byte("telemetry: {env: [sentry, dynatrace]}\n"+services))
+	require.ErrorContains(t, err, `"dynatrace" is no tracer whose variables are known`)
+}

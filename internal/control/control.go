@@ -62,6 +62,8 @@ type Options struct {
 	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
 	ProxyGrace time.Duration
 	Quotas     Quotas
+	// TelemetryEnv are the tracers whose variables instances get, see [TelemetryVendors]; nil means all.
+	TelemetryEnv []string
 	// WholeDrain gives each instance that leaves all of its drain time: requests come to it from others than
 	// proxies, which neither learn of a new table at once nor report what they have in flight.
 	WholeDrain bool

@@ -76,6 +76,7 @@ type Workload struct {
 	Grace       time.Duration     `json:"grace,omitempty"` // that Stop will give it, for runtimes that have to know before
 	Port        int               `json:"port,omitempty"`  // fixed port; 0 lets the runtime pick
 	Env         map[string]string `json:"env,omitempty"`
+	Yields      []string          `json:"yields,omitempty"` // names in Env before which a value goes that the runtime's template has
 	Hosts       []string          `json:"hosts,omitempty"` // every exact host of the environment, to resolve to the proxy
 }
 

@@ -279,17 +279,16 @@ func (c *Control) workload(key Key, g *Generation, id string) Workload {
 	}
 	maps.Copy(w.Env, g.Outputs)
 	standard := map[string]string{
-		"LAYOVER_SERVICE":   key.Service,
-		"LAYOVER_VERSION":   key.Version,
-		"LAYOVER_ID":        key.identifier(),
-		"OTEL_SERVICE_NAME": key.Service,
+		"LAYOVER_SERVICE": key.Service,
+		"LAYOVER_VERSION": key.Version,
+		"LAYOVER_ID":      key.identifier(),
 	}
 	for name, value := range standard {
 		if w.Env[name] == "" {
 			w.Env[name] = value
 		}
 	}
-	w.Env["OTEL_RESOURCE_ATTRIBUTES"] = resourceAttributes(w.Env["OTEL_RESOURCE_ATTRIBUTES"], c.opts.Environment, key, id)
+	c.setTelemetryEnv(&w, g.Deployment.Origin)
 	return w
 }
 
@@ -301,26 +300,6 @@ func (c *Control) placeholders(key Key, run api.Run) map[string]string {
 		"route":   key.Version,
 		"proxy":   c.opts.ProxyAddress[run.Runtime()],
 	}
-}
-
-// resourceAttributes adds to the attributes that the service sets itself, which win, those
-// that name the version (OpenTelemetry resource semantic conventions).
-func resourceAttributes(own, environment string, key Key, id string) string {
-	var list []string
-	if own != "" {
-		list = append(list, own)
-	}
-	for _, a := range [][2]string{
-		{"service.version", key.Version},
-		{"service.instance.id", id},
-		{"deployment.environment.name", environment},
-		{"layover.version", key.Version},
-	} {
-		if !strings.Contains(","+own, ","+a[0]+"=") && a[1] != "" {
-			list = append(list, a[0]+"="+url.PathEscape(a[1]))
-		}
-	}
-	return strings.Join(list, ",")
 }
 
 func fillRun(r api.Run, values map[string]string) api.Run {

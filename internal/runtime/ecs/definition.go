@@ -142,6 +142,11 @@ func (p *plan) change(d *types.ContainerDefinition, env map[string]string) {
 	for _, v := range d.Environment {
 		all[aws.ToString(v.Name)] = aws.ToString(v.Value)
 	}
+	for _, name := range p.workload.Yields {
+		if all[name] != "" || slices.ContainsFunc(d.Secrets, func(s types.Secret) bool { return aws.ToString(s.Name) == name }) {
+			delete(env, name)
+		}
+	}
 	maps.Copy(all, env)
 	d.Environment = variables(all)
 	// ECS refuses a name that is a variable and a secret: what the version says wins.

@@ -135,6 +135,26 @@ func TestStart_RegistersOnlyWhatDiffers(t *testing.T) {
 	require.Empty(t, c.Leftovers("layover-"))
 }
 
+func TestStart_NamesOfTheTemplateStay(t *testing.T) {
+	newCloud(t, quick())
+	createService(t, "cart", register(t, strings.ReplaceAll(cartDefinition("cart:main"), `"Environment": [`,
+		`"Environment": [{"Name": "DD_SERVICE", "Value": "shop-cart"}, {"Name": "DD_VERSION", "Value": "1.0"}, `)), 0)
+	r := newRuntime(t, Options{Environment: "dev-1"})
+	w := workload("cart--pr-1--7", api.ECS{Service: "cart", Image: "cart:a"})
+	w.Env["DD_SERVICE"], w.Env["DD_ENV"], w.Env["DD_VERSION"], w.Yields = "cart", "dev", "pr-1", []string{"DD_ENV", "DD_SERVICE"}
+	_, err := r.Start(t.Context(), w, nil)
+	require.NoError(t, err)
+	out, err := sdk(t).DescribeTaskDefinition(t.Context(), &ecs.DescribeTaskDefinitionInput{TaskDefinition: aws.String("layover-dev-1--cart--pr-1")})
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, v := range out.TaskDefinition.ContainerDefinitions[0].Environment {
+		got[aws.ToString(v.Name)] = aws.ToString(v.Value)
+	}
+	require.Equal(t, "shop-cart", got["DD_SERVICE"])
+	require.Equal(t, "dev", got["DD_ENV"])
+	require.Equal(t, "pr-1", got["DD_VERSION"])
+}
+
 func TestStart_InstancesOfADeploymentAreOfOneKind(t *testing.T) {
 	c := newCloud(t, quick())
 	createService(t, "cart", register(t, cartDefinition("cart:main")), 0)
