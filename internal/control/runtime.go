@@ -77,7 +77,7 @@ type Workload struct {
 	Port        int               `json:"port,omitempty"`  // fixed port; 0 lets the runtime pick
 	Env         map[string]string `json:"env,omitempty"`
 	Yields      []string          `json:"yields,omitempty"` // names in Env before which a value goes that the runtime's template has
-	Hosts       []string          `json:"hosts,omitempty"` // every exact host of the environment, to resolve to the proxy
+	Hosts       []string          `json:"hosts,omitempty"`  // every exact host of the environment, to resolve to the proxy
 }
 
 // Status is what a runtime knows of one instance.
