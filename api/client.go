@@ -300,7 +300,7 @@ func isLoopback(host string) bool {
 
 func isOurs(contentType string) bool {
 	mt, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (mt == "application/json" || mt == "application/x-ndjson" || mt == "text/event-stream")
+	return err == nil && (mt == "application/json" || mt == "application/x-ndjson" || mt == "text/event-stream" || mt == "image/svg+xml")
 }
 
 // readProblem makes an error of an answer that is not 2xx.

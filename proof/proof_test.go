@@ -50,6 +50,12 @@ func TestECSChurn(t *testing.T) {
 	t.Log(r.figure)
 }
 
+func TestXRay(t *testing.T) {
+	r, err := xrayProof(t.Context(), xraySmall())
+	require.NoError(t, err)
+	require.True(t, r.ok, r.figure)
+}
+
 func TestHealing(t *testing.T) {
 	r, err := healing(t.Context(), healingSmall(), route.HealOn)
 	require.NoError(t, err)

@@ -25,6 +25,8 @@ import (
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/receipt"
+	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/runtime/docker"
 	"github.com/layover-dev/layover/internal/runtime/ecs"
 	"github.com/layover-dev/layover/internal/runtime/external"
@@ -50,6 +52,8 @@ type environment struct {
 	logs      *logfile.Archive
 	proxy     *proxy.Proxy     // nil where it runs apart
 	accessLog *proxy.AccessLog // nil where the file asks for none
+	hops      *sender.Sender   // nil where requests are not told of, or the proxy runs apart
+	receipts  *receipt.Store
 	control   *control.Control
 	webhooks  *webhook.Sender
 	redis     *redis.Writer // nil where no configuration is written to Redis
@@ -65,13 +69,13 @@ const stopTimeout = 2 * time.Minute
 // openEnvironment opens the store below data, listens, and wires everything
 // together. Nothing runs before [environment.run]. On an error nothing is left open.
 func openEnvironment(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
-	e := &environment{file: file, log: log}
+	e := &environment{file: file, log: log, receipts: receipt.New(receipt.Options{Hops: file.Telemetry.KeptRequests})}
 	return e, e.open(ctx, data)
 }
 
 // openServer is openEnvironment for proxies that run apart.
 func openServer(ctx context.Context, file *config.File, data string, log *slog.Logger) (*environment, error) {
-	e := &environment{file: file, log: log, apart: true}
+	e := &environment{file: file, log: log, apart: true, receipts: receipt.New(receipt.Options{Hops: file.Telemetry.KeptRequests})}
 	return e, e.open(ctx, data)
 }
 
@@ -135,9 +139,18 @@ func (e *environment) openProxy() (control.DataPlane, error) {
 		return nil, err
 	}
 	options := proxyOptions(e.file, e.log)
+	var record []func(*proxy.Record)
 	if e.accessLog != nil {
-		options.Recorder = e.accessLog.Record
+		record = append(record, e.accessLog.Record)
 	}
+	if e.file.Telemetry.Requests {
+		e.hops = sender.New("up", func(_ context.Context, b api.HopBatch) error {
+			e.receipts.Add(b)
+			return nil
+		}, e.log)
+		record = append(record, e.hops.Record)
+	}
+	options.Recorder = recorders(record...)
 	options.Wake = e.wake
 	e.proxy = proxy.New(options)
 	return e.proxy, nil
@@ -182,6 +195,7 @@ func (e *environment) openAPI(ctx context.Context) error {
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
 		Webhooks:       e.webhooks,
+		Receipts:       e.receipts,
 		Gateway:        e.openGateway(),
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),
@@ -217,6 +231,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	}
 	if e.accessLog != nil {
 		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
+	}
+	if e.hops != nil {
+		behind.Go(func() error { return e.hops.Run(ctxBehind) })
 	}
 
 	front, ctxFront := errgroup.WithContext(ctx)

@@ -179,7 +179,7 @@ all others answer with main.
 		newRollbackCmd(app), newHistoryCmd(app), newScaleCmd(app), newGCCmd(app),
 		newSleepCmd(app), newWakeCmd(app), newExtendCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newWebhookCmd(app), newServiceCmd(app),
-		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app), newGatewayCmd(app), newECSCmd(app),
+		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app), newReceiptCmd(app), newRequestsCmd(app), newXRayCmd(app), newGatewayCmd(app), newECSCmd(app),
 		newVersionCmd(app), newShopCmd(app),
 	)
 	root.SetHelpCommandGroupID("")

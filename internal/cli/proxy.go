@@ -25,6 +25,7 @@ import (
 	"github.com/layover-dev/layover/internal/edge"
 	"github.com/layover-dev/layover/internal/handover"
 	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/telemetry"
 )
@@ -105,6 +106,7 @@ type standAlone struct {
 	admin    *socket             // nil where there is none
 	certs    *proxy.Certificates // of the gates with TLS; nil where there are none
 	access   *proxy.AccessLog    // nil where nobody wants one
+	hops     *sender.Sender      // nil where requests are not told of
 	hangup   chan os.Signal
 	stopping atomic.Bool
 }
@@ -217,9 +219,15 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	if s.access, err = openAccessLog(file, s.log); err != nil {
 		return err
 	}
+	var record []func(*proxy.Record)
 	if s.access != nil {
-		options.Recorder = s.access.Record
+		record = append(record, s.access.Record)
 	}
+	if file.Telemetry.Requests {
+		s.hops = sender.New(id, func(ctx context.Context, b api.HopBatch) error { return s.follower.SendHops(ctx, b) }, s.log)
+		record = append(record, s.hops.Record)
+	}
+	options.Recorder = recorders(record...)
 	options.Wake = func(ctx context.Context, version string) error { return s.follower.Wake(ctx, version) }
 	s.proxy = proxy.New(options)
 	s.follower = edge.New(edge.Options{
@@ -314,6 +322,9 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	}
 	if s.access != nil {
 		behind.Go(func() error { return s.access.Run(following) })
+	}
+	if s.hops != nil {
+		behind.Go(func() error { return s.hops.Run(following) })
 	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {

@@ -93,3 +93,12 @@ func openAccessLog(file *config.File, log *slog.Logger) (*proxy.AccessLog, error
 	}
 	return proxy.OpenAccessLog(options)
 }
+
+// recorders calls all that are there for each request.
+func recorders(all ...func(*proxy.Record)) func(*proxy.Record) {
+	return func(r *proxy.Record) {
+		for _, record := range all {
+			record(r)
+		}
+	}
+}

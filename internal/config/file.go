@@ -131,7 +131,7 @@ func Default() *File {
 		Domain:      route.DefaultDomain,
 		Proxy:       defaultProxy(),
 		Gateway:     defaultGateway(),
-		Telemetry:   Telemetry{Env: vendors()},
+		Telemetry:   Telemetry{Requests: true, KeptRequests: 200_000, Env: vendors()},
 		Server:      Server{Listen: "127.0.0.1:7070", OrphanGrace: api.Duration(5 * time.Minute)},
 		ECS:         ECS{Poll: api.Duration(5 * time.Second), CallsPerSecond: 4},
 		BaggageKey:  route.DefaultBaggageKey,

@@ -38,6 +38,8 @@ type Server interface {
 	Wake(ctx context.Context, service, version, branch string) (api.Version, error)
 	// ReportProxy tells the server about this proxy.
 	ReportProxy(ctx context.Context, report api.ProxyReport) error
+	// SendHops tells the server what the proxy saw of requests.
+	SendHops(ctx context.Context, batch api.HopBatch) error
 }
 
 // DataPlane decides on the tables that a [Follower] brings: internal/proxy's Proxy.

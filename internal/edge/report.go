@@ -117,6 +117,15 @@ func (f *Follower) Wake(ctx context.Context, version string) error {
 	return err
 }
 
+// SendHops tells the server that is followed what the proxy saw of requests.
+func (f *Follower) SendHops(ctx context.Context, batch api.HopBatch) error {
+	server, _, _ := f.link()
+	if server == nil {
+		return errors.New("no server answers this proxy")
+	}
+	return server.SendHops(ctx, batch)
+}
+
 func (f *Follower) send(ctx context.Context, server Server, report api.ProxyReport) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -377,6 +378,10 @@ func (x *exchange) end() {
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
 	if d.By != route.ByBaggage {
 		r.Baggage = x.rq.baggage
+		for _, line := range r.Baggage {
+			r.BaggageBytes += len(line)
+			r.BaggageMembers += 1 + strings.Count(line, ",")
+		}
 	}
 	if d.Service != nil {
 		r.Service = d.Service.Name

@@ -44,8 +44,10 @@ type Record struct {
 	Sampled   bool   // the caller records its spans of the trace
 
 	// Baggage are the lines of the field as they came, where the route did not come with them. They
-	// say what became of it on the way.
-	Baggage []string
+	// say what became of it on the way. A [Ring] keeps their beginning.
+	Baggage        []string
+	BaggageMembers int // how many members all of them have
+	BaggageBytes   int // how long all of them are
 }
 
 // Clone returns a copy that may be kept.

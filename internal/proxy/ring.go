@@ -12,6 +12,8 @@ const (
 	keptHost   = 64
 	keptPath   = 128
 	keptRoute  = 64
+
+	keptBaggage = 1024 // of all lines together
 )
 
 // DefaultRing is how many records a [Ring] has place for where nothing is said.
@@ -37,6 +39,9 @@ type place struct {
 	turn   atomic.Uint64
 	record Record // with texts that are in text
 	text   [keptMethod + keptHost + keptPath + keptRoute]byte
+
+	baggage []byte    // the beginning of the lines, made where it is first needed
+	lines   [1]string // what the record has of it
 }
 
 // NewRing returns a ring with places for at least so many records; 0 means DefaultRing.
@@ -86,6 +91,22 @@ func (p *place) fill(record *Record) {
 	p.record.Host = keep(record.Host, keptHost)
 	p.record.Path = keep(record.Path, keptPath)
 	p.record.Route = keep(record.Route, keptRoute)
+	if len(record.Baggage) == 0 {
+		return
+	}
+	p.baggage = p.baggage[:0]
+	for i, line := range record.Baggage {
+		if i > 0 {
+			p.baggage = append(p.baggage, ',')
+		}
+		p.baggage = append(p.baggage, line[:min(len(line), keptBaggage)]...)
+		if len(p.baggage) >= keptBaggage {
+			p.baggage = p.baggage[:keptBaggage]
+			break
+		}
+	}
+	p.lines[0] = unsafe.String(unsafe.SliceData(p.baggage), len(p.baggage)) //nolint:gosec // likewise
+	p.record.Baggage = p.lines[:]
 }
 
 // Drain calls each for the records that are there, in the order they came, and returns how

@@ -26,6 +26,7 @@ const (
 	tagRoutes   = "Routes"
 	tagRouting  = "Routing"
 	tagProxies  = "Proxies"
+	tagRequests = "Requests"
 	tagGateway  = "Gateway"
 	tagEvents   = "Events"
 	tagWebhooks = "Webhooks"
@@ -64,6 +65,7 @@ func apiConfig(build api.Build) huma.Config {
 				{Name: tagVersions, Description: "The versions of services: deploy, start, stop, restart, remove, and their logs."},
 				{Name: tagRoutes, Description: "Routes stored under a name: explicit picks per service, and an optional parent."},
 				{Name: tagRouting, Description: "What the data plane decides from, and why it decides as it does."},
+				{Name: tagRequests, Description: "Which versions requests really passed through, and who loses their route."},
 				{Name: tagProxies, Description: "The stand-alone proxies: where each is, and how far behind."},
 				{Name: tagGateway, Description: "The same table for other data planes."},
 				{Name: tagEvents, Description: "Everything that happened, in its order."},

@@ -41,6 +41,7 @@ type Options struct {
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
 	Webhooks       Webhooks        // nil where there are none
+	Receipts       Receipts        // nil where nothing is kept of requests
 	Gateway        Gateway         // the zero value where there is no other data plane
 	Build          api.Build
 	Logger         *slog.Logger
@@ -55,6 +56,7 @@ type Server struct {
 	opts     Options
 	control  Control
 	webhooks Webhooks
+	receipts Receipts
 	log      *slog.Logger
 	guard    guard
 	api      huma.API
@@ -86,6 +88,7 @@ func New(opts Options) (*Server, error) {
 		opts:     opts,
 		control:  opts.Control,
 		webhooks: opts.Webhooks,
+		receipts: opts.Receipts,
 		log:      cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
 		guard:    guard,
 		closing:  make(chan struct{}),
@@ -94,6 +97,9 @@ func New(opts Options) (*Server, error) {
 	}
 	if s.webhooks == nil {
 		s.webhooks = noWebhooks{}
+	}
+	if s.receipts == nil {
+		s.receipts = noReceipts{}
 	}
 	mux := http.NewServeMux()
 	s.mux = mux
@@ -107,6 +113,7 @@ func New(opts Options) (*Server, error) {
 	s.registerExplain()
 	s.registerTable()
 	s.registerProxies()
+	s.registerReceipts()
 	s.registerGateway()
 	s.registerEvents()
 	s.registerWebhooks()
