@@ -129,7 +129,7 @@ func newRequestsCmd(app *App) *cobra.Command {
 a trace nor a caller says anything of, each proxy tells of 50 a second.`,
 		Example: `  layover requests --version cart@feature-2981
   layover requests --status 5xx -f
-  layover requests --lost                    # whose route a service before them lost (needs healing: warn or heal)
+  layover requests --lost                    # whose route a service before them lost
   layover requests -f --json | jq -r .trace`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRequests(cmd.Context(), app, opts) },
