@@ -202,6 +202,20 @@ func TestStore_IsFairAndBounded(t *testing.T) {
 	require.Len(t, newer, 5)
 }
 
+func TestStore_OneTraceForAll(t *testing.T) {
+	s := newClocked(20_000)
+	began := time.Now()
+	for n := range 60_000 {
+		s.add(call(n, 50, "cart@main", "", "", "default"))
+	}
+	s.xrayed()
+	require.Less(t, time.Since(began), 30*time.Second, "each look at the trace is bounded")
+	require.LessOrEqual(t, int(s.byTrace[s.hops[0].trace].hops), maxChain)
+	r, ok := s.Receipt(trace1)
+	require.True(t, ok)
+	require.LessOrEqual(t, r.Hops, maxChain)
+}
+
 func TestStore_CountsWhatProxiesCouldNotTell(t *testing.T) {
 	s := newClocked(0)
 	s.Add(api.HopBatch{Proxy: "edge-1", Dropped: 5})

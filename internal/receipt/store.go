@@ -34,7 +34,7 @@ type Store struct {
 	mu       sync.Mutex
 	hops     []hop // all places; those in free are empty
 	free     []int32
-	byTrace  map[traceID]int32 // the newest hop of each trace
+	byTrace  map[traceID]chain
 	versions map[string]*queue // by service@version of what answered
 	instance map[string]*queue // the last hops that an instance answered, for calls that have no trace
 	waiting  []waiting         // for their verdict, in the order they came
@@ -46,6 +46,12 @@ type Store struct {
 }
 
 type traceID [16]byte
+
+// chain are the hops of one trace: the newest one, from which the others follow, and how many there are.
+type chain struct{ newest, hops int32 }
+
+// maxChain bounds a chain: a client that uses one trace id for all that it sends would have every look at it take for ever.
+const maxChain = 1000
 
 // hop is a Hop as the store has it.
 type hop struct {
@@ -72,6 +78,7 @@ type hop struct {
 	next     int32 // the hop of the same trace that came before; -1 for none
 	number   uint64
 	used     bool
+	chained  bool // it is in the chain of its trace
 }
 
 // text is one of few texts, which are kept once.
@@ -100,7 +107,7 @@ func (q *queue) pop() int32 {
 func New(options Options) *Store {
 	return &Store{
 		most: cmp.Or(options.Hops, DefaultHops), settle: cmp.Or(options.Settle, DefaultSettle), clock: time.Now,
-		byTrace: map[traceID]int32{}, versions: map[string]*queue{}, instance: map[string]*queue{}, dropped: map[string]uint64{},
+		byTrace: map[traceID]chain{}, versions: map[string]*queue{}, instance: map[string]*queue{}, dropped: map[string]uint64{},
 		news: make(chan struct{}), xray: xray{edges: map[edgeKey]*edge{}},
 	}
 }
@@ -148,11 +155,12 @@ func (s *Store) addLocked(h *api.Hop) {
 	_, _ = hex.Decode(n.span[:], []byte(h.Parent[:min(len(h.Parent), 16)]))
 	s.added++
 	n.number = s.added
-	if n.trace != (traceID{}) {
-		if before, ok := s.byTrace[n.trace]; ok {
-			n.next = before
+	if of, ok := s.byTrace[n.trace]; n.trace != (traceID{}) && of.hops < maxChain {
+		if ok {
+			n.next = of.newest
 		}
-		s.byTrace[n.trace] = place
+		n.chained = true
+		s.byTrace[n.trace] = chain{place, of.hops + 1}
 	}
 	s.hops[place] = n
 	s.pushLocked(s.versions, id, place)
@@ -236,7 +244,7 @@ func (s *Store) makeRoomLocked() {
 
 func (s *Store) forgetLocked(place int32) {
 	h := &s.hops[place]
-	if h.trace != (traceID{}) {
+	if h.chained {
 		s.unlinkLocked(h, place)
 	}
 	*h = hop{next: -1, instance: nobody()}
@@ -245,16 +253,18 @@ func (s *Store) forgetLocked(place int32) {
 
 // unlinkLocked takes a hop out of its trace.
 func (s *Store) unlinkLocked(h *hop, place int32) {
-	at := s.byTrace[h.trace]
-	if at == place {
-		if h.next < 0 {
-			delete(s.byTrace, h.trace)
-		} else {
-			s.byTrace[h.trace] = h.next
-		}
+	of := s.byTrace[h.trace]
+	if of.hops == 1 {
+		delete(s.byTrace, h.trace)
 		return
 	}
-	for at >= 0 {
+	at := of.newest
+	if at == place {
+		of.newest = h.next
+	}
+	of.hops--
+	s.byTrace[h.trace] = of
+	for at != place && at >= 0 {
 		other := &s.hops[at]
 		if other.next == place {
 			other.next = h.next

@@ -30,7 +30,7 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 	h := &s.hops[place]
 	if h.trace != (traceID{}) {
 		n := 0
-		for at := s.byTrace[h.trace]; at >= 0; at = s.hops[at].next {
+		for at := s.firstLocked(h.trace); at >= 0; at = s.hops[at].next {
 			other := &s.hops[at]
 			if at == place || !other.goesOnAt(h.at) || other.at == h.at && other.number > h.number {
 				continue
@@ -51,6 +51,14 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 		}
 	}
 	return s.byOriginLocked(place)
+}
+
+// firstLocked is the newest hop of a trace, -1 where none is known.
+func (s *Store) firstLocked(trace traceID) int32 {
+	if of, ok := s.byTrace[trace]; ok {
+		return of.newest
+	}
+	return -1
 }
 
 // byOriginLocked finds what the calling instance was at where the trace does not say it: something of one route alone.
@@ -83,8 +91,8 @@ func (s *Store) Receipt(trace string) (api.Receipt, bool) {
 	if n, err := hex.Decode(id[:], []byte(trace[:min(len(trace), 32)])); err != nil || n != len(id) {
 		return api.Receipt{}, false
 	}
-	first, ok := s.byTrace[id]
-	if !ok {
+	first := s.firstLocked(id)
+	if first < 0 {
 		return api.Receipt{}, false
 	}
 	var places []int32
