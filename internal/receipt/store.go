@@ -19,7 +19,7 @@ const DefaultHops = 200_000
 // Options say what a [Store] keeps. The zero value is ready to use.
 type Options struct {
 	Hops   int           // how many; 0 means DefaultHops
-	Settle time.Duration // how long a call waits behind its end until what it belongs to is known as well; 0 means DefaultSettle
+	Settle time.Duration // how long a call waits until what it belongs to is known as well; 0 means DefaultSettle
 }
 
 // DefaultSettle is the default of [Options].Settle.
@@ -170,7 +170,7 @@ func (s *Store) addLocked(h *api.Hop) {
 			q.pop()
 		}
 	}
-	s.waiting = append(s.waiting, waiting{place, n.number})
+	s.waiting = append(s.waiting, waiting{place, n.number, s.clock()})
 }
 
 // instanceHops is how many of the last hops of an instance are looked at for what it was at.

@@ -22,6 +22,7 @@ const (
 type waiting struct {
 	place  int32
 	number uint64
+	came   time.Time // by our clock: those of proxies may differ
 }
 
 // xray counts, for every version that calls a service, what becomes of the route.
@@ -79,10 +80,10 @@ func (s *Store) judgeThoseLocked(all []waiting, now time.Time, wait time.Duratio
 	n := 0
 	for _, w := range all {
 		h := &s.hops[w.place]
+		if now.Sub(w.came) < wait {
+			break
+		}
 		if h.used && h.number == w.number {
-			if now.UnixNano() < h.end()+int64(wait) {
-				break
-			}
 			if !s.judgeOneLocked(w.place, last) {
 				later(w)
 			}
