@@ -3,6 +3,7 @@ package ecs
 import (
 	"context"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -15,6 +16,9 @@ type budget struct {
 	limiter *rate.Limiter
 	most    rate.Limit
 	calls   int // since the rate last grew
+
+	owed    float64   // calls that were made in any case, and are not made up for
+	counted time.Time // when owed was that
 }
 
 // The rate never falls below a quarter of the whole, and grows by a twentieth of it each growAfter calls. A
@@ -23,6 +27,7 @@ const (
 	slowest   = 4
 	growAfter = 4
 	burst     = 8
+	mostOwed  = 5 * burst // calls that questions wait for
 )
 
 func newBudget(perSecond float64) *budget {
@@ -36,10 +41,16 @@ func (b *budget) wait(ctx context.Context) error { return b.limiter.Wait(ctx) }
 // short says whether there were too many calls lately, or some wait: what can wait waits.
 func (b *budget) short() bool { return b.limiter.Limit() < b.most || b.limiter.Tokens() < 0 }
 
-// take counts a call that is made in any case. Those of a large deployment let questions wait for a few seconds, and
+// take counts a call that is made in any case. Those of a large deployment let questions wait for some seconds, and
 // not until all of them are made up for.
 func (b *budget) take() {
-	if b.limiter.Tokens() > -burst {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.owed = max(0, b.owed-now.Sub(b.counted).Seconds()*float64(b.most))
+	b.counted = now
+	if b.owed < mostOwed {
+		b.owed++
 		b.limiter.Reserve()
 	}
 }

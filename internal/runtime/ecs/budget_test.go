@@ -1,0 +1,47 @@
+package ecs
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestBudget_ChangesCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(4)
+		calls := 0
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		for range 5 { // who asks as much as the budget lets
+			go func() {
+				for b.wait(ctx) == nil {
+					calls++
+				}
+			}()
+		}
+		for range 600 { // two changes a second
+			b.take()
+			calls++
+			time.Sleep(500 * time.Millisecond)
+		}
+		cancel()
+		synctest.Wait()
+		require.LessOrEqual(t, float64(calls)/300, 4.3, "changes and questions together")
+		require.GreaterOrEqual(t, float64(calls)/300, 3.7)
+	})
+}
+
+func TestBudget_ALargeDeploymentIsNotMadeUpForWholly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(4)
+		for range 1000 {
+			b.take()
+		}
+		began := time.Now()
+		require.NoError(t, b.wait(t.Context()))
+		require.LessOrEqual(t, time.Since(began), 15*time.Second)
+	})
+}
