@@ -72,7 +72,7 @@ func telemetryRecord(n int) *proxy.Record {
 		Instance: fmt.Sprintf("cart--feature-%d--1", n%100), Route: fmt.Sprintf("feature-%d", n%100), By: route.ByBaggage, Status: http.StatusOK,
 		Duration: time.Millisecond, Caller: "storefront--main--1", CallerOf: "storefront@main",
 	}
-	binary.LittleEndian.PutUint64(r.TraceID[:], uint64(n/5)+1) //nolint:gosec // five hops of each trace
+	binary.LittleEndian.PutUint64(r.TraceID[:], uint64(n/5)+1) // five hops of each trace
 	return r
 }
 
@@ -94,7 +94,7 @@ func storeMemory(requests int) int64 {
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-		return int64(m.HeapInuse) //nolint:gosec // bytes
+		return int64(m.HeapInuse)
 	}
 	before := used()
 	store := receipt.New(receipt.Options{})

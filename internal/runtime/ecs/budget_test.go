@@ -2,6 +2,7 @@ package ecs
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,25 +13,25 @@ import (
 func TestBudget_ChangesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(4)
-		calls := 0
+		var calls atomic.Int64
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		for range 5 { // who asks as much as the budget lets
 			go func() {
 				for b.wait(ctx) == nil {
-					calls++
+					calls.Add(1)
 				}
 			}()
 		}
 		for range 600 { // two changes a second
 			b.take()
-			calls++
+			calls.Add(1)
 			time.Sleep(500 * time.Millisecond)
 		}
 		cancel()
 		synctest.Wait()
-		require.LessOrEqual(t, float64(calls)/300, 4.3, "changes and questions together")
-		require.GreaterOrEqual(t, float64(calls)/300, 3.7)
+		require.LessOrEqual(t, float64(calls.Load())/300, 4.3, "changes and questions together")
+		require.GreaterOrEqual(t, float64(calls.Load())/300, 3.7)
 	})
 }
 
