@@ -27,7 +27,8 @@ const (
 	slowest   = 4
 	growAfter = 4
 	burst     = 8
-	mostOwed  = 5 * burst // calls that questions wait for
+	mostOwed  = 2 * burst // calls that questions wait for
+	ofChanges = 2. / 3    // of the rate that changes may take: who asks nothing any more does not learn what to change
 )
 
 func newBudget(perSecond float64) *budget {
@@ -47,7 +48,7 @@ func (b *budget) take() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	b.owed = max(0, b.owed-now.Sub(b.counted).Seconds()*float64(b.most))
+	b.owed = max(0, b.owed-now.Sub(b.counted).Seconds()*float64(b.limiter.Limit())*ofChanges)
 	b.counted = now
 	if b.owed < mostOwed {
 		b.owed++

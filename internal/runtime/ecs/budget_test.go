@@ -35,6 +35,31 @@ func TestBudget_ChangesCount(t *testing.T) {
 	})
 }
 
+func TestBudget_QuestionsAreNotStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(4)
+		b.tooMany()
+		b.tooMany() // one call a second is left
+		var questions atomic.Int64
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		for range 5 {
+			go func() {
+				for b.wait(ctx) == nil {
+					questions.Add(1)
+				}
+			}()
+		}
+		for range 600 { // two changes a second
+			b.take()
+			time.Sleep(500 * time.Millisecond)
+		}
+		cancel()
+		synctest.Wait()
+		require.GreaterOrEqual(t, questions.Load(), int64(300/4))
+	})
+}
+
 func TestBudget_ALargeDeploymentIsNotMadeUpForWholly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(4)
