@@ -180,7 +180,7 @@ services:
 	}
 	var proxies [2]*exec.Cmd
 	for i, tells := range []string{"false", "true"} {
-		p := exec.Command(e.binary, "proxy", "--server", e.serverURL, "--listen", "127.0.0.1:"+ports[i], "--admin", "none", "--id", "tells-"+tells)
+		p := exec.Command(e.binary, "proxy", "--server", e.serverURL, "--listen", "127.0.0.1:"+ports[i], "--admin", "off", "--id", "tells-"+tells)
 		p.Env = append(os.Environ(), "LAYOVER_TELEMETRY_REQUESTS="+tells)
 		if err := p.Start(); err != nil {
 			return 0, 0, err
