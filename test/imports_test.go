@@ -59,6 +59,7 @@ func mayImport() map[string][]string {
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/receipt", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
 		"internal/telemetry":               {},
+		"internal/telemetry/otlp":          {},
 		"internal/webhook":                 {"api", "internal/control"},
 		"internal/store":                   {"api", "internal/control"},
 		"internal/store/postgrestest":      {},

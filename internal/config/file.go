@@ -33,7 +33,7 @@ type File struct {
 	Quotas         Quotas             `yaml:"quotas,omitempty" doc:"How many versions may run at a time. Default versions and those of this file count, and are never refused"`
 	Gateway        Gateway            `yaml:"gateway,omitempty" doc:"Other data planes, which get their configuration from the server"`
 	ECS            ECS                `yaml:"ecs,omitempty" doc:"Amazon ECS, for services whose run block is ecs"`
-	Telemetry      Telemetry          `yaml:"telemetry,omitempty" doc:"What applications tell of themselves"`
+	Telemetry      Telemetry          `yaml:"telemetry,omitempty" doc:"What is told of requests, versions and instances, and to whom"`
 	Logs           Logs               `yaml:"logs,omitempty" doc:"How much is kept of what instances write"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
 	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
@@ -131,7 +131,7 @@ func Default() *File {
 		Domain:      route.DefaultDomain,
 		Proxy:       defaultProxy(),
 		Gateway:     defaultGateway(),
-		Telemetry:   Telemetry{Requests: true, KeptRequests: 200_000, Env: vendors()},
+		Telemetry:   defaultTelemetry(),
 		Server:      Server{Listen: "127.0.0.1:7070", OrphanGrace: api.Duration(5 * time.Minute)},
 		ECS:         ECS{Poll: api.Duration(5 * time.Second), CallsPerSecond: 4},
 		BaggageKey:  route.DefaultBaggageKey,

@@ -1,0 +1,198 @@
+package otlp
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/protobuf/proto"
+)
+
+// kind is what the kinds of telemetry differ in. R is what one resource has of it.
+type kind[R proto.Message] struct {
+	name    string
+	method  string                  // of gRPC
+	count   func(R) int             // of spans, points or lines
+	request func([]R) proto.Message // that carries them
+	answer  func() answer           // an empty one
+}
+
+// answer is a receiver's. refused says how many it did not take, and why.
+type answer struct {
+	proto.Message
+	refused func() (int64, string)
+}
+
+// transport carries a request to the receiver.
+type transport interface {
+	// export returns an error that is permanent where another try is of no use.
+	export(ctx context.Context, name, method string, request proto.Message, answer proto.Message) error
+	close() error
+}
+
+// pipe is one kind of telemetry on its way to the receiver.
+type pipe[R proto.Message] struct {
+	kind[R]
+	by   transport
+	told *teller
+
+	mu      sync.Mutex
+	waiting []batch[R]
+	bytes   int
+	news    chan struct{} // has one where something waits
+
+	sent, dropped, refused atomic.Int64
+}
+
+type batch[R proto.Message] struct {
+	all          []R
+	items, bytes int
+}
+
+func newPipe[R proto.Message](by transport, told *teller, k kind[R]) *pipe[R] {
+	return &pipe[R]{kind: k, by: by, told: told, news: make(chan struct{}, 1)}
+}
+
+func (p *pipe[R]) stats() Stats {
+	return Stats{Sent: p.sent.Load(), Dropped: p.dropped.Load(), Refused: p.refused.Load()}
+}
+
+// add puts in a batch, and says whether there was room for it.
+func (p *pipe[R]) add(all []R) bool {
+	b := batch[R]{all: all}
+	for _, r := range all {
+		b.items += p.count(r)
+		b.bytes += proto.Size(r)
+	}
+	if b.items == 0 {
+		return true
+	}
+	p.mu.Lock()
+	fits := p.bytes+b.bytes <= maxWaiting
+	if fits {
+		p.waiting = append(p.waiting, b)
+		p.bytes += b.bytes
+	}
+	p.mu.Unlock()
+	if !fits {
+		p.dropped.Add(int64(b.items))
+		return false
+	}
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// take returns what one request carries of what waits; nothing where nothing does.
+func (p *pipe[R]) take() (b batch[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for ; n < len(p.waiting); n++ {
+		next := p.waiting[n]
+		if n > 0 && (b.items+next.items > maxItems || b.bytes+next.bytes > maxRequest) {
+			break
+		}
+		b.all = append(b.all, next.all...)
+		b.items += next.items
+		b.bytes += next.bytes
+	}
+	clear(p.waiting[:n])
+	if p.waiting = p.waiting[n:]; len(p.waiting) == 0 {
+		p.waiting = nil // with what it was cut from
+	}
+	p.bytes -= b.bytes
+	return b
+}
+
+func (p *pipe[R]) run(ctx context.Context) error {
+	for {
+		select {
+		case <-p.news:
+			p.sendAll(ctx)
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushFor)
+			defer cancel()
+			p.sendAll(last)
+			return nil
+		}
+	}
+}
+
+func (p *pipe[R]) sendAll(ctx context.Context) {
+	for b := p.take(); b.items > 0; b = p.take() {
+		p.send(ctx, b)
+		if ctx.Err() != nil {
+			return // what is left is sent, or counted, by who comes next
+		}
+	}
+}
+
+// send sends a batch, again and again where that may be of use.
+func (p *pipe[R]) send(ctx context.Context, b batch[R]) {
+	request := p.request(b.all)
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = time.Second, 30*time.Second
+	got, err := backoff.Retry(ctx, func() (answer, error) {
+		a := p.answer()
+		trying, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout) // the end lets a try end
+		defer cancel()
+		err := p.by.export(trying, p.name, p.method, request, a.Message)
+		if err != nil {
+			p.told.failed(ctx, p.name, err)
+		}
+		return a, err
+	}, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(giveUpAfter))
+	if err != nil {
+		p.refused.Add(int64(b.items))
+		return
+	}
+	refused, why := got.refused()
+	refused = min(max(refused, 0), int64(b.items))
+	p.sent.Add(int64(b.items) - refused)
+	p.refused.Add(refused)
+	if refused > 0 {
+		p.told.failed(ctx, p.name, errors.New("it refused a part: "+why))
+		return
+	}
+	p.told.worked(ctx)
+}
+
+// teller says in the log that telemetry does not arrive, once in a while, and that it does again.
+type teller struct {
+	log      *slog.Logger
+	endpoint string
+
+	mu   sync.Mutex
+	last time.Time // when it said so; zero while all is well
+}
+
+const tellEvery = time.Minute
+
+func (t *teller) failed(ctx context.Context, name string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.last.IsZero() && time.Since(t.last) < tellEvery {
+		return
+	}
+	t.last = time.Now()
+	t.log.Warn("telemetry does not arrive; see telemetry.otlp in the configuration", "endpoint", t.endpoint, "kind", name, "error", err)
+}
+
+func (t *teller) worked(ctx context.Context) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.last.IsZero() && time.Since(t.last) > time.Second { // one kind may work where another does not
+		t.last = time.Time{}
+		t.log.InfoContext(ctx, "telemetry arrives again", "endpoint", t.endpoint)
+	}
+}
