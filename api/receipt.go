@@ -4,8 +4,10 @@ import "time"
 
 // Hop is one request as a proxy saw it: who called, which version answered, and why.
 type Hop struct {
-	Trace    string    `json:"trace,omitempty" doc:"Trace id of its traceparent, 32 hex digits" example:"4bf92f3577b34da6a3ce929d0e0e4736"`
+	Trace    string    `json:"trace,omitempty" doc:"Trace id of its traceparent, or of what another tracer sent: 32 hex digits" example:"4bf92f3577b34da6a3ce929d0e0e4736"`
 	Parent   string    `json:"parent,omitempty" doc:"Span id of the caller, 16 hex digits"`
+	Span     string    `json:"span,omitempty" doc:"Span id of the proxy, where it has a span of its own"`
+	Named    bool      `json:"named,omitempty" doc:"The trace id is made of its X-Request-Id, which proves nothing: a client may use one again"`
 	Time     time.Time `json:"time" doc:"When its header was read"`
 	Duration Duration  `json:"duration,omitzero" doc:"Until the last byte of the answer"`
 	Held     Duration  `json:"held,omitzero" doc:"How long of that it waited for the version to be ready"`

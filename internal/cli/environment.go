@@ -34,6 +34,8 @@ import (
 	"github.com/layover-dev/layover/internal/runtime/process"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/store"
+	"github.com/layover-dev/layover/internal/telemetry"
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
 	"github.com/layover-dev/layover/internal/webhook"
 )
 
@@ -52,6 +54,8 @@ type environment struct {
 	logs      *logfile.Archive
 	proxy     *proxy.Proxy     // nil where it runs apart
 	accessLog *proxy.AccessLog // nil where the file asks for none
+	exporter  *otlp.Exporter   // nil where telemetry goes nowhere
+	spans     *telemetry.Spans // nil where nobody wants any, or the proxy runs apart
 	hops      *sender.Sender   // nil where requests are not told of, or the proxy runs apart
 	receipts  *receipt.Store
 	control   *control.Control
@@ -119,6 +123,9 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 			return err
 		}
 	}
+	if e.exporter, err = openExporter(e.file, os.Getenv, e.log); err != nil {
+		return err
+	}
 	plane, err := e.openProxy()
 	if err != nil {
 		return err
@@ -149,6 +156,13 @@ func (e *environment) openProxy() (control.DataPlane, error) {
 			return nil
 		}, e.log)
 		record = append(record, e.hops.Record)
+		options.Receipt = receipts(func(_ context.Context, trace string) (api.Receipt, error) {
+			r, _ := e.receipts.Receipt(trace)
+			return r, nil
+		}).list
+	}
+	if e.spans = openSpans(e.file, e.exporter, "up", &options); e.spans != nil {
+		record = append(record, e.spans.Record)
 	}
 	options.Recorder = recorders(record...)
 	options.Wake = e.wake
@@ -234,6 +248,13 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	}
 	if e.hops != nil {
 		behind.Go(func() error { return e.hops.Run(ctxBehind) })
+	}
+	if e.exporter != nil {
+		var parts []func(context.Context) error
+		if e.spans != nil {
+			parts = append(parts, e.spans.Run)
+		}
+		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter, parts...) })
 	}
 
 	front, ctxFront := errgroup.WithContext(ctx)

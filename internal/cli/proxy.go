@@ -28,6 +28,7 @@ import (
 	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/telemetry"
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
 )
 
 type proxyCmdOptions struct {
@@ -62,8 +63,9 @@ func newProxyCmd(app *App) *cobra.Command {
 its last one while no server answers. With --table-cache it starts from that, too.
 
 Several servers of one environment may be named; the proxy follows one of them at a time.
-Settings come from the proxy block of the file that -f names, which is that of layover.yaml,
-from its variables (LAYOVER_PROXY_LISTEN), and from the flags. There is no file by default.
+Settings come from the blocks proxy and telemetry of the file that -f names, which is that of
+layover.yaml, from their variables (LAYOVER_PROXY_LISTEN), and from the flags. There is no file
+by default.
 
 /readyz at the admin address says which revision is in force and whether it is stale; it is
 200 while there is a table. /metrics is for Prometheus, /healthz says that the program lives.
@@ -80,7 +82,7 @@ on. With --handover the next ` + "`layover proxy --handover FILE`" + ` takes the
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&opts.Servers, "server", nil, "URLs of the servers of the environment, tried in turn (LAYOVER_SERVER)")
-	f.StringVarP(&opts.File, "file", "f", "", "configuration file; only its proxy block is used")
+	f.StringVarP(&opts.File, "file", "f", "", "configuration file; only its proxy and telemetry blocks are used")
 	f.StringSliceVar(&opts.Listen, "listen", nil, "addresses to listen on (LAYOVER_PROXY_LISTEN; default 127.0.0.1:8080)")
 	f.StringVar(&opts.Admin, "admin", cmp.Or(app.env("LAYOVER_PROXY_ADMIN"), defaultAdmin), "address of /healthz, /readyz and /metrics, or \"off\" (LAYOVER_PROXY_ADMIN)")
 	f.StringVar(&opts.ID, "id", app.env("LAYOVER_PROXY_ID"), "names the proxy to the server (LAYOVER_PROXY_ID; default: host name and port)")
@@ -107,6 +109,8 @@ type standAlone struct {
 	certs    *proxy.Certificates // of the gates with TLS; nil where there are none
 	access   *proxy.AccessLog    // nil where nobody wants one
 	hops     *sender.Sender      // nil where requests are not told of
+	exporter *otlp.Exporter      // nil where telemetry goes nowhere
+	spans    *telemetry.Spans    // nil where nobody wants any
 	hangup   chan os.Signal
 	stopping atomic.Bool
 }
@@ -226,6 +230,13 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	if file.Telemetry.Requests {
 		s.hops = sender.New(id, func(ctx context.Context, b api.HopBatch) error { return s.follower.SendHops(ctx, b) }, s.log)
 		record = append(record, s.hops.Record)
+		options.Receipt = receipts(func(ctx context.Context, trace string) (api.Receipt, error) { return s.follower.Receipt(ctx, trace) }).list
+	}
+	if s.exporter, err = openExporter(file, s.app.env, s.log); err != nil {
+		return err
+	}
+	if s.spans = openSpans(file, s.exporter, id, &options); s.spans != nil {
+		record = append(record, s.spans.Record)
 	}
 	options.Recorder = recorders(record...)
 	options.Wake = func(ctx context.Context, version string) error { return s.follower.Wake(ctx, version) }
@@ -325,6 +336,13 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	}
 	if s.hops != nil {
 		behind.Go(func() error { return s.hops.Run(following) })
+	}
+	if s.exporter != nil {
+		var parts []func(context.Context) error
+		if s.spans != nil {
+			parts = append(parts, s.spans.Run)
+		}
+		behind.Go(func() error { return runTelemetry(following, s.exporter, parts...) })
 	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {

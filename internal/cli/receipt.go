@@ -14,10 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/proxy"
 )
 
 func newReceiptCmd(app *App) *cobra.Command {
-	var asJSON bool
+	var asJSON, named bool
 	cmd := &cobra.Command{
 		Use:     "receipt TRACE-ID",
 		GroupID: groupRoutes,
@@ -26,13 +27,25 @@ func newReceiptCmd(app *App) *cobra.Command {
 Calls are joined by their trace id, that of the header traceparent, and by the instance that
 made them.
 
-A trace id has 32 hex digits; a whole traceparent is taken as well. Proxies tell of a request
-within a second of its end, and the newest requests of each version are kept.`,
+A trace id has 32 hex digits; a whole traceparent is taken as well, and with --request-id the
+X-Request-Id of a request that no tracer had a hand in. Proxies tell of a request within a
+second of its end, and the newest requests of each version are kept.
+
+A request to a trusted listener that has the header Layover-Receipt: 1 gets its receipt with the
+answer, half a second later, under the same name.`,
 		Example: `  layover receipt 4bf92f3577b34da6a3ce929d0e0e4736
-  layover receipt 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 --json`,
+  layover receipt 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 --json
+  layover receipt --request-id 7b1f2c9e-0d5a-4b8e-9a3f-6f1f0f0c2d11`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return runReceipt(cmd.Context(), app, args[0], asJSON) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			trace := args[0]
+			if named {
+				trace = proxy.RequestTrace(trace).String()
+			}
+			return runReceipt(cmd.Context(), app, trace, asJSON)
+		},
 	}
+	cmd.Flags().BoolVar(&named, "request-id", false, "what is given is the X-Request-Id of the request")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

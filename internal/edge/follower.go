@@ -40,6 +40,8 @@ type Server interface {
 	ReportProxy(ctx context.Context, report api.ProxyReport) error
 	// SendHops tells the server what the proxy saw of requests.
 	SendHops(ctx context.Context, batch api.HopBatch) error
+	// Receipt returns what the server knows of a trace.
+	Receipt(ctx context.Context, trace string) (api.Receipt, error)
 }
 
 // DataPlane decides on the tables that a [Follower] brings: internal/proxy's Proxy.

@@ -126,6 +126,15 @@ func (f *Follower) SendHops(ctx context.Context, batch api.HopBatch) error {
 	return server.SendHops(ctx, batch)
 }
 
+// Receipt asks the server that is followed what it knows of a trace.
+func (f *Follower) Receipt(ctx context.Context, trace string) (api.Receipt, error) {
+	server, _, _ := f.link()
+	if server == nil {
+		return api.Receipt{}, errors.New("no server answers this proxy")
+	}
+	return server.Receipt(ctx, trace)
+}
+
 func (f *Follower) send(ctx context.Context, server Server, report api.ProxyReport) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()

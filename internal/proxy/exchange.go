@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,8 @@ type exchange struct {
 	flight   *flight
 	at       *routesAt        // where its route is counted; nil where that is not needed
 	caller   *caller          // nil where it is not known
+	trace    trace            // as the request came
+	asked    bool             // whether the request is to have a span is decided
 	version  *versionState    // of the decided version, which the request has a place in; nil where it has none
 	tooMany  bool             // another instance was not tried: too many requests were tried again
 	moves    int              // how often another instance was entered, or was to be
@@ -51,15 +54,20 @@ type client interface {
 func (x *exchange) begin(now time.Time) {
 	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
 	x.table, x.decision, x.instance, x.flight, x.at = nil, route.Decision{}, nil, nil, nil
-	x.version, x.tooMany, x.moves = nil, false, 0
+	x.version, x.tooMany, x.moves, x.asked = nil, false, 0, false
 	x.record = Record{
 		Time:   now,
 		Method: x.rq.method,
 		Host:   x.rq.host,
 		Path:   x.rq.path,
 		Peer:   x.rq.addr,
+
+		Scheme: "http", Protocol: x.rq.major,
 	}
-	x.record.takeTrace(x.rq.traceparent)
+	if x.rq.encrypted {
+		x.record.Scheme = "https"
+	}
+	x.takeTrace()
 	if x.caller = x.proxy.callers.find(x.record.Peer.Addr()); x.caller != nil {
 		x.record.Caller, x.record.CallerOf = x.caller.instance, x.caller.version.ID
 	}
@@ -165,6 +173,7 @@ func (x *exchange) decide(table *route.Table) {
 		x.heal(table)
 	}
 	x.remember()
+	x.sample()
 }
 
 // refusal returns why the decision leads to no version that may answer, or nil.
@@ -307,7 +316,14 @@ func (x *exchange) answered(status int) {
 // refuse notes that the proxy itself answers, with a problem, and returns the answer.
 func (x *exchange) refuse(pr *problem) reply {
 	x.record.Error = string(pr.code)
-	return pr.reply(&x.rq, x.proxy.page, x.servedBy())
+	answer := pr.reply(&x.rq, x.proxy.page, x.servedBy())
+	if isGRPC(x.rq.contentType) {
+		x.record.GRPCStatus = strconv.Itoa(pr.grpcStatus())
+	}
+	if x.wantsReceipt() && x.record.TraceID != (TraceID{}) {
+		answer.fields = append(answer.fields, headerField{TraceHeader, x.record.TraceID.String()}, headerField{ReceiptHeader, x.receipt(answer.status)})
+	}
+	return answer
 }
 
 // servedBy is the value of Layover-Served-By, empty where no version was decided on.
@@ -376,7 +392,7 @@ func (x *exchange) end() {
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
-	if d.By != route.ByBaggage {
+	if d.By != route.ByBaggage || r.Recorded {
 		r.Baggage = x.rq.baggage
 		for _, line := range r.Baggage {
 			r.BaggageBytes += len(line)

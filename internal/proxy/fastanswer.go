@@ -194,7 +194,7 @@ func (c *fastConn) appendAnswer(b []byte, u *upstream, chunked bool) []byte {
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		switch f.Name {
-		case http1.LayoverServedBy:
+		case http1.LayoverServedBy, http1.LayoverReceipt:
 			continue
 		case http1.ContentLength:
 			if h.Body == http1.BodyChunked || h.Status == http.StatusNoContent || h.Status < http.StatusOK {
@@ -216,6 +216,10 @@ func (c *fastConn) appendAnswer(b []byte, u *upstream, chunked bool) []byte {
 	b = append(b, ServedByHeader+": "...)
 	b = c.decision.AppendServedBy(b)
 	b = append(b, crlf...)
+	if c.rq.receipt && c.wantsReceipt() {
+		b = appendField(b, TraceHeader, c.record.TraceID.String())
+		b = appendField(b, ReceiptHeader, c.receipt(h.Status))
+	}
 	if !dated {
 		b = append(b, dateLine(c.now)...)
 	}

@@ -222,12 +222,16 @@ func (c *fastConn) appendRequest(b []byte) []byte {
 	b = append(b, " HTTP/1.1\r\n"...)
 	b = appendField(b, "Host", c.host())
 	member := c.needsMember()
-	trailers := false
+	traced, trailers := c.passesTrace(), false
 	for i := range c.head.Fields {
 		f := &c.head.Fields[i]
 		switch f.Name {
-		case http1.Host, http1.ForwardedName, http1.XForwardedFor, http1.XForwardedHost, http1.XForwardedProto, http1.LayoverHops:
+		case http1.Host, http1.ForwardedName, http1.XForwardedFor, http1.XForwardedHost, http1.XForwardedProto, http1.LayoverHops, http1.LayoverReceipt:
 			continue
+		case http1.Traceparent:
+			if traced || c.head.IsHopByHop(f) {
+				continue
+			}
 		case http1.Baggage:
 			if member {
 				continue
@@ -246,6 +250,10 @@ func (c *fastConn) appendRequest(b []byte) []byte {
 		for _, line := range route.PrependMember(c.rq.baggage, c.table.BaggageKey(), c.decision.Route) {
 			b = appendField(b, "Baggage", line)
 		}
+	}
+	if traced {
+		b = append(b, "Traceparent: "...)
+		b = append(c.appendTraceparent(b), crlf...)
 	}
 	via := c.rq.via(c.trusted)
 	b = appendField(b, "X-Forwarded-For", via.chain)

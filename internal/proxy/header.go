@@ -21,6 +21,13 @@ const (
 	// that a service makes starts anew at 1, unless the service copies all fields of the one
 	// that it answers; so the limit is far above the depth of real call chains.
 	HopsHeader = "Layover-Hops"
+
+	// ReceiptHeader with the value 1 in a request to a trusted listener asks for the receipt. The answer has it under the
+	// same name: the versions that the request passed through, as a list of RFC 9651.
+	ReceiptHeader = "Layover-Receipt"
+
+	// TraceHeader of such an answer is the id of the trace, for layover receipt.
+	TraceHeader = "Layover-Trace"
 )
 
 // maxHops is how often a request may go through a proxy before it is taken for

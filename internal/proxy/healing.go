@@ -31,7 +31,7 @@ type Healing struct {
 func (x *exchange) heal(table *route.Table) {
 	modes := x.decision.Service.Healing
 	var byTrace, byOrigin string
-	if isOn(modes.Trace) && x.record.TraceID != (TraceID{}) {
+	if isOn(modes.Trace) && x.joins() {
 		byTrace = x.proxy.traces.route(x.record.TraceID, x.record.Time)
 	}
 	if isOn(modes.Origin) && x.caller != nil {
@@ -60,7 +60,7 @@ func isOn(mode route.HealMode) bool { return mode == route.HealWarn || mode == r
 
 // remember notes the route of a request for its trace.
 func (x *exchange) remember() {
-	if x.table.HealsByTrace() && x.decision.Route != "" && x.record.TraceID != (TraceID{}) {
+	if x.table.HealsByTrace() && x.decision.Route != "" && x.joins() {
 		x.proxy.traces.note(x.record.TraceID, x.decision.Route, x.record.Time)
 	}
 }

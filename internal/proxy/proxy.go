@@ -79,6 +79,14 @@ type Options struct {
 
 	Healing Healing // what is remembered of routes that may get lost
 
+	// Sample returns the share, from 0 to 1, of the traces with a route ("" for those without) that get a span of the proxy's;
+	// see [Record.SpanID]. Nil means none, and that traceparent fields are passed on as they come.
+	Sample func(route string) float64
+
+	// Receipt returns what came of the requests of a trace that have ended, for an answer with a receipt: a list as
+	// [ReceiptHeader] has. Nil means that nobody gets one.
+	Receipt func(ctx context.Context, id TraceID) string
+
 	sendTimeout time.Duration // how long a client may take none of its answer; 0 means sendTimeout
 }
 

@@ -388,46 +388,5 @@ func TestProxy_EmptyTable(t *testing.T) {
 	require.Empty(t, p.Requests())
 }
 
-func TestRecord_Traceparent(t *testing.T) {
-	const trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-	cases := map[string]struct {
-		line    string
-		valid   bool
-		sampled bool
-	}{
-		"sampled":        {"00-" + trace + "-" + parent + "-01", true, true},
-		"not sampled":    {"00-" + trace + "-" + parent + "-00", true, false},
-		"later version":  {"01-" + trace + "-" + parent + "-01-more", true, true},
-		"longer":         {"00-" + trace + "-" + parent + "-01-more", false, false},
-		"later, glued":   {"01-" + trace + "-" + parent + "-01more", false, false},
-		"version ff":     {"ff-" + trace + "-" + parent + "-01", false, false},
-		"no version":     {"zz-" + trace + "-" + parent + "-01", false, false},
-		"trace zero":     {"00-00000000000000000000000000000000-" + parent + "-01", false, false},
-		"parent zero":    {"00-" + trace + "-0000000000000000-01", false, false},
-		"upper case":     {"00-" + strings.ToUpper(trace) + "-" + parent + "-01", false, false},
-		"too short":      {"00-" + trace, false, false},
-		"no flags":       {"00-" + trace + "-" + parent + "-0x", false, false},
-		"empty":          {"", false, false},
-		"other dividers": {"00_" + trace + "_" + parent + "_01", false, false},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			var r Record
-			r.takeTrace([]string{c.line})
-			if !c.valid {
-				require.Equal(t, Record{}, r)
-				return
-			}
-			require.Equal(t, trace, r.TraceID.String())
-			require.Equal(t, parent, r.ParentID.String())
-			require.Equal(t, c.sampled, r.Sampled)
-		})
-	}
-	var r Record
-	r.takeTrace(nil)
-	r.takeTrace([]string{"00-" + trace + "-" + parent + "-01", "x"})
-	require.Equal(t, Record{}, r)
-}
-
 // letPass lets time go by, where what is tested is what does or does not happen meanwhile.
 func letPass(d time.Duration) { <-time.After(d) }

@@ -120,6 +120,10 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 	keepTarget(out.URL, in.URL, in.Method, out.Host)
 	x.setForwarded(out.Header)
 	out.Header[HopsHeader] = []string{strconv.Itoa(x.rq.timesForwarded() + 1)}
+	delete(out.Header, ReceiptHeader)
+	if x.passesTrace() {
+		out.Header["Traceparent"] = []string{string(x.appendTraceparent(make([]byte, 0, traceparentSize)))}
+	}
 	if x.needsMember() {
 		out.Header["Baggage"] = route.PrependMember(in.Header["Baggage"], x.table.BaggageKey(), x.decision.Route)
 	}
@@ -191,6 +195,14 @@ func (x *relay) send(out *http.Request) (*http.Response, error) {
 func (x *relay) modify(res *http.Response) error {
 	x.answered(res.StatusCode)
 	res.Header[ServedByHeader] = []string{x.decision.ServedBy()}
+	delete(res.Header, ReceiptHeader)
+	if x.wantsReceipt() {
+		res.Header[TraceHeader] = []string{x.record.TraceID.String()}
+		res.Header[ReceiptHeader] = []string{x.receipt(res.StatusCode)}
+	}
+	if isGRPC(x.rq.contentType) {
+		x.record.GRPCStatus = grpcStatusOf(res.Header)
+	}
 	if _, typed := res.Header["Content-Type"]; !typed {
 		x.w.Header()["Content-Type"] = nil // keeps the server from guessing one
 	}
@@ -198,7 +210,7 @@ func (x *relay) modify(res *http.Response) error {
 		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
 	}
 	if res.ContentLength < 0 && res.StatusCode != http.StatusSwitchingProtocols {
-		res.Body = trailedBody{res.Body, res}
+		res.Body = trailedBody{res.Body, res, &x.record}
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:

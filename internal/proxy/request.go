@@ -34,6 +34,8 @@ type request struct {
 	forwardedProto []string
 	hops           []string
 	traceparent    []string
+	tracing        tracing
+	receipt        bool // a receipt is asked for
 }
 
 // sender is where a request comes from.
@@ -64,6 +66,10 @@ func readRequest(r *http.Request, trusted bool) request {
 		forwarded: h["Forwarded"], forwardedFor: h["X-Forwarded-For"], forwardedHost: h["X-Forwarded-Host"],
 		forwardedProto: h["X-Forwarded-Proto"], hops: h[HopsHeader], traceparent: h["Traceparent"],
 	}
+	rq.receipt = h.Get(ReceiptHeader) == "1"
+	if len(rq.traceparent) != 1 {
+		rq.tracing.take(h)
+	}
 	rq.splitTarget()
 	return rq
 }
@@ -75,6 +81,7 @@ func (rq *request) take(h *http1.Head) {
 	rq.accept, rq.baggage, rq.cookie, rq.forwarded = rq.accept[:0], rq.baggage[:0], rq.cookie[:0], rq.forwarded[:0]
 	rq.forwardedFor, rq.forwardedHost, rq.forwardedProto = rq.forwardedFor[:0], rq.forwardedHost[:0], rq.forwardedProto[:0]
 	rq.hops, rq.traceparent = rq.hops[:0], rq.traceparent[:0]
+	rq.tracing, rq.receipt = tracing{}, false
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		switch f.Name {
@@ -102,6 +109,12 @@ func (rq *request) take(h *http1.Head) {
 			rq.hops = append(rq.hops, view(f.Value))
 		case http1.Traceparent:
 			rq.traceparent = append(rq.traceparent, view(f.Value))
+		case http1.LayoverReceipt:
+			rq.receipt = view(f.Value) == "1"
+		default:
+			if f.Name >= http1.FirstTrace {
+				rq.tracing[f.Name-http1.FirstTrace] = view(f.Value)
+			}
 		}
 	}
 	rq.splitTarget()

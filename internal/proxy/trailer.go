@@ -29,6 +29,7 @@ func mayTrail(name string) bool {
 type trailedBody struct {
 	io.ReadCloser
 	answer *http.Response
+	record *Record
 }
 
 // Read reads from the instance.
@@ -36,6 +37,17 @@ func (b trailedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		dropFields(b.answer.Trailer)
+		if status := grpcStatusOf(b.answer.Trailer); status != "" {
+			b.record.GRPCStatus = status
+		}
 	}
 	return n, err
+}
+
+// grpcStatusOf returns the status of a call of gRPC from the fields that have it; "" where none has.
+func grpcStatusOf(h http.Header) string {
+	if status := h.Get("Grpc-Status"); len(status) == 1 || len(status) == 2 {
+		return status
+	}
+	return ""
 }

@@ -57,6 +57,7 @@ const maxChain = 1000
 type hop struct {
 	trace    traceID
 	span     [8]byte // of the caller
+	own      [8]byte // of the proxy; zero where it has none
 	at       int64   // nanoseconds since 1970
 	took     int64
 	held     int64
@@ -79,6 +80,7 @@ type hop struct {
 	number   uint64
 	used     bool
 	chained  bool // it is in the chain of its trace
+	named    bool // that trace is made of the request's name
 }
 
 // text is one of few texts, which are kept once.
@@ -149,10 +151,11 @@ func (s *Store) addLocked(h *api.Hop) {
 		caller: makeText(h.Caller), callerOf: makeText(h.CallerOf), service: makeText(h.Service), version: makeText(h.Version),
 		instance: makeText(h.Instance), method: makeText(h.Method), host: makeText(h.Host), route: makeText(h.Route),
 		by: makeText(h.By), fallback: makeText(h.Fallback), lost: makeText(h.Lost), problem: makeText(h.Error),
-		path: h.Path, baggage: h.Baggage, status: int32(h.Status), next: -1, used: true, //nolint:gosec // a status
+		path: h.Path, baggage: h.Baggage, status: int32(h.Status), next: -1, used: true, named: h.Named, //nolint:gosec // a status
 	}
 	_, _ = hex.Decode(n.trace[:], []byte(h.Trace[:min(len(h.Trace), 32)])) // zero where it is none
 	_, _ = hex.Decode(n.span[:], []byte(h.Parent[:min(len(h.Parent), 16)]))
+	_, _ = hex.Decode(n.own[:], []byte(h.Span[:min(len(h.Span), 16)]))
 	s.added++
 	n.number = s.added
 	if of, ok := s.byTrace[n.trace]; n.trace != (traceID{}) && of.hops < maxChain {
@@ -287,7 +290,10 @@ func (h *hop) api() api.Hop {
 	}
 	if h.trace != (traceID{}) {
 		out.Trace = hex.EncodeToString(h.trace[:])
-		out.Parent = hex.EncodeToString(h.span[:])
+		out.Parent, out.Named = hex.EncodeToString(h.span[:]), h.named
+		if h.own != ([8]byte{}) {
+			out.Span = hex.EncodeToString(h.own[:])
+		}
 	}
 	return out
 }

@@ -32,6 +32,9 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 		n := 0
 		for at := s.firstLocked(h.trace); at >= 0; at = s.hops[at].next {
 			other := &s.hops[at]
+			if at != place && h.span != ([8]byte{}) && other.own == h.span {
+				return other, byTrace // it passed the proxy's span on as it came
+			}
 			if at == place || !other.goesOnAt(h.at) || other.at == h.at && other.number > h.number {
 				continue
 			}
@@ -42,6 +45,12 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 			if found == nil || other.at > found.at {
 				found = other
 			}
+		}
+		if found != nil && h.named {
+			if caller, by := s.byOriginLocked(place); by != unproven {
+				return caller, by
+			}
+			return found, unproven
 		}
 		if found != nil {
 			if n > 1 && h.caller.Value() == "" {

@@ -180,7 +180,7 @@ func loss(caller, h *hop, want string) string {
 	switch {
 	case h.by.Value() == route.ByBaggage.String():
 		return api.LossMangled
-	case h.baggage == nil && h.trace != (traceID{}) && h.trace == caller.trace:
+	case h.baggage == nil && h.trace != (traceID{}) && h.trace == caller.trace && !h.named:
 		return api.LossBaggage
 	case h.baggage == nil:
 		return api.LossBoth

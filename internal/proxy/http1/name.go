@@ -36,6 +36,26 @@ const (
 	Date
 	Expect
 	Traceparent
+	LayoverReceipt
+
+	// These carry traces in other forms than that of W3C, or name a request.
+	B3             // b3, in one field
+	B3TraceID      // X-B3-TraceId
+	B3SpanID       // X-B3-SpanId
+	B3Sampled      // X-B3-Sampled
+	DatadogTrace   // x-datadog-trace-id
+	DatadogParent  // x-datadog-parent-id
+	DatadogSampled // x-datadog-sampling-priority
+	DatadogTags    // x-datadog-tags
+	XRayTrace      // X-Amzn-Trace-Id
+	UberTrace      // uber-trace-id
+	RequestID      // X-Request-Id
+)
+
+// The names of fields that carry traces are from FirstTrace to LastTrace.
+const (
+	FirstTrace = B3
+	LastTrace  = RequestID
 )
 
 func (n Name) hopByHop() bool { return Connection <= n && n <= UpgradeName }
@@ -47,7 +67,12 @@ func nameOf(name []byte) Name {
 	var is string
 	switch len(name) {
 	case 2:
-		n, is = TE, "te"
+		switch name[0] | 0x20 {
+		case 't':
+			n, is = TE, "te"
+		case 'b':
+			n, is = B3, "b3"
+		}
 	case 4:
 		switch name[0] | 0x20 {
 		case 'h':
@@ -83,18 +108,46 @@ func nameOf(name []byte) Name {
 			n, is = KeepAliveName, "keep-alive"
 		}
 	case 11:
-		n, is = Traceparent, "traceparent"
+		switch name[0] | 0x20 {
+		case 't':
+			n, is = Traceparent, "traceparent"
+		case 'x':
+			n, is = B3SpanID, "x-b3-spanid"
+		}
 	case 12:
 		switch name[0] | 0x20 {
 		case 'c':
 			n, is = ContentType, "content-type"
 		case 'l':
 			n, is = LayoverHops, "layover-hops"
+		case 'x':
+			switch name[5] | 0x20 {
+			case 't':
+				n, is = B3TraceID, "x-b3-traceid"
+			case 's':
+				n, is = B3Sampled, "x-b3-sampled"
+			case 'u':
+				n, is = RequestID, "x-request-id"
+			}
 		}
+	case 13:
+		n, is = UberTrace, "uber-trace-id"
 	case 14:
-		n, is = ContentLength, "content-length"
+		switch name[0] | 0x20 {
+		case 'c':
+			n, is = ContentLength, "content-length"
+		case 'x':
+			n, is = DatadogTags, "x-datadog-tags"
+		}
 	case 15:
-		n, is = XForwardedFor, "x-forwarded-for"
+		switch name[2] | 0x20 {
+		case 'f':
+			n, is = XForwardedFor, "x-forwarded-for"
+		case 'a':
+			n, is = XRayTrace, "x-amzn-trace-id"
+		case 'y':
+			n, is = LayoverReceipt, "layover-receipt"
+		}
 	case 16:
 		switch name[0] | 0x20 {
 		case 'p':
@@ -112,9 +165,21 @@ func nameOf(name []byte) Name {
 			n, is = XForwardedProto, "x-forwarded-proto"
 		}
 	case 18:
-		n, is = ProxyAuthenticate, "proxy-authenticate"
+		switch name[0] | 0x20 {
+		case 'p':
+			n, is = ProxyAuthenticate, "proxy-authenticate"
+		case 'x':
+			n, is = DatadogTrace, "x-datadog-trace-id"
+		}
 	case 19:
-		n, is = ProxyAuthorization, "proxy-authorization"
+		switch name[0] | 0x20 {
+		case 'p':
+			n, is = ProxyAuthorization, "proxy-authorization"
+		case 'x':
+			n, is = DatadogParent, "x-datadog-parent-id"
+		}
+	case 27:
+		n, is = DatadogSampled, "x-datadog-sampling-priority"
 	}
 	if n != Other && equalFold(name, is) {
 		return n

@@ -118,14 +118,14 @@ func (s *Sender) sendAll(ctx context.Context) (failed int) {
 func hopOf(r *proxy.Record) api.Hop {
 	c := r.Clone()
 	h := api.Hop{
-		Trace: c.TraceID.String(), Parent: c.ParentID.String(), Time: c.Time.UTC().Round(0), Duration: api.Duration(c.Duration), Held: api.Duration(c.Held),
+		Trace: c.TraceID.String(), Parent: c.ParentID.String(), Span: c.SpanID.String(), Named: c.Named, Time: c.Time.UTC().Round(0), Duration: api.Duration(c.Duration), Held: api.Duration(c.Held),
 		Caller: c.Caller, CallerOf: c.CallerOf, Service: c.Service, Version: c.Version, Instance: c.Instance,
 		Method: c.Method, Host: c.Host, Path: c.Path, Route: c.Route, By: c.By.String(), Lost: c.Lost, Status: c.Status, Error: c.Error,
 	}
 	if c.Fallback != 0 {
 		h.Fallback = c.Fallback.String()
 	}
-	if c.BaggageBytes > 0 {
+	if c.BaggageBytes > 0 && c.By != route.ByBaggage {
 		h.Baggage = &api.Baggage{Members: c.BaggageMembers, Bytes: c.BaggageBytes}
 		if len(c.Baggage) > 0 {
 			h.Baggage.Text = c.Baggage[0]

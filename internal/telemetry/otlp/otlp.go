@@ -48,7 +48,7 @@ type Exporter struct {
 	traces  *pipe[*trace.ResourceSpans]
 	metrics *pipe[*metrics.ResourceMetrics]
 	logs    *pipe[*logs.ResourceLogs]
-	close   func() error
+	by      transport
 }
 
 // Stats counts spans, data points or lines since the start.
@@ -131,7 +131,7 @@ func New(o Options) (*Exporter, error) {
 				}}
 			},
 		}),
-		close: by.close,
+		by: by,
 	}, nil
 }
 
@@ -168,11 +168,14 @@ func (e *Exporter) Stats() map[string]Stats {
 
 // Run sends until ctx ends, and then for a few seconds what is left.
 func (e *Exporter) Run(ctx context.Context) error {
+	if err := e.by.open(); err != nil {
+		return err
+	}
 	var all errgroup.Group
 	all.Go(func() error { return e.traces.run(ctx) })
 	all.Go(func() error { return e.metrics.run(ctx) })
 	all.Go(func() error { return e.logs.run(ctx) })
-	return errors.Join(all.Wait(), e.close())
+	return errors.Join(all.Wait(), e.by.close())
 }
 
 func countSpans(r *trace.ResourceSpans) (n int) {

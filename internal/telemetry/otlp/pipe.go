@@ -29,6 +29,7 @@ type answer struct {
 
 // transport carries a request to the receiver.
 type transport interface {
+	open() error
 	// export returns an error that is permanent where another try is of no use.
 	export(ctx context.Context, name, method string, request proto.Message, answer proto.Message) error
 	close() error

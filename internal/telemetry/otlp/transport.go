@@ -62,6 +62,8 @@ func encryption(o *Options) (*tls.Config, error) {
 type byGRPC struct {
 	conn    *grpc.ClientConn
 	options *Options
+	target  string
+	secure  credentials.TransportCredentials
 }
 
 func newGRPC(at *url.URL, o *Options) (*byGRPC, error) {
@@ -80,13 +82,14 @@ func newGRPC(at *url.URL, o *Options) (*byGRPC, error) {
 	if strings.Contains(at.Hostname(), ":") {
 		target = "dns:///[" + at.Hostname() + "]:" + cmp.Or(at.Port(), port)
 	}
-	conn, err := grpc.NewClient(target,
-		grpc.WithTransportCredentials(secure), grpc.WithUserAgent(userAgent), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+	return &byGRPC{options: o, target: target, secure: secure}, nil
+}
+
+func (t *byGRPC) open() (err error) {
+	t.conn, err = grpc.NewClient(t.target,
+		grpc.WithTransportCredentials(t.secure), grpc.WithUserAgent(userAgent), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.UseCompressor(grpcgzip.Name)))
-	if err != nil {
-		return nil, fmt.Errorf("use the endpoint %s: %w", at.Redacted(), err)
-	}
-	return &byGRPC{conn, o}, nil
+	return err
 }
 
 func (t *byGRPC) close() error { return t.conn.Close() }
@@ -136,6 +139,8 @@ func newHTTP(at *url.URL, o *Options) (*byHTTP, error) {
 		base: strings.TrimSuffix(at.String(), "/"), options: o,
 	}, nil
 }
+
+func (t *byHTTP) open() error { return nil }
 
 func (t *byHTTP) close() error {
 	t.client.CloseIdleConnections()

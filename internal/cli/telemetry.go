@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/telemetry"
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
+)
+
+// openExporter makes what sends telemetry; nil where the file has no endpoint.
+func openExporter(file *config.File, getenv func(string) string, log *slog.Logger) (*otlp.Exporter, error) {
+	t := &file.Telemetry.OTLP
+	if t.Endpoint == "" {
+		return nil, nil //nolint:nilnil // nobody wants it
+	}
+	headers, err := otlpHeaders(file, getenv)
+	if err != nil {
+		return nil, err
+	}
+	exporter, err := otlp.New(otlp.Options{
+		Endpoint: t.Endpoint, Protocol: t.Protocol, Headers: headers, CAFile: file.OTLPCAFile(), Logger: log,
+	})
+	if err != nil {
+		return nil, telemetryError(err)
+	}
+	return exporter, nil
+}
+
+func telemetryError(err error) error {
+	return &control.Error{Code: api.CodeInvalid, Message: "send telemetry: " + err.Error(), Hint: "see telemetry.otlp in layover.yaml", Err: err}
+}
+
+// otlpHeaders returns what reads the headers of telemetry, which have keys of vendors in them.
+func otlpHeaders(file *config.File, getenv func(string) string) (func() (map[string]string, error), error) {
+	t := &file.Telemetry.OTLP
+	switch path := file.OTLPHeadersFile(); {
+	case t.HeadersEnv != "":
+		text := getenv(t.HeadersEnv)
+		if text == "" {
+			return nil, telemetryError(errors.New("the variable " + t.HeadersEnv + " has no headers"))
+		}
+		headers, err := parseHeaderList(text)
+		if err != nil {
+			return nil, telemetryError(fmt.Errorf("the variable %s: %w", t.HeadersEnv, err))
+		}
+		return func() (map[string]string, error) { return headers, nil }, nil
+	case path != "":
+		read := func() (map[string]string, error) {
+			text, err := readSecret(path)
+			if err != nil {
+				return nil, err
+			}
+			headers, err := parseHeaderLines(string(text))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			return headers, nil
+		}
+		if _, err := read(); err != nil { // better now than with the first request
+			return nil, telemetryError(err)
+		}
+		return read, nil
+	}
+	return nil, nil
+}
+
+// parseHeaderList reads headers as OTEL_EXPORTER_OTLP_HEADERS has them: name=value,name=value, with percent-encoded values
+// (OpenTelemetry Protocol Exporter, "Specifying headers via environment variables"). An error does not quote them.
+func parseHeaderList(text string) (map[string]string, error) {
+	headers := map[string]string{}
+	for i, pair := range strings.Split(text, ",") {
+		name, value, found := strings.Cut(pair, "=")
+		decoded, err := url.PathUnescape(strings.TrimSpace(value))
+		if !found || err != nil || !addHeader(headers, name, decoded) {
+			return nil, fmt.Errorf("header %d is not name=value", i+1)
+		}
+	}
+	return headers, nil
+}
+
+// parseHeaderLines reads headers of which each has a line, name: value. Empty lines and those with # at the beginning do not count.
+func parseHeaderLines(text string) (map[string]string, error) {
+	headers := map[string]string{}
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, found := strings.Cut(line, ":")
+		if !found || !addHeader(headers, name, value) {
+			return nil, fmt.Errorf("line %d is not name: value", n)
+		}
+	}
+	return headers, nil
+}
+
+// addHeader says whether name and value are those of a header. gRPC wants names in lower case.
+func addHeader(headers map[string]string, name, value string) bool {
+	name, value = strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)
+	if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+		return false
+	}
+	headers[name] = value
+	return true
+}
+
+// receipts finds the receipt of a trace: the store, or a server.
+type receipts func(ctx context.Context, trace string) (api.Receipt, error)
+
+// How an answer with a receipt waits for the proxies to tell of the requests that came of it.
+const (
+	receiptPause = 150 * time.Millisecond
+	receiptCalm  = 3    // so many looks in a row find as much
+	receiptBytes = 4096 // of the header field, about
+)
+
+// list waits until proxies have told of a trace, and returns its requests as the answer has them.
+func (find receipts) list(ctx context.Context, id proxy.TraceID) string {
+	var last api.Receipt
+	for same := 0; same < receiptCalm; {
+		select {
+		case <-time.After(receiptPause):
+		case <-ctx.Done():
+			return listReceipt(last)
+		}
+		now, err := find(ctx, id.String())
+		if same++; err == nil && now.Hops != last.Hops {
+			same, last = 0, now
+		}
+	}
+	return listReceipt(last)
+}
+
+// listReceipt writes the requests of a receipt below the one whose answer has it.
+func listReceipt(r api.Receipt) string {
+	var b strings.Builder
+	left := r.Hops
+	var write func(nodes []api.ReceiptNode, depth int)
+	write = func(nodes []api.ReceiptNode, depth int) {
+		for _, n := range nodes {
+			if b.Len() > receiptBytes {
+				return
+			}
+			if b.Len() > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(n.ID())
+			if n.Route != "" {
+				b.WriteString("; route=" + url.PathEscape(n.Route))
+			}
+			b.WriteString("; by=" + n.By)
+			if n.Fallback != "" {
+				b.WriteString("; fallback=" + n.Fallback)
+			}
+			if n.Lost != "" {
+				b.WriteString("; lost=" + url.PathEscape(n.Lost))
+			}
+			fmt.Fprintf(&b, "; depth=%d; status=%d", depth, n.Status)
+			left--
+			write(n.Calls, depth+1)
+		}
+	}
+	write(r.Roots, 1)
+	if left > 0 && b.Len() > 0 {
+		fmt.Fprintf(&b, ", more=%d", left)
+	}
+	return b.String()
+}
+
+// openSpans makes what tells of requests as spans, and has the proxy sample them; nil where nobody wants them.
+func openSpans(file *config.File, exporter *otlp.Exporter, name string, options *proxy.Options) *telemetry.Spans {
+	if exporter == nil || !file.Telemetry.Sends(config.SignalTraces) {
+		return nil
+	}
+	t := &file.Telemetry.Traces
+	sampler := &telemetry.Sampler{Plain: t.Sample, Routed: t.SampleRouted}
+	for _, r := range t.Routes {
+		sampler.Routes = append(sampler.Routes, telemetry.RouteShare{Route: r.Route, Share: r.Sample})
+	}
+	options.Sample = sampler.Share
+	return telemetry.NewSpans(telemetry.SpanOptions{Environment: file.Environment, Proxy: name, Build: build().Version, Baggage: t.Baggage}, exporter)
+}
+
+// runTelemetry runs the exporter, for as long as one of the parts has something to send.
+func runTelemetry(ctx context.Context, exporter *otlp.Exporter, parts ...func(context.Context) error) error {
+	sending, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	sent := make(chan error, 1)
+	go func() { sent <- exporter.Run(sending) }()
+	made := make(chan error, len(parts))
+	for _, part := range parts {
+		go func() { made <- part(ctx) }()
+	}
+	var errs []error
+	for range parts {
+		errs = append(errs, <-made)
+	}
+	<-ctx.Done()
+	end()
+	return errors.Join(append(errs, <-sent)...)
+}
