@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -238,16 +239,35 @@ func (s *agreeScene) startProxy(ctx context.Context) (string, error) {
 	return l.Addr().String(), nil
 }
 
-// provideHTTP serves the configuration as Layover's server does.
+// labelled answers for what Traefik routes by a rule that was there before Layover.
+const labelled = "labels"
+
+// provideHTTP serves the configuration as Layover's server does, beside a router without a priority such as a label makes.
 func (s *agreeScene) provideHTTP(context.Context) ([]string, error) {
 	if err := s.offer(s.config); err != nil {
+		return nil, err
+	}
+	old, err := s.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Proof-Instance", labelled) }))
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "layover-proof-traefik-")
+	if err != nil {
+		return nil, err
+	}
+	s.stops = append(s.stops, func() { _ = os.RemoveAll(dir) })
+	file := filepath.Join(dir, "labels.yaml")
+	text := "http:\n  routers: {old: {rule: 'Host(`cart.localhost`)', service: old}}\n  services: {old: {loadBalancer: {servers: [{url: 'http://" + old + "'}]}}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	address, err := s.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(*s.offered.Load())
 	}))
-	return []string{"--providers.http.endpoint=http://" + address + "/gateway/traefik", "--providers.http.pollinterval=500ms"}, err
+	return []string{
+		"--providers.http.endpoint=http://" + address + "/gateway/traefik", "--providers.http.pollinterval=500ms", "--providers.file.filename=" + file,
+	}, err
 }
 
 // offer makes a configuration the one that is served from now on.
@@ -257,21 +277,37 @@ func (s *agreeScene) offer(c *traefik.Config) error {
 	return err
 }
 
-// proveTraefikTakesAll goes through configurations that lack something: nothing that answers, then everything, then no
-// service at all.
+// proveTraefikTakesAll has Layover's routers run beside those of labels, which go first then, and goes through configurations
+// that lack something: nothing that answers, then no service at all.
 func proveTraefikTakesAll(ctx context.Context) error {
 	s, err := newAgreeScene(ctx, traefik.Hybrid, "http", agreeSpec(false))
 	if err != nil {
 		return err
 	}
 	defer s.stop()
+	beside, err := traefik.Build(s.table, traefik.Settings{Mode: traefik.Full, Priority: -10_000, Proxies: []string{"http://" + s.fallBack}})
+	if err != nil {
+		return err
+	}
+	if err := s.offer(beside); err != nil {
+		return err
+	}
+	if err := waitFor(ctx, "the labels to go before routers with a priority below zero", func() bool {
+		a, err := s.send(ctx, &route.Request{Host: "cart.localhost"})
+		return err == nil && a.instance == labelled
+	}); err != nil {
+		return err
+	}
 	for _, step := range []struct {
 		name string
 		spec route.Spec
-		want int
+		is   func(agreeAnswer) bool
 	}{
-		{"a service without a version that answers", route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart"}}}, http.StatusOK}, // the proxy has the whole table
-		{"no service", route.Spec{Environment: "shop"}, http.StatusNotFound},
+		{
+			"a service without a version that answers", route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart"}}},
+			func(a agreeAnswer) bool { return a.byProxy }, // which has the whole table
+		},
+		{"no service", route.Spec{Environment: "shop"}, func(a agreeAnswer) bool { return a.instance == labelled }},
 	} {
 		table, err := route.Compile(step.spec)
 		if err != nil {
@@ -286,7 +322,7 @@ func proveTraefikTakesAll(ctx context.Context) error {
 		}
 		if err := waitFor(ctx, "Traefik to take up "+step.name, func() bool {
 			a, err := s.send(ctx, &route.Request{Host: "cart.localhost"})
-			return err == nil && a.status == step.want && (a.byProxy || a.instance == "")
+			return err == nil && a.status == http.StatusOK && step.is(a)
 		}); err != nil {
 			return err
 		}

@@ -436,7 +436,7 @@ func set(dst reflect.Value, s *shape, k *key, word string) (message, hint string
 		dst.SetFloat(v)
 	}
 	if k != nil && k.minimum != nil && number < *k.minimum {
-		return fmt.Sprintf("%s is below %v", word, *k.minimum), ""
+		return fmt.Sprintf("%s is below %s", word, strconv.FormatFloat(*k.minimum, 'f', -1, 64)), ""
 	}
 	if k != nil && k.maximum != nil && number > *k.maximum {
 		return fmt.Sprintf("%s is above %v", word, *k.maximum), ""

@@ -16,7 +16,7 @@ type Traefik struct {
 	Mode         string   `yaml:"mode,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_MODE" default:"off" enum:"off,hybrid,full" doc:"What Traefik answers itself. off: there is no configuration for it. hybrid: requests without a route, and all others go to Layover's proxy. full: also requests that name one version; a router for each. With either, instances that leave get their whole drain time"`
 	Proxy        []string `yaml:"proxy,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_PROXY" doc:"URLs at which Traefik reaches Layover's proxies. Default: the first address of each stand-alone proxy that reports, or of the proxy inside of layover up" example:"http://10.0.0.7:8080"`
 	EntryPoints  []string `yaml:"entry_points,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_ENTRY_POINTS" doc:"Traefik's entry points for the services. Default: Traefik's own default ones" example:"websecure"`
-	Priority     int      `yaml:"priority,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_PRIORITY" default:"1000000" minimum:"1" maximum:"1000000000" doc:"Priority of the routers; they take the next 1,300 too. Routers without one have the length of their rule: the default is above those, and 1 below nearly all"`
+	Priority     int      `yaml:"priority,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_PRIORITY" default:"1000000" minimum:"-1000000000" maximum:"1000000000" doc:"Priority of the routers; they take the next 1,300 too. Routers without one have the length of their rule: the default is above those, and -10000 below all of them"`
 	TLS          bool     `yaml:"tls,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_TLS" default:"false" doc:"The routers are for TLS, with the certificates that Traefik has"`
 	CertResolver string   `yaml:"cert_resolver,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_CERT_RESOLVER" doc:"Traefik's resolver that gets the certificates. Needs tls" example:"letsencrypt"`
 	Redis        Redis    `yaml:"redis,omitempty" doc:"A Redis that the configuration is written to as well, for changes within milliseconds"`
@@ -31,6 +31,9 @@ type Redis struct {
 	Database     int    `yaml:"database,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_REDIS_DATABASE" default:"0" minimum:"0" maximum:"16384" doc:"Number of the database"`
 	TLS          bool   `yaml:"tls,omitempty" env:"LAYOVER_GATEWAY_TRAEFIK_REDIS_TLS" default:"false" doc:"Speak TLS to Redis"`
 }
+
+// prioritiesTaken is how many priorities the routers take at most.
+const prioritiesTaken = 1300
 
 // TraefikOff is the mode without a configuration for Traefik.
 const TraefikOff = "off"
@@ -56,6 +59,9 @@ func (k checker) gateway() {
 		if !isToken(name) {
 			k.value(p.with("entry_points", strconv.Itoa(i)), "write the name of an entry point such as web", "%q cannot be the name of one", clip(name))
 		}
+	}
+	if t.Priority > -prioritiesTaken && t.Priority <= 0 {
+		k.value(p.with("priority"), "write -10000 to run beside what is there, or take it out", "the priorities from %d on would include 0, which Traefik takes for none", t.Priority)
 	}
 	if t.CertResolver != "" && !t.TLS {
 		k.value(p.with("cert_resolver"), "add tls: true", "routers without TLS have no certificate")

@@ -44,7 +44,7 @@ type Settings struct {
 	Mode         Mode
 	Proxies      []string        // URLs of Layover's proxies, as Traefik reaches them: http or https, host and port
 	EntryPoints  []string        // empty: Traefik's default ones
-	Priority     int             // of the router that comes last; 0 means DefaultPriority
+	Priority     int             // of the router that comes last; below zero they come after all that have none; 0 means DefaultPriority
 	TLS          bool            // the entry points speak TLS
 	CertResolver string          // that gets the certificates; only with TLS
 	Leased       map[string]bool // IDs of the versions that sleep or end without activity: only Layover's proxy reports it
@@ -79,6 +79,9 @@ type builder struct {
 	names    names
 	out      *Config
 }
+
+// Taken is how many priorities routers take at most, from that of the settings on.
+const Taken = 1300
 
 // group is one or more hosts of a service that stand in one place of the order of R1.
 type group struct {

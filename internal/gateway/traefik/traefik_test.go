@@ -145,6 +145,7 @@ func TestConfig(t *testing.T) {
 	for name, r := range c.HTTP.Routers {
 		require.True(t, strings.HasPrefix(name, traefik.Prefix("shop")), name)
 		require.Greater(t, r.Priority, 7, name)
+		require.Less(t, r.Priority, 7+traefik.Taken, name)
 		require.NotNil(t, c.HTTP.Services[r.Service], name)
 	}
 	one, err := c.JSON()
