@@ -304,7 +304,8 @@ func proveTraefikTakesAll(ctx context.Context) error {
 		is   func(agreeAnswer) bool
 	}{
 		{
-			"a service without a version that answers", route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart"}}},
+			"a service without a version that answers",
+			route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart"}}},
 			func(a agreeAnswer) bool { return a.byProxy }, // which has the whole table
 		},
 		{"no service", route.Spec{Environment: "shop"}, func(a agreeAnswer) bool { return a.instance == labelled }},

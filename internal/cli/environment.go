@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
@@ -26,7 +27,6 @@ import (
 	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/receipt"
-	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/runtime/docker"
 	"github.com/layover-dev/layover/internal/runtime/ecs"
 	"github.com/layover-dev/layover/internal/runtime/external"
@@ -52,11 +52,9 @@ type environment struct {
 	docker    *docker.Runtime
 	ecs       *ecs.Runtime
 	logs      *logfile.Archive
-	proxy     *proxy.Proxy     // nil where it runs apart
-	accessLog *proxy.AccessLog // nil where the file asks for none
-	exporter  *otlp.Exporter   // nil where telemetry goes nowhere
-	spans     *telemetry.Spans // nil where nobody wants any, or the proxy runs apart
-	hops      *sender.Sender   // nil where requests are not told of, or the proxy runs apart
+	observer  *observer      // the proxy, and what learns of its requests; nil where it runs apart
+	exporter  *otlp.Exporter // nil where telemetry goes nowhere
+	registry  *prometheus.Registry
 	receipts  *receipt.Store
 	control   *control.Control
 	webhooks  *webhook.Sender
@@ -141,33 +139,28 @@ func (e *environment) openProxy() (control.DataPlane, error) {
 	if e.apart {
 		return nil, nil //nolint:nilnil // there is none
 	}
+	options := proxyOptions(e.file, e.log)
+	options.Wake = e.wake
 	var err error
-	if e.accessLog, err = openAccessLog(e.file, e.log); err != nil {
+	if e.observer, err = observe(e.file, "up", options, ownReceipts{e.receipts}, e.exporter, e.log); err != nil {
 		return nil, err
 	}
-	options := proxyOptions(e.file, e.log)
-	var record []func(*proxy.Record)
-	if e.accessLog != nil {
-		record = append(record, e.accessLog.Record)
-	}
-	if e.file.Telemetry.Requests {
-		e.hops = sender.New("up", func(_ context.Context, b api.HopBatch) error {
-			e.receipts.Add(b)
-			return nil
-		}, e.log)
-		record = append(record, e.hops.Record)
-		options.Receipt = receipts(func(_ context.Context, trace string) (api.Receipt, error) {
-			r, _ := e.receipts.Receipt(trace)
-			return r, nil
-		}).list
-	}
-	if e.spans = openSpans(e.file, e.exporter, "up", &options); e.spans != nil {
-		record = append(record, e.spans.Record)
-	}
-	options.Recorder = recorders(record...)
-	options.Wake = e.wake
-	e.proxy = proxy.New(options)
-	return e.proxy, nil
+	return e.observer.proxy, nil
+}
+
+// ownReceipts is the [hopServer] in this process.
+type ownReceipts struct{ *receipt.Store }
+
+// SendHops takes in what the proxy saw.
+func (r ownReceipts) SendHops(_ context.Context, b api.HopBatch) error {
+	r.Add(b)
+	return nil
+}
+
+// Receipt returns what is known of a trace.
+func (r ownReceipts) Receipt(_ context.Context, trace string) (api.Receipt, error) {
+	found, _ := r.Store.Receipt(trace)
+	return found, nil
 }
 
 func (e *environment) openControl(ctx context.Context, runtimes map[string]control.Runtime, plane control.DataPlane) (err error) {
@@ -206,6 +199,10 @@ func (e *environment) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.registry = telemetry.NewRegistry(telemetry.Server(e.figures))
+	if e.observer != nil {
+		e.registry.MustRegister(e.observer.collectors(nil)...)
+	}
 	e.server, err = server.New(server.Options{
 		Control:        e.control,
 		Webhooks:       e.webhooks,
@@ -215,9 +212,41 @@ func (e *environment) openAPI(ctx context.Context) error {
 		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: e.file.Server.AllowedOrigins,
 		Build:          build(),
+		Metrics:        telemetry.Handler(e.registry),
 		Logger:         e.log,
 	})
 	return err
+}
+
+// figures is what the server shows of the environment.
+func (e *environment) figures() telemetry.ServerFigures {
+	table := e.control.Table()
+	f := telemetry.ServerFigures{Leader: true, Revision: table.Revision(), Versions: map[string]int{}, Build: build().Version}
+	for service := range table.Services() {
+		f.Services++
+		for version := range service.Versions() {
+			f.Versions[string(version.State)]++
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	f.Events, _ = e.control.LastEvent(ctx) // it is in memory, and so are the proxies
+	proxies, _ := e.control.Proxies(ctx)
+	for _, p := range proxies {
+		f.Proxies = append(f.Proxies, telemetry.ProxyFigure{ID: p.ID, Behind: p.Behind, Lag: time.Duration(p.Lag).Seconds()})
+	}
+	webhooks, err := e.webhooks.Webhooks(ctx)
+	if err != nil {
+		e.log.Warn("metrics lack the webhooks", "error", err)
+	}
+	for _, w := range webhooks {
+		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
+	}
+	f.Requests, f.Dropped = e.receipts.Counts()
+	if e.exporter != nil {
+		f.OTLP = e.exporter.Stats()
+	}
+	return f
 }
 
 // run serves until ctx ends, and then lets requests in flight finish, and
@@ -243,23 +272,20 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	if e.redis != nil {
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
-	if e.accessLog != nil {
-		behind.Go(func() error { return e.accessLog.Run(ctxBehind) })
-	}
-	if e.hops != nil {
-		behind.Go(func() error { return e.hops.Run(ctxBehind) })
+	sent := pushed(e.file, e.exporter, e.registry, "layover-server", e.serverLis.Addr().String())
+	if e.observer != nil {
+		for _, part := range e.observer.parts() {
+			behind.Go(func() error { return part(ctxBehind) })
+		}
+		sent = append(sent, e.observer.sent()...)
 	}
 	if e.exporter != nil {
-		var parts []func(context.Context) error
-		if e.spans != nil {
-			parts = append(parts, e.spans.Run)
-		}
-		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter, parts...) })
+		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter, sent...) })
 	}
 
 	front, ctxFront := errgroup.WithContext(ctx)
 	if !e.apart {
-		front.Go(func() error { return e.proxy.Run(ctxFront, e.proxies...) })
+		front.Go(func() error { return e.observer.proxy.Run(ctxFront, e.proxies...) })
 	}
 	if e.certs != nil {
 		front.Go(func() error { return e.certs.Run(ctxFront) })
@@ -331,9 +357,7 @@ func (e *environment) close() error {
 	if e.serverLis != nil {
 		errs = append(errs, ignoreClosed(e.serverLis.Close()))
 	}
-	if e.accessLog != nil {
-		errs = append(errs, e.accessLog.Close())
-	}
+	errs = append(errs, e.observer.close())
 	if e.docker != nil {
 		errs = append(errs, e.docker.Close())
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -25,7 +26,6 @@ import (
 	"github.com/layover-dev/layover/internal/edge"
 	"github.com/layover-dev/layover/internal/handover"
 	"github.com/layover-dev/layover/internal/proxy"
-	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
@@ -102,15 +102,13 @@ type standAlone struct {
 	app      *App
 	opts     *proxyCmdOptions
 	log      *slog.Logger
-	proxy    *proxy.Proxy
+	observer *observer // the proxy, and what learns of its requests
 	follower *edge.Follower
 	gates    []socket            // of the proxy
 	admin    *socket             // nil where there is none
 	certs    *proxy.Certificates // of the gates with TLS; nil where there are none
-	access   *proxy.AccessLog    // nil where nobody wants one
-	hops     *sender.Sender      // nil where requests are not told of
 	exporter *otlp.Exporter      // nil where telemetry goes nowhere
-	spans    *telemetry.Spans    // nil where nobody wants any
+	registry *prometheus.Registry
 	hangup   chan os.Signal
 	stopping atomic.Bool
 }
@@ -220,29 +218,16 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	if s.certs, err = loadCertificates(file, s.log); err != nil {
 		return err
 	}
-	if s.access, err = openAccessLog(file, s.log); err != nil {
-		return err
-	}
-	var record []func(*proxy.Record)
-	if s.access != nil {
-		record = append(record, s.access.Record)
-	}
-	if file.Telemetry.Requests {
-		s.hops = sender.New(id, func(ctx context.Context, b api.HopBatch) error { return s.follower.SendHops(ctx, b) }, s.log)
-		record = append(record, s.hops.Record)
-		options.Receipt = receipts(func(ctx context.Context, trace string) (api.Receipt, error) { return s.follower.Receipt(ctx, trace) }).list
-	}
 	if s.exporter, err = openExporter(file, s.app.env, s.log); err != nil {
 		return err
 	}
-	if s.spans = openSpans(file, s.exporter, id, &options); s.spans != nil {
-		record = append(record, s.spans.Record)
-	}
-	options.Recorder = recorders(record...)
 	options.Wake = func(ctx context.Context, version string) error { return s.follower.Wake(ctx, version) }
-	s.proxy = proxy.New(options)
+	if s.observer, err = observe(file, id, options, followed{s}, s.exporter, s.log); err != nil {
+		return err
+	}
+	s.registry = telemetry.NewRegistry(s.observer.collectors(s.figures)...)
 	s.follower = edge.New(edge.Options{
-		Servers: servers, DataPlane: s.proxy, CacheFile: s.opts.Cache, AcceptReset: s.opts.AcceptReset,
+		Servers: servers, DataPlane: s.observer.proxy, CacheFile: s.opts.Cache, AcceptReset: s.opts.AcceptReset,
 		ID: id, Addresses: addresses, Build: build().Version, Logger: s.log,
 	})
 	if s.opts.Table != "" {
@@ -331,18 +316,12 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	if s.certs != nil {
 		behind.Go(func() error { return s.certs.Run(following) })
 	}
-	if s.access != nil {
-		behind.Go(func() error { return s.access.Run(following) })
-	}
-	if s.hops != nil {
-		behind.Go(func() error { return s.hops.Run(following) })
+	for _, part := range s.observer.parts() {
+		behind.Go(func() error { return part(following) })
 	}
 	if s.exporter != nil {
-		var parts []func(context.Context) error
-		if s.spans != nil {
-			parts = append(parts, s.spans.Run)
-		}
-		behind.Go(func() error { return runTelemetry(following, s.exporter, parts...) })
+		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, "layover-proxy", s.observer.name)...)
+		behind.Go(func() error { return runTelemetry(following, s.exporter, sent...) })
 	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {
@@ -354,7 +333,7 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	serving, endServing := context.WithCancel(ctx)
 	defer endServing()
 	front, serving := errgroup.WithContext(serving)
-	front.Go(func() error { return s.proxy.Run(serving, s.listeners()...) })
+	front.Go(func() error { return s.observer.proxy.Run(serving, s.listeners()...) })
 	front.Go(func() error {
 		<-serving.Done()
 		s.stopping.Store(true)
@@ -413,7 +392,7 @@ func (s *standAlone) listeners() []proxy.Listener {
 
 func (s *standAlone) serveAdmin(ctx context.Context) error {
 	server := &http.Server{
-		Handler:           s.follower.Admin(telemetry.ProxyMetrics(s.figures), s.stopping.Load),
+		Handler:           s.follower.Admin(telemetry.Handler(s.registry), s.stopping.Load),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
@@ -425,15 +404,11 @@ func (s *standAlone) serveAdmin(ctx context.Context) error {
 	return nil
 }
 
-func (s *standAlone) figures() telemetry.ProxyFigures {
+// figures is how the proxy follows the servers.
+func (s *standAlone) figures() *telemetry.FollowerFigures {
 	status := s.follower.Status()
-	dropped := uint64(0)
-	if s.access != nil {
-		dropped = s.access.Lost()
-	}
-	return telemetry.ProxyFigures{
+	return &telemetry.FollowerFigures{
 		Ready:         status.Table && !s.stopping.Load(),
-		Revision:      status.Revision,
 		Age:           status.Age().Seconds(),
 		Connected:     status.Server != "",
 		Stale:         status.Stale(),
@@ -441,10 +416,20 @@ func (s *standAlone) figures() telemetry.ProxyFigures {
 		CacheRevision: status.CacheRevision,
 		CacheErrors:   status.CacheErrors,
 		Draining:      len(s.follower.Draining()),
-		Requests:      s.proxy.Requests(),
-		Dropped:       dropped,
-		Version:       build().Version,
 	}
+}
+
+// followed is the [hopServer] that the proxy follows.
+type followed struct{ *standAlone }
+
+// SendHops tells it what the proxy saw.
+func (f followed) SendHops(ctx context.Context, b api.HopBatch) error {
+	return f.follower.SendHops(ctx, b)
+}
+
+// Receipt asks it what it knows of a trace.
+func (f followed) Receipt(ctx context.Context, trace string) (api.Receipt, error) {
+	return f.follower.Receipt(ctx, trace)
 }
 
 // tell says where the proxy is and what it has.
@@ -474,7 +459,5 @@ func (s *standAlone) close() {
 	if s.admin != nil {
 		_ = s.admin.gate.Close()
 	}
-	if s.access != nil {
-		_ = s.access.Close()
-	}
+	_ = s.observer.close()
 }

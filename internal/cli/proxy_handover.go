@@ -153,7 +153,7 @@ func (s *standAlone) retire(ctx context.Context, end func()) {
 		s.shut(*s.admin)
 	}
 	s.follower.Retire()
-	s.proxy.Retire()
+	s.observer.proxy.Retire()
 	select {
 	case <-time.After(s.opts.Linger):
 	case <-ctx.Done():

@@ -285,7 +285,7 @@ func TestProxyMetrics(t *testing.T) {
 	require.NoError(t, err)
 	for _, line := range []string{
 		"layover_ready 1", "layover_table_revision 7", "layover_server_connected 0", "layover_table_stale 0",
-		`layover_requests_total{service_version="cart@main"} 1`,
+		`layover_requests_total{by="default",fallback="",service="cart",status="2xx",version="main"} 1`, `layover_records_dropped_total{for="requests"} 0`,
 	} {
 		require.Contains(t, string(text), line+"\n")
 	}

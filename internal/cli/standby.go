@@ -12,6 +12,7 @@ import (
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/store"
+	"github.com/layover-dev/layover/internal/telemetry"
 )
 
 // standBy listens, and returns the store as soon as it is this server's. Meanwhile it answers what it can by itself, and
@@ -30,6 +31,7 @@ func (e *environment) standBy(ctx context.Context, address string) (*store.DB, e
 		Build:          build(),
 		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: e.file.Server.AllowedOrigins,
+		Metrics:        telemetry.Handler(telemetry.NewRegistry(telemetry.Server(func() telemetry.ServerFigures { return telemetry.ServerFigures{Build: build().Version} }))),
 		Logger:         e.log,
 	})
 	if err != nil {

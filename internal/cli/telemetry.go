@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/layover-dev/layover/api"
@@ -192,6 +193,17 @@ func openSpans(file *config.File, exporter *otlp.Exporter, name string, options 
 	}
 	options.Sample = sampler.Share
 	return telemetry.NewSpans(telemetry.SpanOptions{Environment: file.Environment, Proxy: name, Build: build().Version, Baggage: t.Baggage}, exporter)
+}
+
+// pushed is the part that sends what a registry has, where that is wanted; else none.
+func pushed(file *config.File, exporter *otlp.Exporter, registry prometheus.Gatherer, service, instance string) []func(context.Context) error {
+	if exporter == nil || !file.Telemetry.Sends(config.SignalMetrics) {
+		return nil
+	}
+	source := telemetry.Source{Service: service, Instance: instance, Environment: file.Environment, Build: build().Version}
+	return []func(context.Context) error{func(ctx context.Context) error {
+		return telemetry.PushMetrics(ctx, registry, source, exporter, time.Duration(file.Telemetry.Metrics.Every))
+	}}
 }
 
 // runTelemetry runs the exporter, for as long as one of the parts has something to send.

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -14,8 +16,15 @@ type Telemetry struct {
 	Requests     bool     `yaml:"requests,omitempty" env:"LAYOVER_TELEMETRY_REQUESTS" default:"true" doc:"Proxies tell the server of requests: for receipts, layover requests and the X-ray"`
 	KeptRequests int      `yaml:"kept_requests,omitempty" env:"LAYOVER_TELEMETRY_KEPT_REQUESTS" default:"200000" minimum:"1000" maximum:"10000000" doc:"How many requests a server keeps, the newest of each version; about 400 bytes each"`
 	Env          []string `yaml:"env,omitempty" env:"LAYOVER_TELEMETRY_ENV" default:"opentelemetry,datadog,sentry,new_relic" doc:"Tracers whose variables instances get, so that what applications tell of themselves names their version: opentelemetry (OTEL_*), datadog (DD_*), sentry (SENTRY_*), new_relic (NEW_RELIC_*). An empty list is none. What a service sets itself stays" example:"opentelemetry"`
+	Metrics      Metrics  `yaml:"metrics,omitempty" doc:"Metrics of requests, by service and version: at /metrics of the server and of each proxy, and by otlp"`
 	OTLP         OTLP     `yaml:"otlp,omitempty" doc:"Where traces, metrics and logs are sent to: a Collector, Jaeger, or the OTLP intake of a vendor"`
 	Traces       Traces   `yaml:"traces,omitempty" doc:"Spans of the requests that pass the proxies; they are made where otlp has an endpoint"`
+}
+
+// Metrics bounds metrics, and says how often they are sent.
+type Metrics struct {
+	Versions int          `yaml:"versions,omitempty" env:"LAYOVER_TELEMETRY_METRICS_VERSIONS" default:"1000" minimum:"1" maximum:"100000" doc:"How many versions have series of their own in each proxy. Further ones are counted together, as (other). Those of a version end within a minute of the version"`
+	Every    api.Duration `yaml:"every,omitempty" env:"LAYOVER_TELEMETRY_METRICS_EVERY" default:"30s" doc:"How often they are sent by otlp"`
 }
 
 // OTLP is a receiver of telemetry.
@@ -54,8 +63,9 @@ func signals() []string { return []string{SignalTraces, SignalMetrics, SignalLog
 func defaultTelemetry() Telemetry {
 	return Telemetry{
 		Requests: true, KeptRequests: 200_000, Env: vendors(),
-		OTLP:   OTLP{Protocol: "grpc", Signals: signals()},
-		Traces: Traces{Sample: 0.01, SampleRouted: 1},
+		Metrics: Metrics{Versions: 1000, Every: api.Duration(30 * time.Second)},
+		OTLP:    OTLP{Protocol: "grpc", Signals: signals()},
+		Traces:  Traces{Sample: 0.01, SampleRouted: 1},
 	}
 }
 
@@ -93,6 +103,9 @@ func (k checker) telemetry() {
 		}
 	}
 	k.endpoint(p.with("otlp"), t.OTLP)
+	if t.Metrics.Every < api.Duration(time.Second) {
+		k.value(p.with("metrics", "every"), "write at least 1s, such as 30s", "%s is too often", time.Duration(t.Metrics.Every))
+	}
 	for i, r := range t.Traces.Routes {
 		at := p.with("traces", "routes", strconv.Itoa(i), "route")
 		if beginning, isMany := strings.CutSuffix(r.Route, "*"); isMany && route.CheckName("route", beginning+"x") == nil {

@@ -36,6 +36,8 @@ func TestTelemetryRefused(t *testing.T) {
 		"otlp: {endpoint: 'http://collector', protocol: udp}": "grpc, http",
 		"otlp: {headers_file: a, headers_env: B}":             "exclude each other",
 		"otlp: {signals: [profiles]}":                         "nothing that can be sent",
+		"metrics: {every: 10ms}":                              "too often",
+		"metrics: {versions: 0}":                              "below 1",
 		"traces: {sample: 2}":                                 "above 1",
 		"traces: {routes: [{route: 'a*b', sample: 1}]}":       "a*b",
 		"traces: {routes: [{route: '', sample: 1}]}":          "route",

@@ -391,7 +391,7 @@ func (x *exchange) end() {
 	x.vacate()
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
-	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
+	r.Route, r.By, r.Fallback, r.Moves = d.Route, d.By, d.Fallback, x.moves
 	if d.By != route.ByBaggage || r.Recorded {
 		r.Baggage = x.rq.baggage
 		for _, line := range r.Baggage {

@@ -67,6 +67,19 @@ func (f *flights) busy() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
+// inFlight returns how many requests are at the instances of each version, where there are any.
+func (f *flights) inFlight() map[string]int64 {
+	found := make(map[string]int64)
+	f.byID.Range(func(_, v any) bool {
+		flight := v.(*flight)
+		if n := flight.count.Load(); n > 0 {
+			found[flight.version.ID] += n
+		}
+		return true
+	})
+	return found
+}
+
 func (f *flights) waitIdle(ctx context.Context, id string) error {
 	v, ok := f.byID.Load(id)
 	if !ok {

@@ -220,6 +220,14 @@ func (p *Proxy) Connections() (open int64, refused uint64) {
 	return p.conns.open.Load(), p.conns.refused.Load()
 }
 
+// InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included,
+// where it has any.
+func (p *Proxy) InFlight() map[string]int64 { return p.flights.inFlight() }
+
+// Held returns how many requests wait for versions that are asleep or starting, and how often the control plane was asked to
+// wake one.
+func (p *Proxy) Held() (requests int64, wakes uint64) { return p.held.Load(), p.wakes.asked.Load() }
+
 // Busy names the versions ("cart@main") that have requests in progress, streams and upgraded
 // connections included.
 func (p *Proxy) Busy() []string { return p.flights.busy() }

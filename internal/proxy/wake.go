@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/layover-dev/layover/internal/route"
@@ -18,8 +19,9 @@ const (
 // wakes has the control plane asked to wake versions, once for all requests that wait for
 // one. The zero value is ready.
 type wakes struct {
-	mu   sync.Mutex
-	byID map[string]*waking
+	mu    sync.Mutex
+	byID  map[string]*waking
+	asked atomic.Uint64 // how often the control plane was
 }
 
 // waking is the wish of some requests that a version wakes up. Its fields are guarded by
@@ -81,6 +83,7 @@ func (g *waking) run(ctx context.Context, p *Proxy, id string) {
 	for {
 		limited, cancel := context.WithTimeout(ctx, wakeTimeout)
 		err := p.options.Wake(limited, id)
+		g.of.asked.Add(1)
 		cancel()
 		g.of.mu.Lock()
 		g.err = err

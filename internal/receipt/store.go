@@ -132,6 +132,13 @@ func (s *Store) Add(batch api.HopBatch) {
 // maxProxies bounds how many proxies are told apart by what they dropped.
 const maxProxies = 1000
 
+// Counts returns how many requests proxies told of, and how many they could not tell of.
+func (s *Store) Counts() (told, dropped uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.added, s.droppedLocked()
+}
+
 func (s *Store) droppedLocked() uint64 {
 	var all uint64
 	for proxy, n := range s.dropped {

@@ -40,6 +40,9 @@ func (s *Server) handlePages(mux *http.ServeMux) error {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(s.openAPI)
 	})
+	if s.opts.Metrics != nil {
+		mux.Handle("GET /metrics", s.opts.Metrics)
+	}
 	mux.Handle("GET /{$}", http.RedirectHandler("/docs", http.StatusTemporaryRedirect))
 	return nil
 }

@@ -43,6 +43,7 @@ type Options struct {
 	Webhooks       Webhooks        // nil where there are none
 	Receipts       Receipts        // nil where nothing is kept of requests
 	Gateway        Gateway         // the zero value where there is no other data plane
+	Metrics        http.Handler    // for Prometheus; nil where nothing is told
 	Build          api.Build
 	Logger         *slog.Logger
 	KeepAlive      time.Duration // how often an idle stream says something; 0 means 15 s

@@ -64,6 +64,7 @@ type StandbyOptions struct {
 	Known          Known           // what can be answered without the leader
 	Environment    api.Environment // as in [Options], and so are those that follow
 	Build          api.Build
+	Metrics        http.Handler
 	AllowedHosts   []string
 	AllowedOrigins []string
 	KeepAlive      time.Duration
@@ -95,6 +96,7 @@ func NewStandby(opts StandbyOptions) (*Standby, error) {
 		AllowedOrigins: opts.AllowedOrigins,
 		KeepAlive:      opts.KeepAlive,
 		Logger:         opts.Logger,
+		Metrics:        opts.Metrics,
 		leader:         s.leaderURL,
 	})
 	if err != nil {

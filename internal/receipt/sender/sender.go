@@ -62,6 +62,9 @@ func (s *Sender) isOneTooMany(r *proxy.Record) bool {
 	return s.plain.Add(1) > plainMost
 }
 
+// Lost returns of how many requests the server did not learn.
+func (s *Sender) Lost() uint64 { return s.ring.Dropped() + s.lost.Load() }
+
 // Run sends until ctx ends.
 func (s *Sender) Run(ctx context.Context) error {
 	tick := time.NewTicker(hopsEvery)
@@ -93,7 +96,7 @@ func (s *Sender) sendAll(ctx context.Context) (failed int) {
 		}
 		sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), hopsLimit)
 		defer cancel()
-		if err := s.send(sending, api.HopBatch{Proxy: s.id, Dropped: s.ring.Dropped() + s.lost.Load(), Hops: hops}); err != nil {
+		if err := s.send(sending, api.HopBatch{Proxy: s.id, Dropped: s.Lost(), Hops: hops}); err != nil {
 			failed += len(hops)
 			s.lost.Add(uint64(len(hops)))
 		}

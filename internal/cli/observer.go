@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/receipt/sender"
+	"github.com/layover-dev/layover/internal/telemetry"
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
+)
+
+// observer is what learns of the requests of a proxy. What the file does not ask for is nil.
+type observer struct {
+	file     *config.File
+	name     string // of the proxy
+	exporter *otlp.Exporter
+	proxy    *proxy.Proxy
+	access   *proxy.AccessLog
+	hops     *sender.Sender
+	spans    *telemetry.Spans
+	requests *telemetry.Requests
+}
+
+// server is who learns of requests: the one in this process, or that which a proxy follows.
+type hopServer interface {
+	SendHops(ctx context.Context, batch api.HopBatch) error
+	Receipt(ctx context.Context, trace string) (api.Receipt, error)
+}
+
+// observe makes a proxy, and what learns of its requests.
+func observe(file *config.File, name string, options proxy.Options, server hopServer, exporter *otlp.Exporter, log *slog.Logger) (*observer, error) {
+	o := &observer{file: file, name: name, exporter: exporter}
+	var err error
+	if o.access, err = openAccessLog(file, log); err != nil {
+		return nil, err
+	}
+	o.requests = telemetry.NewRequests(telemetry.RequestOptions{Versions: file.Telemetry.Metrics.Versions, Has: o.has})
+	record := []func(*proxy.Record){o.requests.Record}
+	if o.access != nil {
+		record = append(record, o.access.Record)
+	}
+	if file.Telemetry.Requests {
+		o.hops = sender.New(name, server.SendHops, log)
+		record = append(record, o.hops.Record)
+		options.Receipt = receipts(server.Receipt).list
+	}
+	if o.spans = openSpans(file, exporter, name, &options); o.spans != nil {
+		record = append(record, o.spans.Record)
+	}
+	options.Recorder = recorders(record...)
+	o.proxy = proxy.New(options)
+	return o, nil
+}
+
+// has says whether the table has a version.
+func (o *observer) has(service, version string) bool {
+	s := o.proxy.Table().Service(service)
+	return s != nil && s.Version(version) != nil
+}
+
+// parts are what has to run beside the proxy, all but what needs the exporter.
+func (o *observer) parts() []func(context.Context) error {
+	parts := []func(context.Context) error{o.requests.Run}
+	if o.access != nil {
+		parts = append(parts, o.access.Run)
+	}
+	if o.hops != nil {
+		parts = append(parts, o.hops.Run)
+	}
+	return parts
+}
+
+// sent are the parts that need the exporter.
+func (o *observer) sent() []func(context.Context) error {
+	if o.spans == nil {
+		return nil
+	}
+	return []func(context.Context) error{o.spans.Run}
+}
+
+// collectors are the metrics of the proxy. follows is nil where it is in the server's process.
+func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prometheus.Collector {
+	return []prometheus.Collector{o.requests, telemetry.Proxy(func() telemetry.ProxyFigures {
+		f := telemetry.ProxyFigures{
+			Revision: o.proxy.Table().Revision(), InFlight: o.proxy.InFlight(), Ejected: o.proxy.Ejected(), Dropped: o.dropped(), Build: build().Version,
+		}
+		f.Held, f.Wakes = o.proxy.Held()
+		f.Open, f.Refused = o.proxy.Connections()
+		if follows != nil {
+			f.Follows = follows()
+			if o.exporter != nil { // else the server tells of it
+				f.OTLP = o.exporter.Stats()
+			}
+		}
+		return f
+	})}
+}
+
+// dropped counts the records that were lost, by what they were for.
+func (o *observer) dropped() map[string]uint64 {
+	lost := map[string]uint64{}
+	if o.access != nil {
+		lost["access_log"] = o.access.Lost()
+	}
+	if o.hops != nil {
+		lost["requests"] = o.hops.Lost()
+	}
+	if o.spans != nil {
+		lost["spans"] = o.spans.Dropped()
+	}
+	return lost
+}
+
+func (o *observer) close() error {
+	if o == nil || o.access == nil {
+		return nil
+	}
+	return o.access.Close()
+}

@@ -1,0 +1,125 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
+
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
+)
+
+func scraped(t *testing.T, all ...prometheus.Collector) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	Handler(NewRegistry(all...)).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	require.Equal(t, http.StatusOK, w.Code, w.Body)
+	return w.Body.String()
+}
+
+func TestProxyFigures(t *testing.T) {
+	text := scraped(t, Proxy(func() ProxyFigures {
+		return ProxyFigures{
+			Revision: 42, InFlight: map[string]int64{"cart@main": 3}, Held: 2, Wakes: 5, Ejected: 1, Open: 9, Refused: 4, Build: "1.2.3",
+			Dropped: map[string]uint64{"access_log": 9}, OTLP: map[string]otlp.Stats{"traces": {Sent: 1, Dropped: 2, Refused: 3}},
+			Follows: &FollowerFigures{Ready: true, Age: 1.5, Stale: true, Applied: 3, CacheRevision: 41, CacheErrors: 2, Draining: 1},
+		}
+	}))
+	for _, line := range []string{
+		`layover_build_info{version="1.2.3"} 1`, "layover_ready 1", "layover_table_revision 42", "layover_table_age_seconds 1.5",
+		"layover_server_connected 0", "layover_table_stale 1", "layover_table_applied_total 3", "layover_table_cache_revision 41",
+		"layover_table_cache_errors_total 2", "layover_draining_instances 1", `layover_records_dropped_total{for="access_log"} 9`,
+		`layover_in_flight_requests{service="cart",version="main"} 3`, "layover_held_requests 2", "layover_wakes_total 5", "layover_ejected_instances 1",
+		"layover_connections 9", "layover_connections_refused_total 4", `layover_otlp_items_total{kind="traces",result="refused"} 3`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+	require.NotContains(t, scraped(t, Proxy(func() ProxyFigures { return ProxyFigures{} })), "layover_ready", "one in the server's process follows nobody")
+}
+
+func TestServerFigures(t *testing.T) {
+	figures := ServerFigures{
+		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Events: 11, Requests: 5, Dropped: 1,
+		Proxies: []ProxyFigure{{ID: "edge-1", Behind: 2, Lag: 0.5}}, Webhooks: []WebhookFigure{{Name: "chat", Behind: 1, Dead: 4}},
+	}
+	text := scraped(t, Server(func() ServerFigures { return figures }), Proxy(func() ProxyFigures { return ProxyFigures{} }))
+	for _, line := range []string{
+		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2", "layover_events_total 11",
+		"layover_proxies 1", `layover_proxy_behind_revisions{proxy="edge-1"} 2`, `layover_proxy_lag_seconds{proxy="edge-1"} 0.5`,
+		`layover_webhook_behind_events{webhook="chat"} 1`, `layover_webhook_dead_letters{webhook="chat"} 4`,
+		"layover_receipt_requests_total 5", "layover_receipt_requests_dropped_total 1",
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+	figures.Leader = false
+	text = scraped(t, Server(func() ServerFigures { return figures }))
+	require.Contains(t, text, "layover_server_leader 0\n")
+	require.NotContains(t, text, "layover_versions", "the one that leads tells that")
+}
+
+// TestProxyFigures_AreBounded holds that a million busy versions are no million series.
+func TestProxyFigures_AreBounded(t *testing.T) {
+	busy := map[string]int64{}
+	for i := range 2 * maxSeries {
+		busy[fmt.Sprint("cart@pr-", i)] = int64(i)
+	}
+	text := scraped(t, Proxy(func() ProxyFigures { return ProxyFigures{InFlight: busy} }))
+	require.Equal(t, maxSeries, strings.Count(text, "\nlayover_in_flight_requests{"))
+	require.Contains(t, text, fmt.Sprintf("version=\"pr-%d\"", 2*maxSeries-1), "those with the most")
+	require.NotContains(t, text, fmt.Sprintf("version=\"pr-%d\"", maxSeries-1))
+}
+
+type metricSink struct {
+	mu  sync.Mutex
+	got []*metrics.ResourceMetrics
+}
+
+func (s *metricSink) Metrics(m []*metrics.ResourceMetrics) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = append(s.got, m...)
+	return true
+}
+
+func TestPushMetrics(t *testing.T) {
+	c := newCounted(0)
+	r := request("cart@pr-1", 200)
+	r.Recorded, r.TraceID = true, [16]byte{0xab}
+	c.Record(r)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c.Requests)
+	var sink metricSink
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- PushMetrics(ctx, registry, Source{Service: "layover-proxy", Instance: "edge-1", Environment: "dev", Build: "1"}, &sink, 10*time.Millisecond)
+	}()
+	require.Eventually(t, func() bool {
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		return len(sink.got) > 1
+	}, 10*time.Second, time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+	last := sink.got[len(sink.got)-1]
+	require.Subset(t, values(last.GetResource().GetAttributes()), map[string]any{"service.name": "layover-proxy", "service.instance.id": "edge-1", "layover.environment": "dev"})
+	byName := map[string]*metrics.Metric{}
+	for _, m := range last.GetScopeMetrics()[0].GetMetrics() {
+		byName[m.GetName()] = m
+	}
+	sum := byName["layover_requests_total"].GetSum()
+	require.True(t, sum.GetIsMonotonic())
+	require.InDelta(t, 1, sum.GetDataPoints()[0].GetAsDouble(), 0)
+	require.Subset(t, values(sum.GetDataPoints()[0].GetAttributes()), map[string]any{"service": "cart", "version": "pr-1"})
+	histogram := byName["layover_request_duration_seconds"].GetExponentialHistogram()
+	require.Equal(t, uint64(1), histogram.GetDataPoints()[0].GetCount(), "native histograms are exponential ones")
+	require.Equal(t, byte(0xab), sum.GetDataPoints()[0].GetExemplars()[0].GetTraceId()[0])
+}
