@@ -36,6 +36,7 @@ import (
 	"github.com/layover-dev/layover/internal/store"
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 	"github.com/layover-dev/layover/internal/webhook"
 )
 
@@ -63,6 +64,8 @@ type environment struct {
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
 	certs     *proxy.Certificates // of the latter; nil where there are none
 	serverLis net.Listener
+
+	receiverLis []net.Listener // those of telemetry.receiver.listen
 }
 
 // stopTimeout bounds how long ending takes: drain, then the graces of the instances.
@@ -145,6 +148,7 @@ func (e *environment) openProxy() (control.DataPlane, error) {
 	if e.observer, err = observe(e.file, "up", options, ownReceipts{e.receipts}, e.exporter, e.log); err != nil {
 		return nil, err
 	}
+	e.observer.receiverLis = e.receiverLis
 	return e.observer.proxy, nil
 }
 
@@ -177,6 +181,8 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		Runtimes:     runtimes,
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
+
+		TelemetryAddress: e.receiverAddresses(), TelemetryHeader: receiver.InstanceHeader,
 		TelemetryEnv: file.Telemetry.Env,
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		WholeDrain:   file.Gateway.Traefik.Mode != config.TraefikOff,
@@ -354,6 +360,9 @@ func (e *environment) close() error {
 	for _, l := range e.proxies {
 		errs = append(errs, ignoreClosed(l.Close()))
 	}
+	for _, l := range e.receiverLis {
+		errs = append(errs, ignoreClosed(l.Close()))
+	}
 	if e.serverLis != nil {
 		errs = append(errs, ignoreClosed(e.serverLis.Close()))
 	}
@@ -439,7 +448,7 @@ func (e *environment) ecsRuns() []api.Run {
 const dockerHost = "docker"
 
 func (e *environment) wantsDockerListener() bool {
-	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
+	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS, e.file.Telemetry.Receiver.Listen) {
 		if strings.HasPrefix(address, dockerHost+":") {
 			return true
 		}
@@ -466,13 +475,9 @@ func (e *environment) listen(ctx context.Context) error {
 		encryption = e.certs.TLSConfig()
 	}
 	for i, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
-		actual := address
-		if rest, ok := strings.CutPrefix(address, dockerHost+":"); ok {
-			gateway, err := e.docker.Gateway(ctx)
-			if err != nil {
-				return err
-			}
-			actual = net.JoinHostPort(gateway.String(), rest)
+		actual, err := e.addressOf(ctx, address)
+		if err != nil {
+			return err
 		}
 		setting, config := "proxy.listen or LAYOVER_PROXY_LISTEN", (*tls.Config)(nil)
 		if i >= len(e.file.Proxy.Listen) {
@@ -491,8 +496,32 @@ func (e *environment) listen(ctx context.Context) error {
 	if len(e.proxies) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
 	}
+	for _, address := range e.file.Telemetry.Receiver.Listen {
+		actual, err := e.addressOf(ctx, address)
+		if err != nil {
+			return err
+		}
+		l, err := listen(ctx, "receiver of telemetry", "telemetry.receiver.listen or LAYOVER_TELEMETRY_RECEIVER_LISTEN", actual)
+		if err != nil {
+			return err
+		}
+		e.receiverLis = append(e.receiverLis, l)
+	}
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
+}
+
+// addressOf is an address to listen on, with that of the Docker bridge in the place of its name.
+func (e *environment) addressOf(ctx context.Context, address string) (string, error) {
+	rest, isDocker := strings.CutPrefix(address, dockerHost+":")
+	if !isDocker {
+		return address, nil
+	}
+	gateway, err := e.docker.Gateway(ctx)
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(gateway.String(), rest), nil
 }
 
 func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {
@@ -545,6 +574,27 @@ func (e *environment) proxyAddresses() map[string]string {
 	}
 	out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], out[api.RuntimeDocker])
 	out[api.RuntimeECS] = cmp.Or(e.file.Proxy.Address, out[api.RuntimeProcess])
+	return out
+}
+
+// receiverAddresses says where the instances of each runtime reach the receiver of their telemetry.
+func (e *environment) receiverAddresses() map[string]string {
+	said := e.file.Telemetry.Receiver.Address
+	out := map[string]string{api.RuntimeProcess: said, api.RuntimeECS: said}
+	host, _, _ := net.SplitHostPort(said)
+	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
+		out[api.RuntimeDocker] = said
+	}
+	for i, entry := range e.file.Telemetry.Receiver.Listen {
+		if i >= len(e.receiverLis) {
+			break // it runs apart
+		}
+		address := e.receiverLis[i].Addr().String()
+		if strings.HasPrefix(entry, dockerHost+":") {
+			out[api.RuntimeDocker] = cmp.Or(out[api.RuntimeDocker], address)
+		}
+		out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], reachable(address))
+	}
 	return out
 }
 

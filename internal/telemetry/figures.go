@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 )
 
 // ProxyFigures is what a proxy shows of itself at one moment.
@@ -22,9 +23,10 @@ type ProxyFigures struct {
 	Refused  uint64            // the same, refused as there were too many
 	Dropped  map[string]uint64 // records of requests that were lost, by what they were for
 
-	Follows *FollowerFigures // nil where the proxy is in the server's process
-	OTLP    map[string]otlp.Stats
-	Build   string // version of the program
+	Received map[string]receiver.Stats // requests with telemetry of applications
+	Follows  *FollowerFigures          // nil where the proxy is in the server's process
+	OTLP     map[string]otlp.Stats
+	Build    string // version of the program
 }
 
 // FollowerFigures is how a proxy of its own follows the servers.
@@ -115,6 +117,12 @@ func Proxy(now func() ProxyFigures) prometheus.Collector {
 		s.count(float64(p.Refused), "connections_refused_total", "Connections refused, as there were too many.")
 		for _, what := range slices.Sorted(maps.Keys(p.Dropped)) {
 			s.count(float64(p.Dropped[what]), "records_dropped_total", "Records of requests that were lost on the way to the access log, the server (requests) or the receiver of spans.", "for", what)
+		}
+		for _, kind := range slices.Sorted(maps.Keys(p.Received)) {
+			help := "Requests with telemetry of applications: stamped with their version, of unknown senders, refused."
+			s.count(float64(p.Received[kind].Stamped), "received_total", help, "kind", kind, "result", "stamped")
+			s.count(float64(p.Received[kind].Unknown), "received_total", help, "kind", kind, "result", "unknown")
+			s.count(float64(p.Received[kind].Refused), "received_total", help, "kind", kind, "result", "refused")
 		}
 		if f := p.Follows; f != nil {
 			s.gauge(truth(f.Ready), "ready", "Whether there is a table to decide on, and the proxy is not being stopped.")
