@@ -58,7 +58,7 @@ func mayImport() map[string][]string {
 		"internal/runtime/sockets":         {},
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/receipt", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
-		"internal/telemetry":               {"internal/proxy", "internal/telemetry/otlp", "internal/telemetry/receiver"},
+		"internal/telemetry":               {"api", "internal/proxy", "internal/telemetry/otlp", "internal/telemetry/receiver"},
 		"internal/telemetry/otlp":          {},
 		"internal/telemetry/receiver":      {"internal/proxy", "internal/route"},
 		"internal/webhook":                 {"api", "internal/control"},

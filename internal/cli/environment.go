@@ -65,7 +65,8 @@ type environment struct {
 	certs     *proxy.Certificates // of the latter; nil where there are none
 	serverLis net.Listener
 
-	receiverLis []net.Listener // those of telemetry.receiver.listen
+	lines       *telemetry.Logs // nil where they are not sent
+	receiverLis []net.Listener  // those of telemetry.receiver.listen
 }
 
 // stopTimeout bounds how long ending takes: drain, then the graces of the instances.
@@ -127,6 +128,9 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if e.exporter, err = openExporter(e.file, os.Getenv, e.log); err != nil {
 		return err
 	}
+	if e.file.Telemetry.Sends(config.SignalLogs) {
+		e.lines = telemetry.NewLogs(telemetry.LogOptions{Environment: e.file.Environment, RouteOf: e.routeOfTrace}, e.exporter)
+	}
 	plane, err := e.openProxy()
 	if err != nil {
 		return err
@@ -182,6 +186,7 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
 
+		RouteOfTrace:     e.routeOfTrace,
 		TelemetryAddress: e.receiverAddresses(), TelemetryHeader: receiver.InstanceHeader,
 		TelemetryEnv: file.Telemetry.Env,
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
@@ -249,6 +254,9 @@ func (e *environment) figures() telemetry.ServerFigures {
 		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
 	}
 	f.Requests, f.Dropped = e.receipts.Counts()
+	if e.lines != nil {
+		f.LinesDropped = e.lines.Dropped()
+	}
 	if e.exporter != nil {
 		f.OTLP = e.exporter.Stats()
 	}
@@ -279,6 +287,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
 	sent := pushed(e.file, e.exporter, e.registry, "layover-server", e.serverLis.Addr().String())
+	sent = append(sent, e.logsSent()...)
 	if e.observer != nil {
 		for _, part := range e.observer.parts() {
 			behind.Go(func() error { return part(ctxBehind) })
@@ -319,6 +328,33 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, e.control.StopInstances(stopping))
+}
+
+// routeOfTrace returns the route of a trace: as the proxy in this process knows it, or the proxies told of it.
+func (e *environment) routeOfTrace(trace string) string {
+	if e.observer != nil {
+		var id proxy.TraceID
+		if n, err := hex.Decode(id[:], []byte(trace)); err == nil && n == len(id) {
+			if name := e.observer.proxy.TraceRoute(id); name != "" {
+				return name
+			}
+		}
+	}
+	return e.receipts.RouteOf(trace)
+}
+
+// logsSent are the parts that send what instances write, where that is wanted. The logs of Amazon ECS are in CloudWatch, which is asked
+// for those that somebody reads.
+func (e *environment) logsSent() []func(context.Context) error {
+	if e.lines == nil {
+		return nil
+	}
+	return []func(context.Context) error{e.lines.Run, func(ctx context.Context) error {
+		if left := e.control.FollowInstances(ctx, []string{api.RuntimeECS}, e.lines.Add); left > 0 {
+			e.log.Warn("logs of instances were not sent, as there were too many", "instances", left)
+		}
+		return nil
+	}}
 }
 
 // hold keeps the store ours from now on, until [environment.close]: also while instances are ended.

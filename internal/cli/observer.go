@@ -59,9 +59,10 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 		record = append(record, o.spans.Record)
 	}
 	options.Recorder = recorders(record...)
-	options.RememberTraces = len(file.Telemetry.Receiver.Listen) > 0
+	receives := len(file.Telemetry.Receiver.Listen) > 0
+	options.RememberTraces = receives || file.Telemetry.Sends(config.SignalLogs)
 	o.proxy = proxy.New(options)
-	if options.RememberTraces {
+	if receives {
 		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter, Logger: log})
 	}
 	return o, nil

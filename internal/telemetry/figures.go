@@ -52,8 +52,10 @@ type ServerFigures struct {
 	Webhooks []WebhookFigure
 	Requests uint64 // that proxies told of
 	Dropped  uint64 // that they could not tell of
-	OTLP     map[string]otlp.Stats
-	Build    string
+
+	LinesDropped uint64 // of logs, as there was no room to send them
+	OTLP         map[string]otlp.Stats
+	Build        string
 }
 
 // ProxyFigure is a proxy as the server knows it.
@@ -164,6 +166,7 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		}
 		s.count(float64(f.Requests), "receipt_requests_total", "Requests that proxies told the server of.")
 		s.count(float64(f.Dropped), "receipt_requests_dropped_total", "Requests that they could not tell it of.")
+		s.count(float64(f.LinesDropped), "log_lines_dropped_total", "Lines of logs that were not sent, as there was no room.")
 		s.otlp(f.OTLP)
 	})
 }
