@@ -1,18 +1,14 @@
 package telemetry
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
-	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
 )
@@ -75,51 +71,4 @@ func TestProxyFigures_AreBounded(t *testing.T) {
 	require.Equal(t, maxSeries, strings.Count(text, "\nlayover_in_flight_requests{"))
 	require.Contains(t, text, fmt.Sprintf("version=\"pr-%d\"", 2*maxSeries-1), "those with the most")
 	require.NotContains(t, text, fmt.Sprintf("version=\"pr-%d\"", maxSeries-1))
-}
-
-type metricSink struct {
-	mu  sync.Mutex
-	got []*metrics.ResourceMetrics
-}
-
-func (s *metricSink) Metrics(m []*metrics.ResourceMetrics) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.got = append(s.got, m...)
-	return true
-}
-
-func TestPushMetrics(t *testing.T) {
-	c := newCounted(0)
-	r := request("cart@pr-1", 200)
-	r.Recorded, r.TraceID = true, [16]byte{0xab}
-	c.Record(r)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(c.Requests)
-	var sink metricSink
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- PushMetrics(ctx, registry, Source{Service: "layover-proxy", Instance: "edge-1", Environment: "dev", Build: "1"}, &sink, 10*time.Millisecond)
-	}()
-	require.Eventually(t, func() bool {
-		sink.mu.Lock()
-		defer sink.mu.Unlock()
-		return len(sink.got) > 1
-	}, 10*time.Second, time.Millisecond)
-	cancel()
-	require.NoError(t, <-done)
-	last := sink.got[len(sink.got)-1]
-	require.Subset(t, values(last.GetResource().GetAttributes()), map[string]any{"service.name": "layover-proxy", "service.instance.id": "edge-1", "layover.environment": "dev"})
-	byName := map[string]*metrics.Metric{}
-	for _, m := range last.GetScopeMetrics()[0].GetMetrics() {
-		byName[m.GetName()] = m
-	}
-	sum := byName["layover_requests_total"].GetSum()
-	require.True(t, sum.GetIsMonotonic())
-	require.InDelta(t, 1, sum.GetDataPoints()[0].GetAsDouble(), 0)
-	require.Subset(t, values(sum.GetDataPoints()[0].GetAttributes()), map[string]any{"service": "cart", "version": "pr-1"})
-	histogram := byName["layover_request_duration_seconds"].GetExponentialHistogram()
-	require.Equal(t, uint64(1), histogram.GetDataPoints()[0].GetCount(), "native histograms are exponential ones")
-	require.Equal(t, byte(0xab), sum.GetDataPoints()[0].GetExemplars()[0].GetTraceId()[0])
 }
