@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -43,12 +44,12 @@ func TestProxyFigures(t *testing.T) {
 
 func TestServerFigures(t *testing.T) {
 	figures := ServerFigures{
-		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Events: 11, Requests: 5, Dropped: 1,
+		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Requests: 5, Dropped: 1,
 		Proxies: []ProxyFigure{{ID: "edge-1", Behind: 2, Lag: 0.5}}, Webhooks: []WebhookFigure{{Name: "chat", Behind: 1, Dead: 4}},
 	}
 	text := scraped(t, Server(func() ServerFigures { return figures }), Proxy(func() ProxyFigures { return ProxyFigures{} }))
 	for _, line := range []string{
-		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2", "layover_events_total 11",
+		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2",
 		"layover_proxies 1", `layover_proxy_behind_revisions{proxy="edge-1"} 2`, `layover_proxy_lag_seconds{proxy="edge-1"} 0.5`,
 		`layover_webhook_behind_events{webhook="chat"} 1`, `layover_webhook_dead_letters{webhook="chat"} 4`,
 		"layover_receipt_requests_total 5", "layover_receipt_requests_dropped_total 1",
@@ -71,4 +72,17 @@ func TestProxyFigures_AreBounded(t *testing.T) {
 	require.Equal(t, maxSeries, strings.Count(text, "\nlayover_in_flight_requests{"))
 	require.Contains(t, text, fmt.Sprintf("version=\"pr-%d\"", 2*maxSeries-1), "those with the most")
 	require.NotContains(t, text, fmt.Sprintf("version=\"pr-%d\"", maxSeries-1))
+}
+
+func TestEvents(t *testing.T) {
+	e := NewEvents("deploy.failed")
+	e.Count("deploy.done")
+	e.Deployed(2 * time.Second)
+	text := scraped(t, e)
+	for _, line := range []string{
+		`layover_events_total{type="deploy.done"} 1`, `layover_events_total{type="deploy.failed"} 0`,
+		`layover_deploy_duration_seconds_bucket{le="1"} 0`, `layover_deploy_duration_seconds_bucket{le="2.5"} 1`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
 }
