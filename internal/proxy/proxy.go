@@ -220,8 +220,8 @@ func (p *Proxy) Connections() (open int64, refused uint64) {
 	return p.conns.open.Load(), p.conns.refused.Load()
 }
 
-// InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included,
-// where it has any.
+// InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included.
+// Versions that nobody has called are not in it.
 func (p *Proxy) InFlight() map[string]int64 { return p.flights.inFlight() }
 
 // Held returns how many requests wait for versions that are asleep or starting, and how often the control plane was asked to
