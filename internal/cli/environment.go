@@ -56,6 +56,7 @@ type environment struct {
 	observer  *observer      // the proxy, and what learns of its requests; nil where it runs apart
 	exporter  *otlp.Exporter // nil where telemetry goes nowhere
 	registry  *prometheus.Registry
+	events    *telemetry.Events
 	receipts  *receipt.Store
 	control   *control.Control
 	webhooks  *webhook.Sender
@@ -210,7 +211,8 @@ func (e *environment) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.registry = telemetry.NewRegistry(telemetry.Server(e.figures))
+	e.events = telemetry.NewEvents(string(api.EventDeployDone), string(api.EventDeployFailed), string(api.EventVersionWaking), string(api.EventVersionNotAwake))
+	e.registry = telemetry.NewRegistry(telemetry.Server(e.figures), e.events)
 	if e.observer != nil {
 		e.registry.MustRegister(e.observer.collectors(nil)...)
 	}
@@ -241,14 +243,13 @@ func (e *environment) figures() telemetry.ServerFigures {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	f.Events, _ = e.control.LastEvent(ctx) // it is in memory, and so are the proxies
-	proxies, _ := e.control.Proxies(ctx)
+	proxies, _ := e.control.Proxies(ctx) // they are in memory
 	for _, p := range proxies {
 		f.Proxies = append(f.Proxies, telemetry.ProxyFigure{ID: p.ID, Behind: p.Behind, Lag: time.Duration(p.Lag).Seconds()})
 	}
 	webhooks, err := e.webhooks.Webhooks(ctx)
 	if err != nil {
-		e.log.Warn("metrics lack the webhooks", "error", err)
+		e.log.Warn("metrics lack the webhooks", "err", err)
 	}
 	for _, w := range webhooks {
 		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
@@ -283,6 +284,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	})
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 	behind.Go(func() error { return e.webhooks.Run(ctxBehind) })
+	behind.Go(func() error { return e.countEvents(ctxBehind) })
 	if e.redis != nil {
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
@@ -356,6 +358,39 @@ func (e *environment) logsSent() []func(context.Context) error {
 		return nil
 	}}
 }
+
+// countEvents counts the events from now on, until ctx ends.
+func (e *environment) countEvents(ctx context.Context) error {
+	after, err := e.control.LastEvent(ctx)
+	if err != nil {
+		return err
+	}
+	for e.control.WaitEvents(ctx, after) == nil {
+		events, err := e.control.Events(ctx, after, 256)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // it is why they cannot be read
+			}
+			e.log.Warn("metrics of events are late", "err", err)
+			select {
+			case <-time.After(eventsAgain):
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		for _, event := range events {
+			after = event.ID
+			e.events.Count(string(event.Type))
+			if event.Type == api.EventDeployDone {
+				e.events.Deployed(time.Duration(event.Took))
+			}
+		}
+	}
+	return nil
+}
+
+// eventsAgain is when events are read again where the store did not answer.
+const eventsAgain = 5 * time.Second
 
 // hold keeps the store ours from now on, until [environment.close]: also while instances are ended.
 func (e *environment) hold(ctx context.Context) {

@@ -68,10 +68,10 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 	return o, nil
 }
 
-// has says whether the table has a version.
+// has says whether the table has a version, or with "" the service.
 func (o *observer) has(service, version string) bool {
 	s := o.proxy.Table().Service(service)
-	return s != nil && s.Version(version) != nil
+	return s != nil && (version == "" || s.Version(version) != nil)
 }
 
 // parts are what has to run beside the proxy, all but what needs the exporter.

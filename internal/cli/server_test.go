@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +133,36 @@ func TestServerApart(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, env.ProxyURL, "nobody said where the proxies are")
 	require.Equal(t, exitOK, s.end())
+}
+
+// TestServerMetrics: what Prometheus gets of a server.
+func TestServerMetrics(t *testing.T) {
+	dir, backend := t.TempDir(), listenTCP(t)
+	writeFile(t, dir, serverFile, backend)
+	s := startServer(t, dir, "LAYOVER_PROXY_ADDRESS=127.0.0.1:4711")
+	table := s.table(t, ready)
+	require.NoError(t, s.ReportProxy(t.Context(), api.ProxyReport{ID: "edge", StartedAt: time.Now(), Epoch: table.Position().Epoch, Revision: table.Revision()}))
+	var text string
+	scrape := func() string {
+		res, err := http.Get(s.URL() + "/metrics")
+		require.NoError(t, err)
+		defer func() { _ = res.Body.Close() }()
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return string(body)
+	}
+	require.Eventually(t, func() bool {
+		text = scrape()
+		return strings.Contains(text, `layover_events_total{type="deploy.done"} 1`)
+	}, 20*time.Second, 10*time.Millisecond)
+	for _, line := range []string{
+		"layover_server_leader 1", `layover_versions{state="ready"} 1`, "layover_services 1", "layover_proxies 1", `layover_proxy_behind_revisions{proxy="edge"} 0`,
+		`layover_proxy_lag_seconds{proxy="edge"} 0`, "layover_deploy_duration_seconds_count 1", "layover_receipt_requests_dropped_total 0", `layover_events_total{type="deploy.failed"} 0`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+	require.NotContains(t, text, "layover_requests_total", "it has no proxy")
 }
 
 func TestServerWantsToKnowWhereTheProxyIs(t *testing.T) {

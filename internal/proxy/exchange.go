@@ -290,6 +290,7 @@ func (x *exchange) moveOn() bool {
 		entered, current := x.enter(now)
 		if entered {
 			left.leave()
+			x.record.Moves++
 		}
 		if current {
 			return entered
@@ -391,7 +392,7 @@ func (x *exchange) end() {
 	x.vacate()
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
-	r.Route, r.By, r.Fallback, r.Moves = d.Route, d.By, d.Fallback, x.moves
+	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
 	if d.By != route.ByBaggage || r.Recorded {
 		r.Baggage = x.rq.baggage
 		for _, line := range r.Baggage {

@@ -67,14 +67,12 @@ func (f *flights) busy() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// inFlight returns how many requests are at the instances of each version, where there are any.
+// inFlight returns how many requests are at the instances of each version that has had any.
 func (f *flights) inFlight() map[string]int64 {
 	found := make(map[string]int64)
 	f.byID.Range(func(_, v any) bool {
 		flight := v.(*flight)
-		if n := flight.count.Load(); n > 0 {
-			found[flight.version.ID] += n
-		}
+		found[flight.version.ID] += flight.count.Load()
 		return true
 	})
 	return found

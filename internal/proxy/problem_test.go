@@ -108,6 +108,19 @@ func TestProblem_SeveralInstancesAreGone(t *testing.T) {
 	})
 }
 
+// TestRecord_Moves counts the instances that a request was sent to beside the first, and no try that found none.
+func TestRecord_Moves(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		w := newWorld(t, Options{Health: Health{ConnectFailures: -1}, NoFastPath: path == "net/http"},
+			service("cart", ready("main", deadAddress(t), deadAddress(t))), service("pricing", ready("main", deadAddress(t))))
+		w.get(t, "cart.localhost", "/")
+		w.get(t, "pricing.localhost", "/")
+		records := w.records.wait(t, 2)
+		require.Equal(t, 1, records[0].Moves)
+		require.Equal(t, 0, records[1].Moves, "there is no other")
+	})
+}
+
 // rawInstance answers each connection with the bytes of reply once it got a
 // request, and closes it.
 func rawInstance(t *testing.T, reply string) string {

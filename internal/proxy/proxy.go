@@ -235,8 +235,8 @@ func (p *Proxy) Caller(from netip.Addr) (instance, version string, ok bool) {
 // TraceRoute returns the only route that a trace was seen with lately; "" where there is none.
 func (p *Proxy) TraceRoute(id TraceID) string { return p.traces.route(id, time.Now()) }
 
-// InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included,
-// where it has any.
+// InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included.
+// Versions that nobody has called are not in it.
 func (p *Proxy) InFlight() map[string]int64 { return p.flights.inFlight() }
 
 // Held returns how many requests wait for versions that are asleep or starting, and how often the control plane was asked to

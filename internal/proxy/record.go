@@ -45,7 +45,7 @@ type Record struct {
 	SpanID    SpanID // of the proxy's own span, below which the instance's are; the zero value where it has none
 	Recorded  bool   // that span is to be recorded
 
-	Moves      int    // how many further instances were tried, as one could not be connected to
+	Moves      int    // how many further instances it was sent to, as one could not be connected to
 	Scheme     string // "http", or "https" where it came over TLS
 	Protocol   int    // major version of HTTP
 	GRPCStatus string // of the answer to a call of gRPC, as a number; "" for all else

@@ -47,7 +47,6 @@ type ServerFigures struct {
 	Revision uint64         // of the newest table
 	Versions map[string]int // by state
 	Services int
-	Events   int64 // ID of the last one
 	Proxies  []ProxyFigure
 	Webhooks []WebhookFigure
 	Requests uint64 // that proxies told of
@@ -154,7 +153,6 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		for _, state := range slices.Sorted(maps.Keys(f.Versions)) {
 			s.gauge(float64(f.Versions[state]), "versions", "Versions that may be routed to, by what they are.", "state", state)
 		}
-		s.count(float64(f.Events), "events_total", "Events of the environment.")
 		s.gauge(float64(len(f.Proxies)), "proxies", "Proxies that report to the server.")
 		for _, p := range f.Proxies[:min(len(f.Proxies), maxSeries)] {
 			s.gauge(float64(p.Behind), "proxy_behind_revisions", "How many revisions a proxy's table is behind the newest.", "proxy", p.ID)

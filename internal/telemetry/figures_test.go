@@ -1,18 +1,15 @@
 package telemetry
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
-	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
 )
@@ -47,12 +44,12 @@ func TestProxyFigures(t *testing.T) {
 
 func TestServerFigures(t *testing.T) {
 	figures := ServerFigures{
-		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Events: 11, Requests: 5, Dropped: 1,
+		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Requests: 5, Dropped: 1,
 		Proxies: []ProxyFigure{{ID: "edge-1", Behind: 2, Lag: 0.5}}, Webhooks: []WebhookFigure{{Name: "chat", Behind: 1, Dead: 4}},
 	}
 	text := scraped(t, Server(func() ServerFigures { return figures }), Proxy(func() ProxyFigures { return ProxyFigures{} }))
 	for _, line := range []string{
-		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2", "layover_events_total 11",
+		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2",
 		"layover_proxies 1", `layover_proxy_behind_revisions{proxy="edge-1"} 2`, `layover_proxy_lag_seconds{proxy="edge-1"} 0.5`,
 		`layover_webhook_behind_events{webhook="chat"} 1`, `layover_webhook_dead_letters{webhook="chat"} 4`,
 		"layover_receipt_requests_total 5", "layover_receipt_requests_dropped_total 1",
@@ -77,49 +74,15 @@ func TestProxyFigures_AreBounded(t *testing.T) {
 	require.NotContains(t, text, fmt.Sprintf("version=\"pr-%d\"", maxSeries-1))
 }
 
-type metricSink struct {
-	mu  sync.Mutex
-	got []*metrics.ResourceMetrics
-}
-
-func (s *metricSink) Metrics(m []*metrics.ResourceMetrics) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.got = append(s.got, m...)
-	return true
-}
-
-func TestPushMetrics(t *testing.T) {
-	c := newCounted(0)
-	r := request("cart@pr-1", 200)
-	r.Recorded, r.TraceID = true, [16]byte{0xab}
-	c.Record(r)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(c.Requests)
-	var sink metricSink
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- PushMetrics(ctx, registry, Source{Service: "layover-proxy", Instance: "edge-1", Environment: "dev", Build: "1"}, &sink, 10*time.Millisecond)
-	}()
-	require.Eventually(t, func() bool {
-		sink.mu.Lock()
-		defer sink.mu.Unlock()
-		return len(sink.got) > 1
-	}, 10*time.Second, time.Millisecond)
-	cancel()
-	require.NoError(t, <-done)
-	last := sink.got[len(sink.got)-1]
-	require.Subset(t, values(last.GetResource().GetAttributes()), map[string]any{"service.name": "layover-proxy", "service.instance.id": "edge-1", "layover.environment": "dev"})
-	byName := map[string]*metrics.Metric{}
-	for _, m := range last.GetScopeMetrics()[0].GetMetrics() {
-		byName[m.GetName()] = m
+func TestEvents(t *testing.T) {
+	e := NewEvents("deploy.failed")
+	e.Count("deploy.done")
+	e.Deployed(2 * time.Second)
+	text := scraped(t, e)
+	for _, line := range []string{
+		`layover_events_total{type="deploy.done"} 1`, `layover_events_total{type="deploy.failed"} 0`,
+		`layover_deploy_duration_seconds_bucket{le="1"} 0`, `layover_deploy_duration_seconds_bucket{le="2.5"} 1`,
+	} {
+		require.Contains(t, text, line+"\n")
 	}
-	sum := byName["layover_requests_total"].GetSum()
-	require.True(t, sum.GetIsMonotonic())
-	require.InDelta(t, 1, sum.GetDataPoints()[0].GetAsDouble(), 0)
-	require.Subset(t, values(sum.GetDataPoints()[0].GetAttributes()), map[string]any{"service": "cart", "version": "pr-1"})
-	histogram := byName["layover_request_duration_seconds"].GetExponentialHistogram()
-	require.Equal(t, uint64(1), histogram.GetDataPoints()[0].GetCount(), "native histograms are exponential ones")
-	require.Equal(t, byte(0xab), sum.GetDataPoints()[0].GetExemplars()[0].GetTraceId()[0])
 }

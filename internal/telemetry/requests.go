@@ -20,14 +20,15 @@ const Other = "(other)"
 
 // RequestOptions bound the metrics of requests.
 type RequestOptions struct {
-	Versions int                                // that have series of their own; 0 means DefaultVersions
-	Has      func(service, version string) bool // whether the table has a version: the series of others end
+	Versions int // that have series of their own; 0 means DefaultVersions
+	// Has says whether the table has a version, or with "" the service: the series of others end.
+	Has func(service, version string) bool
 }
 
 // Requests are the metrics of what passes a proxy, by service and version. It is a [prometheus.Collector].
 //
-// The series of a version end some seconds after it has left the table, whether or not somebody scrapes. Versions beyond the
-// bound share those of [Other], and how many requests that were is counted.
+// The series of a version end within a minute of its leaving the table, whether or not somebody scrapes; not at once, so that
+// its last requests are seen. Versions beyond the bound share those of [Other], and how many requests that were is counted.
 type Requests struct {
 	options RequestOptions
 
@@ -62,6 +63,7 @@ type versionSeries struct {
 	known [bys][fallbacks][classes]atomic.Pointer[series]
 
 	mu    sync.Mutex
+	left  time.Time // when a sweep first found that the table does not have it; zero while it does
 	ended bool
 	codes map[string]bool // of its errors
 }
@@ -71,6 +73,18 @@ type series struct {
 	labels                              []string
 	requests                            prometheus.Counter
 	duration, requestSize, responseSize prometheus.Observer
+
+	shown [durationBuckets + 1]atomic.Int64 // of each bucket of duration, and what lies above: Unix time of its last exemplar
+}
+
+// exemplarTrace is the label of exemplars.
+const exemplarTrace = "trace_id"
+
+const durationBuckets = 11
+
+// durations are the upper bounds of the buckets of layover_request_duration_seconds.
+func durations() [durationBuckets]float64 {
+	return [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 }
 
 var perRequest = []string{"service", "version", "by", "fallback", "status"}
@@ -89,7 +103,7 @@ func NewRequests(o RequestOptions) *Requests {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "layover_" + name, Help: help}, labels)
 	}
-	sizes := prometheus.ExponentialBuckets(100, 10, 6)
+	sizes, times := prometheus.ExponentialBuckets(100, 10, 6), durations()
 	version := []string{"service", "version"}
 	return &Requests{
 		options:  o,
@@ -97,7 +111,7 @@ func NewRequests(o RequestOptions) *Requests {
 		errors:   counter("errors_total", "Requests that Layover answered itself, or cut off, by the code of the problem.", "service", "version", "code"),
 		retries:  counter("retries_total", "Further instances that requests were sent to, as one could not be connected to.", version...),
 		lost:     counter("lost_routes_total", "Requests whose route a service before had lost, where healing looks for that. The version is that which answered.", version...),
-		duration: histogram("request_duration_seconds", "Time from the header of the request to the last byte of the answer.", []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, perRequest),
+		duration: histogram("request_duration_seconds", "Time from the header of the request to the last byte of the answer.", times[:], perRequest),
 		requestSize: histogram("request_size_bytes", "Size of the body of requests.",
 			sizes, perRequest),
 		responseSize: histogram("response_size_bytes", "Size of the body of answers.", sizes, perRequest),
@@ -116,8 +130,8 @@ func (m *Requests) Record(r *proxy.Record) {
 			return // the version has ended
 		}
 	}
-	if r.Recorded {
-		m.withExemplar(s, r)
+	if (r.Recorded || r.Sampled) && s.takesExemplar(r) {
+		s.withExemplar(r)
 	} else {
 		s.requests.Inc()
 		s.duration.Observe(r.Duration.Seconds())
@@ -129,9 +143,26 @@ func (m *Requests) Record(r *proxy.Record) {
 	}
 }
 
-// withExemplar counts a request that has a span: who looks at the metric finds it.
-func (m *Requests) withExemplar(s *series, r *proxy.Record) {
-	exemplar := prometheus.Labels{"trace_id": r.TraceID.String()}
+// takesExemplar says whether a trace that somebody records is to be named: one of each bucket a second, as more would not be
+// scraped, and each costs as much as ten requests.
+func (s *series) takesExemplar(r *proxy.Record) bool {
+	if r.TraceID == (proxy.TraceID{}) {
+		return false
+	}
+	bucket, seconds := 0, r.Duration.Seconds()
+	for _, bound := range durations() {
+		if seconds <= bound {
+			break
+		}
+		bucket++
+	}
+	now, last := r.Time.Unix(), s.shown[bucket].Load()
+	return last != now && s.shown[bucket].CompareAndSwap(last, now)
+}
+
+// withExemplar counts a request whose trace is recorded: who looks at the metric finds it.
+func (s *series) withExemplar(r *proxy.Record) {
+	exemplar := prometheus.Labels{exemplarTrace: r.TraceID.String()}
 	s.requests.(prometheus.ExemplarAdder).AddWithExemplar(1, exemplar)
 	s.duration.(prometheus.ExemplarObserver).ObserveWithExemplar(r.Duration.Seconds(), exemplar)
 }
@@ -201,8 +232,11 @@ func (m *Requests) add(v *versionSeries, r *proxy.Record, by, fallback, class in
 	return s
 }
 
-// sweepEvery is how often versions are looked for that have left the table.
-const sweepEvery = 10 * time.Second
+// Series end within a minute of their version, and not before somebody who scrapes every 15 seconds has seen the last of it.
+const (
+	sweepEvery = 10 * time.Second // versions are looked for that have left the table
+	lingers    = 30 * time.Second // behind the first such look
+)
 
 // idleFor is after how long without a request a version lets go of its series, where others have none.
 const idleFor = time.Hour
@@ -226,12 +260,26 @@ func (m *Requests) Sweep(now time.Time) {
 	full := m.count.Load() >= int64(m.options.Versions)
 	m.byID.Range(func(key, found any) bool {
 		id, v := key.(versionID), found.(*versionSeries)
-		has := id.version == "" || id.service == Other || m.options.Has(id.service, id.version) // without a version: nothing answered
-		if !has || full && now.Unix()-v.used.Load() > int64(idleFor/time.Second) {
+		has := id.service == "" || id.service == Other || m.options.Has(id.service, id.version) // without a service: no host was known
+		if v.isOver(now, has, full) {
 			m.end(v)
 		}
 		return true
 	})
+}
+
+// isOver says whether series are to end: some time after their version, or at once where others wait for room.
+func (v *versionSeries) isOver(now time.Time, has, full bool) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case has:
+		v.left = time.Time{}
+		return full && now.Unix()-v.used.Load() > int64(idleFor/time.Second)
+	case v.left.IsZero():
+		v.left = now
+	}
+	return full || now.Sub(v.left) >= lingers
 }
 
 // end takes away the series of a version.

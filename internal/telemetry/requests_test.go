@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -99,6 +101,16 @@ func TestRequests_Exemplar(t *testing.T) {
 	text := c.text(t, "application/openmetrics-text")
 	require.Regexp(t, `layover_requests_total\{.*\} 2\.0 # \{trace_id="ab0{30}"\} 1\.0`, text)
 	require.Regexp(t, `layover_request_duration_seconds_bucket\{.*le="0\.05"\} 2 # \{trace_id="ab0{30}"\} 0\.03`, text)
+
+	r.TraceID = proxy.TraceID{0xcd}
+	c.Record(r)
+	require.NotContains(t, c.text(t, "application/openmetrics-text"), `"cd`, "one a second is enough")
+	r.Duration = 3 * time.Second
+	c.Record(r)
+	require.Regexp(t, `bucket\{.*le="5\.0"\} 4 # \{trace_id="cd`, c.text(t, "application/openmetrics-text"), "but the slow ones have theirs")
+	r.TraceID, r.Time, r.Duration, r.Recorded, r.Sampled = proxy.TraceID{0xef}, r.Time.Add(time.Second), time.Hour, false, true
+	c.Record(r)
+	require.Regexp(t, `bucket\{.*le="\+Inf"\} 5 # \{trace_id="ef`, c.text(t, "application/openmetrics-text"), "others record it")
 }
 
 func TestRequests_EndWithTheirVersion(t *testing.T) {
@@ -113,8 +125,12 @@ func TestRequests_EndWithTheirVersion(t *testing.T) {
 	c.Sweep(time.Now())
 	require.Contains(t, c.text(t, ""), "pr-1")
 
+	start := time.Now()
 	c.has("cart@pr-1", false)
-	c.Sweep(time.Now())
+	c.Sweep(start)
+	c.Sweep(start.Add(20 * time.Second))
+	require.Contains(t, c.text(t, ""), "pr-1", "its last requests can still be scraped")
+	c.Sweep(start.Add(40 * time.Second))
 	text := c.text(t, "")
 	require.NotContains(t, text, "pr-1")
 	require.Contains(t, text, `version="main"`)
@@ -122,8 +138,50 @@ func TestRequests_EndWithTheirVersion(t *testing.T) {
 
 	c.Record(request("cart@pr-1", 200)) // the last one that was in flight
 	require.Contains(t, c.text(t, ""), "pr-1")
-	c.Sweep(time.Now())
+	c.Sweep(start.Add(50 * time.Second))
+	c.has("cart@pr-1", true) // it is deployed again
+	c.Sweep(start.Add(60 * time.Second))
+	c.has("cart@pr-1", false)
+	c.Sweep(start.Add(90 * time.Second))
+	require.Contains(t, c.text(t, ""), "pr-1", "the time counts anew")
+	c.Sweep(start.Add(120 * time.Second))
 	require.NotContains(t, c.text(t, ""), "pr-1")
+}
+
+// TestRequests_EndWithTheirService: what no version of a service answered ends with the service.
+func TestRequests_EndWithTheirService(t *testing.T) {
+	c := newCounted(0)
+	c.has("cart@", true)
+	c.Record(&proxy.Record{Service: "cart", Error: "unknown-route", Status: 421})
+	c.Sweep(time.Now())
+	c.Sweep(time.Now().Add(time.Minute))
+	require.Contains(t, c.text(t, ""), `service="cart"`)
+	c.has("cart@", false)
+	c.Sweep(time.Now())
+	c.Sweep(time.Now().Add(time.Minute))
+	require.NotContains(t, c.text(t, ""), `service="cart"`)
+}
+
+// TestRequests_RunWithoutScrapes: the series of a version end within a minute, though nobody asks for them.
+func TestRequests_RunWithoutScrapes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCounted(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		c.has("cart@pr-1", true)
+		c.Record(request("cart@pr-1", 200))
+		time.Sleep(5 * time.Minute)
+		require.Contains(t, c.text(t, ""), "pr-1")
+		time.Sleep(time.Second)
+		c.has("cart@pr-1", false)
+		time.Sleep(lingers)
+		require.Contains(t, c.text(t, ""), "pr-1")
+		time.Sleep(time.Minute - lingers)
+		require.NotContains(t, c.text(t, ""), "pr-1")
+		cancel()
+		require.NoError(t, <-ended)
+	})
 }
 
 // TestRequests_AreBounded: as many versions as one likes are no more series than were asked for, and what has none is counted.
@@ -165,6 +223,7 @@ func TestRequests_AtATime(t *testing.T) {
 		c.has(fmt.Sprint("cart@pr-", i), false)
 	}
 	c.Sweep(time.Now())
+	c.Sweep(time.Now().Add(lingers))
 	text := c.text(t, "")
 	require.NotContains(t, text, `version="pr-`, "no series is left behind")
 	c.Sweep(time.Now().Add(24 * time.Hour))
@@ -172,12 +231,27 @@ func TestRequests_AtATime(t *testing.T) {
 }
 
 func BenchmarkRequests(b *testing.B) {
+	for name, recorded := range map[string]bool{"plain": false, "recorded": true} {
+		b.Run(name, func(b *testing.B) {
+			c := newCounted(0)
+			r := request("cart@pr-1", 200)
+			r.Recorded, r.TraceID = recorded, proxy.TraceID{1}
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				r.Time = time.Unix(1_800_000_000, int64(n)*int64(100*time.Microsecond)) // 10,000 a second
+				r.Duration = time.Duration(n%4000) * time.Millisecond
+				c.Record(r)
+			}
+		})
+	}
+}
+
+// TestRequests_CostNothing: what is counted of a request is no garbage.
+func TestRequests_CostNothing(t *testing.T) {
 	c := newCounted(0)
 	r := request("cart@pr-1", 200)
-	b.ReportAllocs()
-	for b.Loop() {
-		c.Record(r)
-	}
+	c.Record(r)
+	require.Zero(t, testing.AllocsPerRun(1000, func() { c.Record(r) }))
 }
 
 // TestRequests_OfAProxy: what a real proxy hands over is counted, without a word about it.

@@ -1,5 +1,5 @@
-// Package telemetry is the only one that sets up the SDKs of metrics and traces: what proxies and servers tell of requests
-// and of themselves, for Prometheus and by OTLP.
+// Package telemetry makes metrics and spans: what proxies and servers tell of requests and of themselves, for Prometheus and
+// by OTLP.
 package telemetry
 
 import (
@@ -21,5 +21,5 @@ func NewRegistry(all ...prometheus.Collector) *prometheus.Registry {
 // Handler answers with metrics in the form that the client wants: text, OpenMetrics (which has exemplars), or protobuf (which
 // has native histograms).
 func Handler(g prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 8})
 }
