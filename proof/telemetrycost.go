@@ -57,7 +57,7 @@ func proveTelemetryCost(plan telemetryPlan) func(context.Context) (result, error
 		}
 		sent := int(plan.lasts.Seconds()) * plan.rate
 		return result{
-			figure: fmt.Sprintf("a request costs the proxy %.1f µs of a CPU, and %.1f µs with all told of: %.2f ×; %d of %d requests at %d a second told of with %.2f of a CPU, server included; receipts and X-ray of %d requests in %.0f MiB",
+			figure: fmt.Sprintf("a request costs the proxy %.1f µs of a CPU, and %.1f µs with all told of, counted and none sampled: %.2f ×; %d of %d requests at %d a second told of with %.2f of a CPU, server included; receipts and X-ray of %d requests in %.0f MiB",
 				off, on, on/off, told, sent, plan.rate, busy, plan.kept, float64(memory)/(1<<20)),
 			bar: fmt.Sprintf("%.2f ×; all, 1 CPU; %d MiB", telemetryMore, telemetryMemory>>20),
 			ok:  on/off <= telemetryMore && told == sent && busy < 1 && memory < telemetryMemory,
@@ -150,8 +150,8 @@ func telling(ctx context.Context, plan telemetryPlan) (told int, busy float64, e
 	return told, (after - cpu).Seconds() / took.Seconds(), err
 }
 
-// proxiesOffAndOn returns what a request costs a proxy that tells of none, and one that tells of all, in microseconds of
-// a CPU: the median of rounds by turns.
+// proxiesOffAndOn returns what a request costs a proxy without any telemetry, and one that tells the server of all, counts them for
+// metrics and decides of each whether it gets a span (none does), in microseconds of a CPU: the median of rounds by turns.
 func proxiesOffAndOn(ctx context.Context, plan telemetryPlan) (off, on float64, err error) {
 	e, done, err := newEnvironment(ctx)
 	if err != nil {
@@ -179,9 +179,15 @@ services:
 		return 0, 0, err
 	}
 	var proxies [2]*exec.Cmd
-	for i, tells := range []string{"false", "true"} {
-		p := exec.Command(e.binary, "proxy", "--server", e.serverURL, "--listen", "127.0.0.1:"+ports[i], "--admin", "off", "--id", "tells-"+tells)
-		p.Env = append(os.Environ(), "LAYOVER_TELEMETRY_REQUESTS="+tells)
+	for i, settings := range [][]string{
+		{"LAYOVER_TELEMETRY_REQUESTS=false", "LAYOVER_TELEMETRY_METRICS_VERSIONS=0"},
+		{ // all there is, with nothing sampled; the receiver is not there, as for a network that is down
+			"LAYOVER_TELEMETRY_OTLP_ENDPOINT=http://127.0.0.1:9", "LAYOVER_TELEMETRY_TRACES_SAMPLE=0", "LAYOVER_TELEMETRY_TRACES_SAMPLE_ROUTED=0",
+			"LAYOVER_TELEMETRY_RECEIVER_LISTEN=127.0.0.1:0",
+		},
+	} {
+		p := exec.Command(e.binary, "proxy", "--server", e.serverURL, "--listen", "127.0.0.1:"+ports[i], "--admin", "off", "--id", fmt.Sprint("proof-", i))
+		p.Env = append(os.Environ(), settings...)
 		if err := p.Start(); err != nil {
 			return 0, 0, err
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +19,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/proxy"
+	"github.com/layover-dev/layover/internal/receipt"
+	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/route"
 )
 
@@ -34,16 +38,17 @@ type tracer struct {
 	env  []string
 	// What it does, as the table in docs/howto/send-the-route.md has it.
 	keepsBaggage, keepsTrace bool
+	xray                     string // what the X-ray says of it
 }
 
 func tracers() []tracer {
 	return []tracer{
-		{"OpenTelemetry", []string{"--require", "@opentelemetry/auto-instrumentations-node/register"}, []string{"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none"}, true, true},
-		{"dd-trace", []string{"--require", "dd-trace/init"}, nil, true, true},
-		{"elastic-apm-node", []string{"--require", "elastic-apm-node/start.js"}, nil, false, true},
-		{"newrelic", []string{"--require", "newrelic"}, []string{"NEW_RELIC_APP_NAME=middle", "NEW_RELIC_LICENSE_KEY=" + strings.Repeat("0", 40), "NEW_RELIC_LOG_ENABLED=false"}, false, true},
-		{"@sentry/node", []string{"--require", "./sentry.js"}, []string{"SENTRY_DSN=http://key@127.0.0.1:9/1"}, false, false},
-		{"none", nil, nil, false, false},
+		{"OpenTelemetry", []string{"--require", "@opentelemetry/auto-instrumentations-node/register"}, []string{"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none"}, true, true, "carries"},
+		{"dd-trace", []string{"--require", "dd-trace/init"}, nil, true, true, "carries"},
+		{"elastic-apm-node", []string{"--require", "elastic-apm-node/start.js"}, nil, false, true, "drops: " + api.LossBaggage},
+		{"newrelic", []string{"--require", "newrelic"}, []string{"NEW_RELIC_APP_NAME=middle", "NEW_RELIC_LICENSE_KEY=" + strings.Repeat("0", 40), "NEW_RELIC_LOG_ENABLED=false"}, false, true, "drops: " + api.LossBaggage},
+		{"@sentry/node", []string{"--require", "./sentry.js"}, []string{"SENTRY_DSN=http://key@127.0.0.1:9/1"}, false, false, "drops: " + api.LossReplaced},
+		{"none", nil, nil, false, false, "drops: " + api.LossBoth},
 	}
 }
 
@@ -55,14 +60,14 @@ func proveTracers(ctx context.Context) (result, error) {
 		return result{}, err
 	}
 	healed, possible, other := 0, 0, 0
-	fmt.Printf("  %-18s %-42s %-16s %-16s\n", "tracer", "baggage behind it", "healed by trace", "healed by origin")
+	fmt.Printf("  %-18s %-42s %-38s %-16s %-16s\n", "tracer", "baggage behind it", "X-ray", "healed by trace", "healed by origin")
 	for _, t := range tracers() {
 		seen, err := passThrough(ctx, dir, t)
 		if err != nil {
 			return result{}, fmt.Errorf("%s: %w", t.name, err)
 		}
-		fmt.Printf("  %-18s %-42s %-16s %-16s\n", t.name, seen.words(), seen.byTrace, seen.byOrigin)
-		if seen.keepsBaggage != t.keepsBaggage || seen.keepsTrace != t.keepsTrace {
+		fmt.Printf("  %-18s %-42s %-38s %-16s %-16s\n", t.name, seen.words(), seen.xray, seen.byTrace, seen.byOrigin)
+		if seen.keepsBaggage != t.keepsBaggage || seen.keepsTrace != t.keepsTrace || seen.xray != t.xray {
 			other++
 		}
 		if seen.keepsTrace {
@@ -77,7 +82,7 @@ func proveTracers(ctx context.Context) (result, error) {
 		}
 	}
 	return result{
-		figure: fmt.Sprintf("%d tracers: the version answered in %d of %d cases in which trace or origin survived; %d do something else than the table of the guide says", len(tracers()), healed, possible, other),
+		figure: fmt.Sprintf("%d tracers: the version answered in %d of %d cases in which trace or origin survived; of %d the X-ray says, or they do, something else than the table of the guide", len(tracers()), healed, possible, other),
 		bar:    "all; 0",
 		ok:     healed == possible && possible > len(tracers()) && other == 0,
 	}, nil
@@ -134,6 +139,7 @@ func installTracers(ctx context.Context) (dir string, err error) {
 type seenBehind struct {
 	keepsBaggage, keepsTrace bool
 	baggage                  string // what came in the place of the route
+	xray                     string // its verdict, with the reason
 	byTrace, byOrigin        string // how the version was found, where that alone is healed by
 }
 
@@ -187,14 +193,21 @@ func passThrough(ctx context.Context, dir string, t tracer) (seen seenBehind, er
 	defer func() { _ = last.Close() }()
 
 	records := &recordsOf{service: "last"}
-	p := proxy.New(proxy.Options{Recorder: records.add})
+	store := receipt.New(receipt.Options{Settle: 300 * time.Millisecond})
+	tell := sender.New("proof", func(_ context.Context, b api.HopBatch) error {
+		store.Add(b)
+		return nil
+	}, slog.New(slog.DiscardHandler))
+	p := proxy.New(proxy.Options{Recorder: func(r *proxy.Record) {
+		records.add(r)
+		tell.Record(r)
+	}})
 	running, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- p.Run(running, proxy.Listener{Listener: listener}) }()
-	defer func() {
-		cancel()
-		_ = <-done // it was asked to end
-	}()
+	var parts sync.WaitGroup
+	parts.Go(func() { _ = p.Run(running, proxy.Listener{Listener: listener}) }) // they end with their context
+	parts.Go(func() { _ = tell.Run(running) })
+	defer parts.Wait()
+	defer cancel()
 	pass := func(healing route.Healing) (*proxy.Record, error) {
 		table, err := route.Compile(route.Spec{Environment: "proof", Services: []route.Service{
 			{Name: "middle", Versions: []route.Version{{Name: "feature-1", State: route.Ready, Instances: []route.Instance{
@@ -211,12 +224,17 @@ func passThrough(ctx context.Context, dir string, t tracer) (seen seenBehind, er
 		p.SetTable(table)
 		return records.next(ctx, listener.Addr().String(), said)
 	}
-	plain, err := pass(route.Healing{})
-	if err != nil {
-		return seen, err
+	var plain *proxy.Record
+	for range 5 { // what only the origin proves wants some calls
+		if plain, err = pass(route.Healing{}); err != nil {
+			return seen, err
+		}
 	}
 	seen.keepsBaggage, seen.keepsTrace = plain.By == route.ByBaggage, plain.TraceID.String() == tracedTrace
 	seen.baggage = strings.Join(plain.Baggage, ",")
+	if seen.xray, err = verdictOn(ctx, store); err != nil {
+		return seen, err
+	}
 	byTrace, err := pass(route.Healing{Trace: route.HealOn})
 	if err != nil {
 		return seen, err
@@ -227,6 +245,27 @@ func passThrough(ctx context.Context, dir string, t tracer) (seen seenBehind, er
 	}
 	seen.byTrace, seen.byOrigin = byTrace.By.String(), byOrigin.By.String()
 	return seen, nil
+}
+
+// verdictOn waits for what the X-ray says of the service in the middle.
+func verdictOn(ctx context.Context, store *receipt.Store) (says string, err error) {
+	err = until(ctx, time.Minute, func() (bool, error) {
+		for _, edge := range store.XRay().Edges {
+			if edge.Caller != "middle@feature-1" || edge.Callee != "last" {
+				return false, fmt.Errorf("the X-ray has an edge from %s to %s", edge.Caller, edge.Callee)
+			}
+			if edge.Verdict == api.VerdictUnknown {
+				continue
+			}
+			says = string(edge.Verdict)
+			for reason := range edge.Reasons {
+				says += ": " + reason
+			}
+			return true, nil
+		}
+		return false, nil
+	}, func() string { return "the X-ray says nothing" })
+	return says, err
 }
 
 // recordsOf keeps the last record of the requests to one service.

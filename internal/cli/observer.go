@@ -32,7 +32,7 @@ type observer struct {
 	receiverLis []net.Listener
 }
 
-// server is who learns of requests: the one in this process, or that which a proxy follows.
+// hopServer is who learns of requests: the one in this process, or that which a proxy follows.
 type hopServer interface {
 	SendHops(ctx context.Context, batch api.HopBatch) error
 	Receipt(ctx context.Context, trace string) (api.Receipt, error)
@@ -45,8 +45,11 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 	if o.access, err = openAccessLog(file, log); err != nil {
 		return nil, err
 	}
-	o.requests = telemetry.NewRequests(telemetry.RequestOptions{Versions: file.Telemetry.Metrics.Versions, Has: o.has})
-	record := []func(*proxy.Record){o.requests.Record}
+	var record []func(*proxy.Record)
+	if n := file.Telemetry.Metrics.Versions; n > 0 {
+		o.requests = telemetry.NewRequests(telemetry.RequestOptions{Versions: n, Has: o.has})
+		record = append(record, o.requests.Record)
+	}
 	if o.access != nil {
 		record = append(record, o.access.Record)
 	}
@@ -76,7 +79,10 @@ func (o *observer) has(service, version string) bool {
 
 // parts are what has to run beside the proxy, all but what needs the exporter.
 func (o *observer) parts() []func(context.Context) error {
-	parts := []func(context.Context) error{o.requests.Run}
+	var parts []func(context.Context) error
+	if o.requests != nil {
+		parts = append(parts, o.requests.Run)
+	}
 	if o.access != nil {
 		parts = append(parts, o.access.Run)
 	}
@@ -100,7 +106,7 @@ func (o *observer) sent() []func(context.Context) error {
 
 // collectors are the metrics of the proxy. follows is nil where it is in the server's process.
 func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prometheus.Collector {
-	return []prometheus.Collector{o.requests, telemetry.Proxy(func() telemetry.ProxyFigures {
+	all := []prometheus.Collector{telemetry.Proxy(func() telemetry.ProxyFigures {
 		f := telemetry.ProxyFigures{
 			Revision: o.proxy.Table().Revision(), InFlight: o.proxy.InFlight(), Ejected: o.proxy.Ejected(), Dropped: o.dropped(), Build: build().Version,
 		}
@@ -117,6 +123,10 @@ func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prome
 		}
 		return f
 	})}
+	if o.requests != nil {
+		all = append(all, o.requests)
+	}
+	return all
 }
 
 // dropped counts the records that were lost, by what they were for.

@@ -24,7 +24,7 @@ type Telemetry struct {
 
 // Metrics bounds metrics, and says how often they are sent.
 type Metrics struct {
-	Versions int          `yaml:"versions,omitempty" env:"LAYOVER_TELEMETRY_METRICS_VERSIONS" default:"1000" minimum:"1" maximum:"100000" doc:"How many versions have series of their own in each proxy. Further ones are counted together, as (other). Those of a version end within a minute of the version"`
+	Versions int          `yaml:"versions,omitempty" env:"LAYOVER_TELEMETRY_METRICS_VERSIONS" default:"1000" minimum:"0" maximum:"100000" doc:"How many versions have series of their own in each proxy. Further ones are counted together, as (other). Those of a version end within a minute of the version. 0: requests are not counted"`
 	Every    api.Duration `yaml:"every,omitempty" env:"LAYOVER_TELEMETRY_METRICS_EVERY" default:"30s" doc:"How often they are sent by otlp"`
 }
 

@@ -37,7 +37,7 @@ func TestTelemetryRefused(t *testing.T) {
 		"otlp: {headers_file: a, headers_env: B}":                   "exclude each other",
 		"otlp: {signals: [profiles]}":                               "nothing that can be sent",
 		"metrics: {every: 10ms}":                                    "too often",
-		"metrics: {versions: 0}":                                    "below 1",
+		"metrics: {versions: -1}":                                   "below 0",
 		"receiver: {listen: '127.0.0.1:4318'}":                      "nobody to pass on",
 		"receiver: {address: ':4318'}":                              "not an address to connect to",
 		"{otlp: {endpoint: 'http://a:1'}, receiver: {listen: 'x'}}": "not an address",

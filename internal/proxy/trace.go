@@ -57,7 +57,7 @@ func (t *tracing) take(h http.Header) {
 	for name, key := range map[http1.Name]string{
 		http1.B3: "B3", http1.B3TraceID: "X-B3-Traceid", http1.B3SpanID: "X-B3-Spanid", http1.B3Sampled: "X-B3-Sampled",
 		http1.DatadogTrace: "X-Datadog-Trace-Id", http1.DatadogParent: "X-Datadog-Parent-Id", http1.DatadogSampled: "X-Datadog-Sampling-Priority",
-		http1.DatadogTags: "X-Datadog-Tags", http1.XRayTrace: "X-Amzn-Trace-Id", http1.UberTrace: "Uber-Trace-Id", http1.RequestID: "X-Request-Id",
+		http1.DatadogTags: "X-Datadog-Tags", http1.XRayTrace: "X-Amzn-Trace-Id", http1.UberTrace: "Uber-Trace-Id", http1.SentryTrace: "Sentry-Trace", http1.RequestID: "X-Request-Id",
 	} {
 		t[name-http1.FirstTrace] = h.Get(key)
 	}
@@ -83,7 +83,7 @@ func (rq *request) traceOf() (t trace) {
 	if *f == (tracing{}) {
 		return trace{}
 	}
-	for _, parse := range [...]func(*tracing) trace{parseB3, parseDatadog, parseUber, parseXRay} {
+	for _, parse := range [...]func(*tracing) trace{parseB3, parseDatadog, parseUber, parseSentry, parseXRay} {
 		if t = parse(f); t.id != (TraceID{}) {
 			t.from = traceOther
 			return t
@@ -145,6 +145,17 @@ func parseUber(f *tracing) (t trace) {
 	}
 	n, _ := strconv.ParseUint(flags, 16, 8)
 	t.sampled = n&1 != 0
+	return t
+}
+
+// parseSentry reads the field of Sentry: trace, span, and whether it is sampled, where that is decided.
+func parseSentry(f *tracing) (t trace) {
+	id, rest, _ := strings.Cut(f.at(http1.SentryTrace), "-")
+	span, state, _ := strings.Cut(rest, "-")
+	if len(id) != 2*len(t.id) || !t.takeHex(id, span) {
+		return trace{}
+	}
+	t.sampled = state == "1"
 	return t
 }
 

@@ -241,7 +241,7 @@ func TestNames(t *testing.T) {
 		"Layover-Served-By": LayoverServedBy, "Accept": Accept, "Content-Type": ContentType, "Date": Date, "Expect": Expect,
 		"Traceparent": Traceparent, "Layover-Receipt": LayoverReceipt, "b3": B3, "X-B3-TraceId": B3TraceID, "X-B3-SpanId": B3SpanID,
 		"X-B3-Sampled": B3Sampled, "x-datadog-trace-id": DatadogTrace, "x-datadog-parent-id": DatadogParent, "x-datadog-tags": DatadogTags,
-		"x-datadog-sampling-priority": DatadogSampled, "X-Amzn-Trace-Id": XRayTrace, "uber-trace-id": UberTrace, "X-Request-Id": RequestID,
+		"x-datadog-sampling-priority": DatadogSampled, "X-Amzn-Trace-Id": XRayTrace, "uber-trace-id": UberTrace, "sentry-trace": SentryTrace, "X-Request-Id": RequestID,
 		"X-B3-Unknown": Other, "X-Request-Iz": Other, "X": Other, "Hos": Other, "Hosts": Other, "Accepd": Other, "": Other,
 	} {
 		require.Equal(t, want, nameOf([]byte(text)), text)

@@ -49,6 +49,7 @@ const (
 	DatadogTags    // x-datadog-tags
 	XRayTrace      // X-Amzn-Trace-Id
 	UberTrace      // uber-trace-id
+	SentryTrace    // sentry-trace
 	RequestID      // X-Request-Id
 )
 
@@ -120,6 +121,8 @@ func nameOf(name []byte) Name {
 			n, is = ContentType, "content-type"
 		case 'l':
 			n, is = LayoverHops, "layover-hops"
+		case 's':
+			n, is = SentryTrace, "sentry-trace"
 		case 'x':
 			switch name[5] | 0x20 {
 			case 't':
