@@ -57,6 +57,7 @@ func promises() []promise {
 		{"healing", "A request whose route a service lost reaches its version wherever trace or origin survives, and never a wrong one", proveHealing(healingFull())},
 		{"xray", "Of a shop the X-ray names the service that loses the route, within 20 requests, and no other", proveXRay(xrayFull())},
 		{"telemetry-cost", "To tell the server of every request costs the proxy little, and what it keeps is bounded", proveTelemetryCost(telemetryFull())},
+		{"label-leak", "The metrics of a removed version are gone within a minute, and 10,000 versions that came and went leave memory where it was", proveLabelLeak(leakFull())},
 		{"tracers", "Behind services in Node under five tracers and none, requests reach their version by what each leaves of them", proveTracers},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
