@@ -114,6 +114,7 @@ type LogFilter struct {
 	Since    time.Time // only lines since then, of all instances that are kept; zero means no bound
 	Until    time.Time // only lines before then, of all instances that are kept; zero means no bound
 	Tail     int       // only the last lines, at most MaxLogTail; 0 means all
+	Trace    string    // only lines that name it, as 32 hex digits
 	Previous bool      // what ended last, besides what is given without it
 }
 
@@ -146,6 +147,9 @@ func (f LogFilter) query() url.Values {
 	}
 	if f.Tail != 0 {
 		q.Set("tail", strconv.Itoa(f.Tail))
+	}
+	if f.Trace != "" {
+		q.Set("trace", f.Trace)
 	}
 	if f.Previous {
 		q.Set("previous", "true")

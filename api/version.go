@@ -198,6 +198,9 @@ type LogLine struct {
 	Instance   string    `json:"instance,omitempty"`
 	Stream     string    `json:"stream,omitempty" enum:"stdout,stderr,layover" doc:"layover where the instance did not write it: another instance begins, lines are missing, the version is removed"`
 	Text       string    `json:"text"`
+	Trace      string    `json:"trace,omitempty" doc:"Trace id that the text names, as 32 hex digits"`
+	Span       string    `json:"span,omitempty" doc:"Span id that it names, as 16 hex digits"`
+	Route      string    `json:"route,omitempty" doc:"Route of that trace, where proxies told of it"`
 	Partial    bool      `json:"partial,omitempty" doc:"The line was too long: it goes on with the next one of its stream"`
 }
 

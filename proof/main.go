@@ -59,6 +59,7 @@ func promises() []promise {
 		{"telemetry-cost", "To tell the server of every request costs the proxy little, and what it keeps is bounded", proveTelemetryCost(telemetryFull())},
 		{"label-leak", "The metrics of a removed version are gone within a minute, and 10,000 versions that came and went leave memory where it was", proveLabelLeak(leakFull())},
 		{"tracers", "Behind services in Node under five tracers and none, requests reach their version by what each leaves of them", proveTracers},
+		{"otlp", "Traces, metrics and logs of a version are found by it in the real Jaeger, Collector and Prometheus", proveOTLP},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},
 		{"streams", "Bodies of any size pass in constant memory, whole and in order", proveStreams(streamBytes)},
 		{"slowloris", "10,000 slow connections fail no normal request, and memory stays bounded", proveSlowloris(slowConnections, slowDuration)},

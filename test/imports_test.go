@@ -58,8 +58,9 @@ func mayImport() map[string][]string {
 		"internal/runtime/sockets":         {},
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/receipt", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
-		"internal/telemetry":               {"internal/proxy", "internal/telemetry/otlp"},
+		"internal/telemetry":               {"api", "internal/proxy", "internal/telemetry/otlp", "internal/telemetry/receiver"},
 		"internal/telemetry/otlp":          {},
+		"internal/telemetry/receiver":      {"internal/proxy", "internal/route"},
 		"internal/webhook":                 {"api", "internal/control"},
 		"internal/store":                   {"api", "internal/control"},
 		"internal/store/postgrestest":      {},
@@ -67,7 +68,7 @@ func mayImport() map[string][]string {
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
-			"internal/server", "internal/store", "internal/telemetry", "internal/telemetry/otlp", "internal/webhook",
+			"internal/server", "internal/store", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/webhook",
 		},
 		"proof": {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",

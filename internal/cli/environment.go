@@ -36,6 +36,7 @@ import (
 	"github.com/layover-dev/layover/internal/store"
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 	"github.com/layover-dev/layover/internal/webhook"
 )
 
@@ -64,6 +65,9 @@ type environment struct {
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
 	certs     *proxy.Certificates // of the latter; nil where there are none
 	serverLis net.Listener
+
+	lines       *telemetry.Logs // nil where they are not sent
+	receiverLis []net.Listener  // those of telemetry.receiver.listen
 }
 
 // stopTimeout bounds how long ending takes: drain, then the graces of the instances.
@@ -125,6 +129,9 @@ func (e *environment) open(ctx context.Context, data string) (err error) {
 	if e.exporter, err = openExporter(e.file, os.Getenv, e.log); err != nil {
 		return err
 	}
+	if e.file.Telemetry.Sends(config.SignalLogs) {
+		e.lines = telemetry.NewLogs(telemetry.LogOptions{Environment: e.file.Environment, RouteOf: e.routeOfTrace}, e.exporter)
+	}
 	plane, err := e.openProxy()
 	if err != nil {
 		return err
@@ -146,6 +153,7 @@ func (e *environment) openProxy() (control.DataPlane, error) {
 	if e.observer, err = observe(e.file, "up", options, ownReceipts{e.receipts}, e.exporter, e.log); err != nil {
 		return nil, err
 	}
+	e.observer.receiverLis = e.receiverLis
 	return e.observer.proxy, nil
 }
 
@@ -178,6 +186,9 @@ func (e *environment) openControl(ctx context.Context, runtimes map[string]contr
 		Runtimes:     runtimes,
 		DataPlane:    plane,
 		ProxyAddress: e.proxyAddresses(),
+
+		RouteOfTrace:     e.routeOfTrace,
+		TelemetryAddress: e.receiverAddresses(), TelemetryHeader: receiver.InstanceHeader,
 		TelemetryEnv: file.Telemetry.Env,
 		Quotas:       control.Quotas{Running: file.Quotas.Running, RunningPerOwner: file.Quotas.RunningPerOwner},
 		WholeDrain:   file.Gateway.Traefik.Mode != config.TraefikOff,
@@ -244,6 +255,9 @@ func (e *environment) figures() telemetry.ServerFigures {
 		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
 	}
 	f.Requests, f.Dropped = e.receipts.Counts()
+	if e.lines != nil {
+		f.LinesDropped = e.lines.Dropped()
+	}
 	if e.exporter != nil {
 		f.OTLP = e.exporter.Stats()
 	}
@@ -275,6 +289,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
 	sent := pushed(e.file, e.exporter, e.registry, "layover-server", e.serverLis.Addr().String())
+	sent = append(sent, e.logsSent()...)
 	if e.observer != nil {
 		for _, part := range e.observer.parts() {
 			behind.Go(func() error { return part(ctxBehind) })
@@ -315,6 +330,33 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, e.control.StopInstances(stopping))
+}
+
+// routeOfTrace returns the route of a trace: as the proxy in this process knows it, or the proxies told of it.
+func (e *environment) routeOfTrace(trace string) string {
+	if e.observer != nil {
+		var id proxy.TraceID
+		if n, err := hex.Decode(id[:], []byte(trace)); err == nil && n == len(id) {
+			if name := e.observer.proxy.TraceRoute(id); name != "" {
+				return name
+			}
+		}
+	}
+	return e.receipts.RouteOf(trace)
+}
+
+// logsSent are the parts that send what instances write, where that is wanted. The logs of Amazon ECS are in CloudWatch, which is asked
+// for those that somebody reads.
+func (e *environment) logsSent() []func(context.Context) error {
+	if e.lines == nil {
+		return nil
+	}
+	return []func(context.Context) error{e.lines.Run, func(ctx context.Context) error {
+		if left := e.control.FollowInstances(ctx, []string{api.RuntimeECS}, e.lines.Add); left > 0 {
+			e.log.Warn("logs of instances were not sent, as there were too many", "instances", left)
+		}
+		return nil
+	}}
 }
 
 // countEvents counts the events from now on, until ctx ends.
@@ -387,6 +429,9 @@ func (e *environment) apply(ctx context.Context) error {
 func (e *environment) close() error {
 	var errs []error
 	for _, l := range e.proxies {
+		errs = append(errs, ignoreClosed(l.Close()))
+	}
+	for _, l := range e.receiverLis {
 		errs = append(errs, ignoreClosed(l.Close()))
 	}
 	if e.serverLis != nil {
@@ -474,7 +519,7 @@ func (e *environment) ecsRuns() []api.Run {
 const dockerHost = "docker"
 
 func (e *environment) wantsDockerListener() bool {
-	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
+	for _, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS, e.file.Telemetry.Receiver.Listen) {
 		if strings.HasPrefix(address, dockerHost+":") {
 			return true
 		}
@@ -501,13 +546,9 @@ func (e *environment) listen(ctx context.Context) error {
 		encryption = e.certs.TLSConfig()
 	}
 	for i, address := range slices.Concat(e.file.Proxy.Listen, e.file.Proxy.ListenTLS) {
-		actual := address
-		if rest, ok := strings.CutPrefix(address, dockerHost+":"); ok {
-			gateway, err := e.docker.Gateway(ctx)
-			if err != nil {
-				return err
-			}
-			actual = net.JoinHostPort(gateway.String(), rest)
+		actual, err := e.addressOf(ctx, address)
+		if err != nil {
+			return err
 		}
 		setting, config := "proxy.listen or LAYOVER_PROXY_LISTEN", (*tls.Config)(nil)
 		if i >= len(e.file.Proxy.Listen) {
@@ -526,8 +567,32 @@ func (e *environment) listen(ctx context.Context) error {
 	if len(e.proxies) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
 	}
+	for _, address := range e.file.Telemetry.Receiver.Listen {
+		actual, err := e.addressOf(ctx, address)
+		if err != nil {
+			return err
+		}
+		l, err := listen(ctx, "receiver of telemetry", "telemetry.receiver.listen or LAYOVER_TELEMETRY_RECEIVER_LISTEN", actual)
+		if err != nil {
+			return err
+		}
+		e.receiverLis = append(e.receiverLis, l)
+	}
 	e.serverLis, err = listen(ctx, "server", "server.listen or LAYOVER_SERVER_LISTEN", e.file.Server.Listen)
 	return err
+}
+
+// addressOf is an address to listen on, with that of the Docker bridge in the place of its name.
+func (e *environment) addressOf(ctx context.Context, address string) (string, error) {
+	rest, isDocker := strings.CutPrefix(address, dockerHost+":")
+	if !isDocker {
+		return address, nil
+	}
+	gateway, err := e.docker.Gateway(ctx)
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(gateway.String(), rest), nil
 }
 
 func listen(ctx context.Context, what, setting, address string) (net.Listener, error) {
@@ -580,6 +645,27 @@ func (e *environment) proxyAddresses() map[string]string {
 	}
 	out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], out[api.RuntimeDocker])
 	out[api.RuntimeECS] = cmp.Or(e.file.Proxy.Address, out[api.RuntimeProcess])
+	return out
+}
+
+// receiverAddresses says where the instances of each runtime reach the receiver of their telemetry.
+func (e *environment) receiverAddresses() map[string]string {
+	said := e.file.Telemetry.Receiver.Address
+	out := map[string]string{api.RuntimeProcess: said, api.RuntimeECS: said}
+	host, _, _ := net.SplitHostPort(said)
+	if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() {
+		out[api.RuntimeDocker] = said
+	}
+	for i, entry := range e.file.Telemetry.Receiver.Listen {
+		if i >= len(e.receiverLis) {
+			break // it runs apart
+		}
+		address := e.receiverLis[i].Addr().String()
+		if strings.HasPrefix(entry, dockerHost+":") {
+			out[api.RuntimeDocker] = cmp.Or(out[api.RuntimeDocker], address)
+		}
+		out[api.RuntimeProcess] = cmp.Or(out[api.RuntimeProcess], reachable(address))
+	}
 	return out
 }
 

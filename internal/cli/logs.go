@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ deployments, rollbacks, sleep, and restarts of the server. Lines on the standard
 another instance begins. It ends when the version is removed; for @VERSION it waits for
 versions that are deployed later.
 
+--trace takes the lines that name a trace, in any of the forms that loggers and tracers write;
+without a version, those of all versions that the trace passed through.
+
 --since and --until take lines of all instances that are kept, ended ones too. --previous is what
 ended last, besides what is shown without it: the run before a restart, the generation before this
 one, or one that did not come up.
@@ -44,8 +48,14 @@ as it is.`,
 		Example: `  layover logs cart@feature-2981
   layover logs cart@feature-2981 -f --since 10m
   layover logs cart@feature-2981 --previous -n 50
-  layover logs @feature-2981 catalog@main -f`,
-		Args:              cobra.MinimumNArgs(1),
+  layover logs @feature-2981 catalog@main -f
+  layover logs --trace 4bf92f3577b34da6a3ce929d0e0e4736 --since 1h`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if opts.Filter.Trace != "" && len(args) == 0 {
+				return nil
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: completeTargets(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -61,14 +71,20 @@ as it is.`,
 	cmd.Flags().StringVar(&opts.Until, "until", "", "only lines before then: how long ago, or an RFC 3339 time")
 	cmd.Flags().IntVarP(&opts.Filter.Tail, "tail", "n", 0, "only the last lines of all")
 	cmd.Flags().BoolVarP(&opts.Filter.Previous, "previous", "p", false, "what ended last: the run or the generation before")
+	cmd.Flags().StringVar(&opts.Filter.Trace, "trace", "", "only lines that name this trace: 32 hex digits, or a whole traceparent")
 	cmd.Flags().BoolVar(&opts.Timestamps, "timestamps", true, "print times; given on a terminal, as RFC 3339")
-	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print one JSON object a line, with time, service, version, generation, instance and stream")
+	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print one JSON object a line, with time, service, version, generation, instance, stream, trace and route")
 	return cmd
 }
 
 func (o *logsOptions) check() (err error) {
 	if o.Filter.Tail < 0 || o.Filter.Tail > api.MaxLogTail {
 		return usagef("", "--tail is a number from 0 to %d", api.MaxLogTail)
+	}
+	if o.Filter.Trace != "" {
+		if o.Filter.Trace, err = parseTrace(o.Filter.Trace); err != nil {
+			return err
+		}
 	}
 	if o.Filter.Follow && (o.Filter.Previous || o.Until != "") {
 		return usagef("leave out one of the two", "--follow excludes --previous and --until")
@@ -87,6 +103,11 @@ func runLogs(ctx context.Context, app *App, opts *logsOptions) error {
 	client, err := app.Client()
 	if err != nil {
 		return err
+	}
+	if len(opts.Targets) == 0 {
+		if opts.Targets, err = versionsOf(ctx, client, opts.Filter.Trace); err != nil {
+			return err
+		}
 	}
 	first := opts.Targets[0]
 	several := len(opts.Targets) > 1 || first.Service == ""
@@ -107,6 +128,28 @@ func runLogs(ctx context.Context, app *App, opts *logsOptions) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// versionsOf returns the versions that a trace passed through.
+func versionsOf(ctx context.Context, client *api.Client, trace string) (all []target, err error) {
+	receipt, err := client.Receipt(ctx, trace)
+	if err != nil {
+		return nil, err
+	}
+	var add func(nodes []api.ReceiptNode)
+	add = func(nodes []api.ReceiptNode) {
+		for _, n := range nodes {
+			if t := (target{Service: n.Service, Version: n.Version}); n.Version != "" && !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+			add(n.Calls)
+		}
+	}
+	add(receipt.Roots)
+	if len(all) == 0 {
+		return nil, usagef("name a version", "no version answered a request of the trace %s", trace)
+	}
+	return all, nil
 }
 
 // logLine prints one line. What Layover itself says about the log goes to the standard error.

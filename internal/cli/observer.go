@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/layover-dev/layover/internal/receipt/sender"
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 )
 
 // observer is what learns of the requests of a proxy. What the file does not ask for is nil.
@@ -24,6 +27,9 @@ type observer struct {
 	hops     *sender.Sender
 	spans    *telemetry.Spans
 	requests *telemetry.Requests
+	receiver *receiver.Receiver
+
+	receiverLis []net.Listener
 }
 
 // server is who learns of requests: the one in this process, or that which a proxy follows.
@@ -53,7 +59,12 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 		record = append(record, o.spans.Record)
 	}
 	options.Recorder = recorders(record...)
+	receives := len(file.Telemetry.Receiver.Listen) > 0
+	options.RememberTraces = receives || file.Telemetry.Sends(config.SignalLogs)
 	o.proxy = proxy.New(options)
+	if receives {
+		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter, Logger: log})
+	}
 	return o, nil
 }
 
@@ -77,10 +88,14 @@ func (o *observer) parts() []func(context.Context) error {
 
 // sent are the parts that need the exporter.
 func (o *observer) sent() []func(context.Context) error {
-	if o.spans == nil {
-		return nil
+	var parts []func(context.Context) error
+	if o.spans != nil {
+		parts = append(parts, o.spans.Run)
 	}
-	return []func(context.Context) error{o.spans.Run}
+	if o.receiver != nil {
+		parts = append(parts, func(ctx context.Context) error { return o.receiver.Run(ctx, o.receiverLis...) })
+	}
+	return parts
 }
 
 // collectors are the metrics of the proxy. follows is nil where it is in the server's process.
@@ -91,6 +106,9 @@ func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prome
 		}
 		f.Held, f.Wakes = o.proxy.Held()
 		f.Open, f.Refused = o.proxy.Connections()
+		if o.receiver != nil {
+			f.Received = o.receiver.Stats()
+		}
 		if follows != nil {
 			f.Follows = follows()
 			if o.exporter != nil { // else the server tells of it
@@ -117,8 +135,15 @@ func (o *observer) dropped() map[string]uint64 {
 }
 
 func (o *observer) close() error {
-	if o == nil || o.access == nil {
+	if o == nil {
 		return nil
 	}
-	return o.access.Close()
+	var errs []error
+	for _, l := range o.receiverLis {
+		errs = append(errs, ignoreClosed(l.Close()))
+	}
+	if o.access != nil {
+		errs = append(errs, o.access.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -105,6 +106,7 @@ type standAlone struct {
 	observer *observer // the proxy, and what learns of its requests
 	follower *edge.Follower
 	gates    []socket            // of the proxy
+	receives []socket            // telemetry of applications
 	admin    *socket             // nil where there is none
 	certs    *proxy.Certificates // of the gates with TLS; nil where there are none
 	exporter *otlp.Exporter      // nil where telemetry goes nowhere
@@ -119,6 +121,15 @@ type socket struct {
 	trusted bool
 	tls     bool
 	gate    *handover.Gate
+}
+
+// sockets are all that the process listens on.
+func (s *standAlone) sockets() []socket {
+	all := slices.Concat(s.gates, s.receives)
+	if s.admin != nil {
+		all = append(all, *s.admin)
+	}
+	return all
 }
 
 func runProxy(ctx context.Context, app *App, opts *proxyCmdOptions) error {
@@ -175,6 +186,12 @@ func proxySettings(app *App, opts *proxyCmdOptions) (*config.File, error) {
 				"proxy.listen has %s: a stand-alone proxy does not ask Docker for its bridge", l.Entry)
 		}
 	}
+	for _, address := range file.Telemetry.Receiver.Listen {
+		if strings.HasPrefix(address, dockerHost+":") {
+			return nil, usagef("name the address of the bridge, for example 172.17.0.1:4318",
+				"telemetry.receiver.listen has %s: a stand-alone proxy does not ask Docker for its bridge", address)
+		}
+	}
 	return file, file.Validate()
 }
 
@@ -224,6 +241,9 @@ func (s *standAlone) prepare(ctx context.Context, file *config.File, servers []e
 	options.Wake = func(ctx context.Context, version string) error { return s.follower.Wake(ctx, version) }
 	if s.observer, err = observe(file, id, options, followed{s}, s.exporter, s.log); err != nil {
 		return err
+	}
+	for _, one := range s.receives {
+		s.observer.receiverLis = append(s.observer.receiverLis, one.gate)
 	}
 	s.registry = telemetry.NewRegistry(s.observer.collectors(s.figures)...)
 	s.follower = edge.New(edge.Options{
@@ -295,6 +315,13 @@ func (s *standAlone) listen(ctx context.Context, file *config.File, before *hand
 	}
 	if len(s.gates) == 0 {
 		return usagef("", "proxy.listen is empty: nothing could be reached")
+	}
+	for _, address := range file.Telemetry.Receiver.Listen {
+		one, err := open("receiver", "telemetry.receiver.listen or LAYOVER_TELEMETRY_RECEIVER_LISTEN", address)
+		if err != nil {
+			return err
+		}
+		s.receives = append(s.receives, one)
 	}
 	if s.opts.Admin == noAdmin {
 		return nil
@@ -441,6 +468,9 @@ func (s *standAlone) tell() {
 		}
 		s.app.say("proxy   %s://%s\n", scheme, reachable(socket.gate.Addr().String()))
 	}
+	for _, socket := range s.receives {
+		s.app.say("otlp    http://%s\n", reachable(socket.gate.Addr().String()))
+	}
 	if s.admin != nil {
 		s.app.say("admin   http://%s/readyz\n", reachable(s.admin.gate.Addr().String()))
 	}
@@ -453,11 +483,8 @@ func (s *standAlone) tell() {
 
 // close lets go of the sockets; those of a proxy that ran are closed already.
 func (s *standAlone) close() {
-	for _, socket := range s.gates {
+	for _, socket := range s.sockets() {
 		_ = socket.gate.Close()
-	}
-	if s.admin != nil {
-		_ = s.admin.gate.Close()
 	}
 	_ = s.observer.close()
 }

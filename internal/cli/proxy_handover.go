@@ -133,11 +133,8 @@ func (s *standAlone) give(ctx context.Context, conn *net.UnixConn) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.ReadyWithin, fmt.Errorf("the new process was not ready within %s", s.opts.ReadyWithin))
 	defer cancel()
 	var sockets []handover.Socket
-	for _, one := range s.gates {
+	for _, one := range s.sockets() {
 		sockets = append(sockets, handover.Socket{Name: one.name, Listener: one.gate.TCPListener})
-	}
-	if s.admin != nil {
-		sockets = append(sockets, handover.Socket{Name: s.admin.name, Listener: s.admin.gate.TCPListener})
 	}
 	return handover.Give(ctx, conn, os.Getpid(), sockets)
 }
@@ -146,11 +143,8 @@ func (s *standAlone) give(ctx context.Context, conn *net.UnixConn) error {
 // still comes over kept connections with the request to make a new one, and then drains.
 func (s *standAlone) retire(ctx context.Context, end func()) {
 	s.app.say("handed over; draining\n")
-	for _, one := range s.gates {
+	for _, one := range s.sockets() {
 		s.shut(one)
-	}
-	if s.admin != nil {
-		s.shut(*s.admin)
 	}
 	s.follower.Retire()
 	s.observer.proxy.Retire()

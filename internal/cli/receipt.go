@@ -51,11 +51,9 @@ answer, half a second later, under the same name.`,
 }
 
 func runReceipt(ctx context.Context, app *App, trace string, asJSON bool) error {
-	if parts := strings.Split(trace, "-"); len(parts) == 4 {
-		trace = parts[1]
-	}
-	if len(trace) != 32 || strings.Trim(trace, "0123456789abcdef") != "" {
-		return usagef("it is in the header traceparent: 00-TRACE-ID-SPAN-ID-01; layover requests lists the newest", "%q is no trace id of 32 hex digits in lower case", trace)
+	trace, err := parseTrace(trace)
+	if err != nil {
+		return err
 	}
 	client, err := app.Client()
 	if err != nil {
@@ -75,6 +73,17 @@ func runReceipt(ctx context.Context, app *App, trace string, asJSON bool) error 
 		app.say("proxies could not tell of %d requests: calls may be missing\n", receipt.Dropped)
 	}
 	return nil
+}
+
+// parseTrace reads a trace id, or takes it out of a traceparent.
+func parseTrace(text string) (string, error) {
+	if parts := strings.Split(text, "-"); len(parts) == 4 {
+		text = parts[1]
+	}
+	if len(text) != 32 || strings.Trim(text, "0123456789abcdef") != "" {
+		return "", usagef("it is in the header traceparent: 00-TRACE-ID-SPAN-ID-01; layover requests lists the newest", "%q is no trace id of 32 hex digits in lower case", text)
+	}
+	return text, nil
 }
 
 // showNode prints a call, and those that it led to below.

@@ -18,6 +18,7 @@ type Telemetry struct {
 	Env          []string `yaml:"env,omitempty" env:"LAYOVER_TELEMETRY_ENV" default:"opentelemetry,datadog,sentry,new_relic" doc:"Tracers whose variables instances get, so that what applications tell of themselves names their version: opentelemetry (OTEL_*), datadog (DD_*), sentry (SENTRY_*), new_relic (NEW_RELIC_*). An empty list is none. What a service sets itself stays" example:"opentelemetry"`
 	Metrics      Metrics  `yaml:"metrics,omitempty" doc:"Metrics of requests, by service and version: at /metrics of the server and of each proxy, and by otlp"`
 	OTLP         OTLP     `yaml:"otlp,omitempty" doc:"Where traces, metrics and logs are sent to: a Collector, Jaeger, or the OTLP intake of a vendor"`
+	Receiver     Receiver `yaml:"receiver,omitempty" doc:"Where applications send their own telemetry by OTLP: each proxy says of it which version it is from and which route its traces are on, and passes it on to otlp"`
 	Traces       Traces   `yaml:"traces,omitempty" doc:"Spans of the requests that pass the proxies; they are made where otlp has an endpoint"`
 }
 
@@ -35,6 +36,12 @@ type OTLP struct {
 	HeadersEnv  string   `yaml:"headers_env,omitempty" env:"LAYOVER_TELEMETRY_OTLP_HEADERS_ENV" doc:"Environment variable that has the headers instead, as name=value with commas between them, as OTEL_EXPORTER_OTLP_HEADERS has" example:"OTEL_EXPORTER_OTLP_HEADERS"`
 	CAFile      string   `yaml:"ca_file,omitempty" env:"LAYOVER_TELEMETRY_OTLP_CA_FILE" doc:"PEM file with the authorities that the receiver's certificate may be of, relative to the folder of this one. Default: those of the system" example:"collector-ca.pem"`
 	Signals     []string `yaml:"signals,omitempty" env:"LAYOVER_TELEMETRY_OTLP_SIGNALS" default:"traces,metrics,logs" doc:"What is sent of the environment's own: traces, metrics, logs" example:"traces"`
+}
+
+// Receiver is where applications send telemetry.
+type Receiver struct {
+	Listen  []string `yaml:"listen,omitempty" env:"LAYOVER_TELEMETRY_RECEIVER_LISTEN" doc:"Addresses to listen on, as host:port, for OTLP over HTTP and gRPC. The host may be empty or docker, as in proxy.listen. Default: none" example:"127.0.0.1:4318"`
+	Address string   `yaml:"address,omitempty" env:"LAYOVER_TELEMETRY_RECEIVER_ADDRESS" doc:"Where instances reach the receiver of a proxy that runs apart, or of a load balancer before several, as host:port: they get it as OTEL_EXPORTER_OTLP_ENDPOINT. layover up knows where its own listens. Containers need an IP address" example:"10.0.0.7:4318"`
 }
 
 // Traces says which requests get a span, and what is in it.
@@ -105,6 +112,16 @@ func (k checker) telemetry() {
 	k.endpoint(p.with("otlp"), t.OTLP)
 	if t.Metrics.Every < api.Duration(time.Second) {
 		k.value(p.with("metrics", "every"), "write at least 1s, such as 30s", "%s is too often", time.Duration(t.Metrics.Every))
+	}
+	receives := p.with("receiver")
+	for i, address := range t.Receiver.Listen {
+		k.address(address, receives.with("listen", strconv.Itoa(i)), true)
+	}
+	if t.Receiver.Address != "" {
+		k.reachable(t.Receiver.Address, receives.with("address"))
+	}
+	if t.OTLP.Endpoint == "" && len(t.Receiver.Listen) > 0 {
+		k.key(receives.with("listen"), "add telemetry.otlp.endpoint", "there is nobody to pass on to what is received")
 	}
 	for i, r := range t.Traces.Routes {
 		at := p.with("traces", "routes", strconv.Itoa(i), "route")

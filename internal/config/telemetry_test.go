@@ -30,19 +30,22 @@ func TestTelemetry(t *testing.T) {
 
 func TestTelemetryRefused(t *testing.T) {
 	for text, says := range map[string]string{
-		"otlp: {endpoint: 'collector:4317'}":                  "no URL of a receiver",
-		"otlp: {endpoint: 'http://key@collector:4317'}":       "headers_file",
-		"otlp: {endpoint: 'http://collector:4317/v1/traces'}": "protocol: http",
-		"otlp: {endpoint: 'http://collector', protocol: udp}": "grpc, http",
-		"otlp: {headers_file: a, headers_env: B}":             "exclude each other",
-		"otlp: {signals: [profiles]}":                         "nothing that can be sent",
-		"metrics: {every: 10ms}":                              "too often",
-		"metrics: {versions: 0}":                              "below 1",
-		"traces: {sample: 2}":                                 "above 1",
-		"traces: {routes: [{route: 'a*b', sample: 1}]}":       "a*b",
-		"traces: {routes: [{route: '', sample: 1}]}":          "route",
-		"traces: {routes: [{sample: 1}]}":                     "route",
-		"traces: {baggage: ['a b']}":                          "baggage member",
+		"otlp: {endpoint: 'collector:4317'}":                        "no URL of a receiver",
+		"otlp: {endpoint: 'http://key@collector:4317'}":             "headers_file",
+		"otlp: {endpoint: 'http://collector:4317/v1/traces'}":       "protocol: http",
+		"otlp: {endpoint: 'http://collector', protocol: udp}":       "grpc, http",
+		"otlp: {headers_file: a, headers_env: B}":                   "exclude each other",
+		"otlp: {signals: [profiles]}":                               "nothing that can be sent",
+		"metrics: {every: 10ms}":                                    "too often",
+		"metrics: {versions: 0}":                                    "below 1",
+		"receiver: {listen: '127.0.0.1:4318'}":                      "nobody to pass on",
+		"receiver: {address: ':4318'}":                              "not an address to connect to",
+		"{otlp: {endpoint: 'http://a:1'}, receiver: {listen: 'x'}}": "not an address",
+		"traces: {sample: 2}":                                       "above 1",
+		"traces: {routes: [{route: 'a*b', sample: 1}]}":             "a*b",
+		"traces: {routes: [{route: '', sample: 1}]}":                "route",
+		"traces: {routes: [{sample: 1}]}":                           "route",
+		"traces: {baggage: ['a b']}":                                "baggage member",
 	} {
 		_, err := Parse("layover.yaml", []byte("telemetry:\n  "+text+"\n"))
 		require.ErrorContains(t, err, says, text)

@@ -62,6 +62,15 @@ type Options struct {
 	// started, before it ends what an earlier one left; 0 means DefaultProxyGrace.
 	ProxyGrace time.Duration
 	Quotas     Quotas
+	// RouteOfTrace returns the route of a trace, 32 hex digits, for lines of logs that name it; "" where none is known. Nil where nobody
+	// knows any.
+	RouteOfTrace func(trace string) string
+
+	// TelemetryAddress is the host:port at which instances of a runtime reach a receiver of OTLP, by the runtime's name; "" where there
+	// is none. They name themselves to it by the header TelemetryHeader.
+	TelemetryAddress map[string]string
+	TelemetryHeader  string
+
 	// TelemetryEnv are the tracers whose variables instances get, see [TelemetryVendors]; nil means all.
 	TelemetryEnv []string
 	// WholeDrain gives each instance that leaves all of its drain time: requests come to it from others than

@@ -15,6 +15,16 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
+// logRun is the present run of the instance.
+func (i *instance) logRun(key Key, id string) logRun {
+	return logRun{
+		LogRun: LogRun{
+			Instance: id, Service: key.Service, Version: key.Version, Generation: i.Generation, StartedAt: i.StartedAt, EndedAt: i.EndedAt,
+		},
+		runtime: i.runtime, running: i.Running,
+	}
+}
+
 // instance is what the keeper knows of one running copy. Its fields are guarded by Control.mu,
 // except for those that say which instance it is: they never change.
 type instance struct {

@@ -25,6 +25,7 @@ type LogQuery struct {
 	Since    time.Time // only lines since then, of all instances; zero means no bound
 	Until    time.Time // only lines before then, of all instances; zero means no bound
 	Tail     int       // only the last lines of all; 0 means all
+	Trace    string    // only lines that name it, as 32 hex digits
 	Previous bool      // of what ended last, besides what is shown without it
 	After    string    // where to go on; see [Log].Position. The other bounds count no more then
 }
@@ -140,14 +141,7 @@ func (c *Control) liveRuns(key Key) []logRun {
 	}
 	var runs []logRun
 	for _, id := range slices.Sorted(maps.Keys(k.instances)) {
-		i := k.instances[id]
-		runs = append(runs, logRun{
-			LogRun: LogRun{
-				Instance: id, Service: key.Service, Version: key.Version, Generation: i.Generation,
-				StartedAt: i.StartedAt, EndedAt: i.EndedAt,
-			},
-			runtime: i.runtime, running: i.Running,
-		})
+		runs = append(runs, k.instances[id].logRun(key, id))
 	}
 	return runs
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -312,4 +314,67 @@ func TestFollowingIsNoActivity(t *testing.T) {
 	b.wait("x", "to fall asleep", func(v api.Version) bool { return v.State == api.StateAsleep })
 	cancel()
 	<-read
+}
+
+// TestFollowInstances: all that is written from then on is handed over once, of instances that come later too, and of none that is to
+// be left out.
+func TestFollowInstances(t *testing.T) {
+	b := newBench(t)
+	b.up("feature-1", nil)
+	b.says("feature-1", "before")
+	b.until(func() bool { return slices.Contains(b.texts(logsOf("feature-1")), "before") }, func() string { return "it is not in the log" })
+	var mu sync.Mutex
+	var got []api.LogLine
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	go func() {
+		done <- b.FollowInstances(ctx, nil, func(line api.LogLine) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, line)
+		})
+	}()
+	came := func(text string) (n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, line := range got {
+			if line.Text == text {
+				n++
+			}
+		}
+		return n
+	}
+	b.until(func() bool { b.says("feature-1", "now"); return came("now") > 0 }, func() string { return "what an instance writes is not handed over" })
+	b.up("feature-2", nil)
+	b.says("feature-2", "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 later")
+	const later = "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 later"
+	b.until(func() bool { return came(later) == 1 }, func() string { return "what a later instance writes is not handed over" })
+	cancel()
+	require.Zero(t, <-done)
+	require.Zero(t, came("before"))
+	require.Equal(t, 1, came(later))
+	for _, line := range got {
+		if line.Text == later {
+			require.Equal(t, "4bf92f3577b34da6a3ce929d0e0e4736", line.Trace)
+			require.Equal(t, "feature-2", line.Version)
+			require.NotEmpty(t, line.Instance)
+			require.EqualValues(t, 1, line.Generation)
+		}
+	}
+
+	q := logsOf("feature-2")
+	q.Trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	require.Equal(t, []string{later}, b.texts(q), "only what names the trace")
+	q.Trace = "00000000000000000000000000000001"
+	require.Empty(t, b.texts(q))
+
+	skipping, end := context.WithCancel(t.Context())
+	skipped := make(chan int, 1)
+	go func() {
+		skipped <- b.FollowInstances(skipping, []string{api.RuntimeProcess}, func(line api.LogLine) { t.Errorf("%q of a runtime that is to be left out", line.Text) })
+	}()
+	b.says("feature-2", "unseen")
+	b.until(func() bool { return slices.Contains(b.texts(logsOf("feature-2")), "unseen") }, func() string { return "it is not in the log" })
+	end()
+	require.Zero(t, <-skipped)
 }

@@ -26,7 +26,7 @@ func TelemetryVendors() []string {
 //
 // Of what names the service and the environment, that of a template that is copied goes before ours: its dashboards know it by that
 // name. The version is never the template's.
-func (c *Control) setTelemetryEnv(w *Workload, origin api.Origin) {
+func (c *Control) setTelemetryEnv(w *Workload, origin api.Origin, runtime string) {
 	own := map[string]bool{}
 	for name, value := range w.Env {
 		own[name] = value != ""
@@ -52,6 +52,11 @@ func (c *Control) setTelemetryEnv(w *Workload, origin api.Origin) {
 			{"vcs.ref.head.revision", origin.Commit},
 			{"layover.version", w.Version},
 		})
+	}
+	if receiver := c.opts.TelemetryAddress[runtime]; receiver != "" && wants(TelemetryOpenTelemetry) && !own["OTEL_EXPORTER_OTLP_ENDPOINT"] {
+		set(false, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+receiver)
+		set(false, "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+		set(false, "OTEL_EXPORTER_OTLP_HEADERS", c.opts.TelemetryHeader+"="+w.Service+"@"+w.Version+"/"+w.ID)
 	}
 	if wants(TelemetryDatadog) {
 		set(true, "DD_SERVICE", w.Service)

@@ -9,10 +9,11 @@ import (
 )
 
 func TestTelemetryEnv(t *testing.T) {
+	runtime := "process"
 	workload := func(vendors []string, env map[string]string) Workload {
-		c := &Control{opts: Options{Environment: "dev", TelemetryEnv: vendors}}
+		c := &Control{opts: Options{Environment: "dev", TelemetryEnv: vendors, TelemetryAddress: map[string]string{"docker": "172.17.0.1:4318"}, TelemetryHeader: "layover-instance"}}
 		w := Workload{ID: "cart--pr-1--2", Service: "cart", Version: "pr-1", Env: env}
-		c.setTelemetryEnv(&w, api.Origin{Commit: "4c1f2e"})
+		c.setTelemetryEnv(&w, api.Origin{Commit: "4c1f2e"}, runtime)
 		return w
 	}
 	all := workload(nil, map[string]string{})
@@ -37,4 +38,14 @@ func TestTelemetryEnv(t *testing.T) {
 	one := workload([]string{TelemetryDatadog}, map[string]string{})
 	require.Len(t, one.Env, 4)
 	require.Empty(t, workload([]string{}, map[string]string{}).Env)
+
+	runtime = "docker"
+	sends := workload(nil, map[string]string{}).Env
+	require.Equal(t, "http://172.17.0.1:4318", sends["OTEL_EXPORTER_OTLP_ENDPOINT"])
+	require.Equal(t, "http/protobuf", sends["OTEL_EXPORTER_OTLP_PROTOCOL"])
+	require.Equal(t, "layover-instance=cart@pr-1/cart--pr-1--2", sends["OTEL_EXPORTER_OTLP_HEADERS"])
+	elsewhere := workload(nil, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://agent:4318"}).Env
+	require.Equal(t, "http://agent:4318", elsewhere["OTEL_EXPORTER_OTLP_ENDPOINT"])
+	require.NotContains(t, elsewhere, "OTEL_EXPORTER_OTLP_HEADERS", "what the service sends elsewhere is its own affair")
+	require.NotContains(t, workload([]string{TelemetryDatadog}, map[string]string{}).Env, "OTEL_EXPORTER_OTLP_ENDPOINT")
 }

@@ -215,6 +215,11 @@ func (l *versionLog) read(ctx context.Context) (line api.LogLine, ok bool, err e
 		return line, false, nil
 	}
 	line.Service, line.Version, line.Generation, line.Instance = s.run.Service, s.run.Version, s.run.Generation, s.run.Instance
+	line = l.c.describe(line)
+	if l.q.Trace != "" && line.Trace != l.q.Trace && !line.Time.IsZero() {
+		l.seen(&s.run, &line)
+		return line, false, nil
+	}
 	if l.tailing {
 		l.push(queuedLine{line, &s.run})
 		return line, false, nil

@@ -288,7 +288,7 @@ func (c *Control) workload(key Key, g *Generation, id string) Workload {
 			w.Env[name] = value
 		}
 	}
-	c.setTelemetryEnv(&w, g.Deployment.Origin)
+	c.setTelemetryEnv(&w, g.Deployment.Origin, g.Run.Runtime())
 	return w
 }
 

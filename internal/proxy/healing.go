@@ -60,7 +60,7 @@ func isOn(mode route.HealMode) bool { return mode == route.HealWarn || mode == r
 
 // remember notes the route of a request for its trace.
 func (x *exchange) remember() {
-	if x.table.HealsByTrace() && x.decision.Route != "" && x.joins() {
+	if (x.table.HealsByTrace() || x.proxy.options.RememberTraces) && x.decision.Route != "" && x.joins() {
 		x.proxy.traces.note(x.record.TraceID, x.decision.Route, x.record.Time)
 	}
 }

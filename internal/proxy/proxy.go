@@ -79,6 +79,9 @@ type Options struct {
 
 	Healing Healing // what is remembered of routes that may get lost
 
+	// RememberTraces has the routes of traces remembered also where no service is healed by them: for [Proxy.TraceRoute].
+	RememberTraces bool
+
 	// Sample returns the share, from 0 to 1, of the traces with a route ("" for those without) that get a span of the proxy's;
 	// see [Record.SpanID]. Nil means none, and that traceparent fields are passed on as they come.
 	Sample func(route string) float64
@@ -219,6 +222,18 @@ func (p *Proxy) Ejected() int { return p.flights.ejected(p.Table(), p.outliers) 
 func (p *Proxy) Connections() (open int64, refused uint64) {
 	return p.conns.open.Load(), p.conns.refused.Load()
 }
+
+// Caller returns the instance whose calls come from an address, and its version ("cart@feature-1"); ok is false where none is known.
+func (p *Proxy) Caller(from netip.Addr) (instance, version string, ok bool) {
+	found := p.callers.find(from)
+	if found == nil {
+		return "", "", false
+	}
+	return found.instance, found.version.ID, true
+}
+
+// TraceRoute returns the only route that a trace was seen with lately; "" where there is none.
+func (p *Proxy) TraceRoute(id TraceID) string { return p.traces.route(id, time.Now()) }
 
 // InFlight returns how many requests each version ("cart@main") has in progress, streams and upgraded connections included.
 // Versions that nobody has called are not in it.

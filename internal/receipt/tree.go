@@ -134,6 +134,27 @@ func (s *Store) Receipt(trace string) (api.Receipt, bool) {
 	return out, true
 }
 
+// RouteOf returns the route that the requests of a trace came with; "" where none is known, or more than one.
+func (s *Store) RouteOf(trace string) string {
+	var id traceID
+	if n, err := hex.Decode(id[:], []byte(trace[:min(len(trace), 32)])); err != nil || n != len(id) {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	route := ""
+	for at := s.firstLocked(id); at >= 0; at = s.hops[at].next {
+		switch name := s.hops[at].route.Value(); {
+		case name == "" || name == route:
+		case route != "":
+			return ""
+		default:
+			route = name
+		}
+	}
+	return route
+}
+
 // DefaultLimit is how many hops a list has where nothing is said.
 const DefaultLimit = 100
 

@@ -70,6 +70,7 @@ type LogsQuery struct {
 	Since       string `query:"since" maxLength:"64" doc:"Only lines since then, of all instances that are kept: an RFC 3339 time, or how long ago" example:"10m"`
 	Until       string `query:"until" maxLength:"64" doc:"Only lines before then, of all instances that are kept: an RFC 3339 time, or how long ago" example:"5m"`
 	Tail        int    `query:"tail" minimum:"0" maximum:"100000" doc:"Only the last lines; 0 means all" example:"100"`
+	Trace       string `query:"trace" pattern:"^[0-9a-f]{32}$" doc:"Only lines that name this trace" example:"4bf92f3577b34da6a3ce929d0e0e4736"`
 	Previous    bool   `query:"previous" doc:"What ended last, besides what is returned without it: the run before a restart, the generation before, or one that did not come up"`
 	LastEventID string `header:"Last-Event-ID" maxLength:"49152" doc:"Where to go on; stands for since and tail then"`
 	accept      string
@@ -83,7 +84,7 @@ func (in *LogsQuery) Resolve(ctx huma.Context) []error {
 }
 
 func (s *Server) logs(ctx context.Context, targets []control.LogTarget, in LogsQuery) (*huma.StreamResponse, error) {
-	q := control.LogQuery{Targets: targets, Follow: in.Follow, Tail: in.Tail, Previous: in.Previous, After: in.LastEventID}
+	q := control.LogQuery{Targets: targets, Follow: in.Follow, Tail: in.Tail, Previous: in.Previous, Trace: in.Trace, After: in.LastEventID}
 	var err error
 	if q.Since, err = parseTime("since", in.Since, time.Now()); err != nil {
 		return nil, err

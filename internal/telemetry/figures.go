@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 )
 
 // ProxyFigures is what a proxy shows of itself at one moment.
@@ -22,9 +23,10 @@ type ProxyFigures struct {
 	Refused  uint64            // the same, refused as there were too many
 	Dropped  map[string]uint64 // records of requests that were lost, by what they were for
 
-	Follows *FollowerFigures // nil where the proxy is in the server's process
-	OTLP    map[string]otlp.Stats
-	Build   string // version of the program
+	Received map[string]receiver.Stats // requests with telemetry of applications
+	Follows  *FollowerFigures          // nil where the proxy is in the server's process
+	OTLP     map[string]otlp.Stats
+	Build    string // version of the program
 }
 
 // FollowerFigures is how a proxy of its own follows the servers.
@@ -49,8 +51,10 @@ type ServerFigures struct {
 	Webhooks []WebhookFigure
 	Requests uint64 // that proxies told of
 	Dropped  uint64 // that they could not tell of
-	OTLP     map[string]otlp.Stats
-	Build    string
+
+	LinesDropped uint64 // of logs, as there was no room to send them
+	OTLP         map[string]otlp.Stats
+	Build        string
 }
 
 // ProxyFigure is a proxy as the server knows it.
@@ -115,6 +119,12 @@ func Proxy(now func() ProxyFigures) prometheus.Collector {
 		for _, what := range slices.Sorted(maps.Keys(p.Dropped)) {
 			s.count(float64(p.Dropped[what]), "records_dropped_total", "Records of requests that were lost on the way to the access log, the server (requests) or the receiver of spans.", "for", what)
 		}
+		for _, kind := range slices.Sorted(maps.Keys(p.Received)) {
+			help := "Requests with telemetry of applications: stamped with their version, of unknown senders, refused."
+			s.count(float64(p.Received[kind].Stamped), "received_total", help, "kind", kind, "result", "stamped")
+			s.count(float64(p.Received[kind].Unknown), "received_total", help, "kind", kind, "result", "unknown")
+			s.count(float64(p.Received[kind].Refused), "received_total", help, "kind", kind, "result", "refused")
+		}
 		if f := p.Follows; f != nil {
 			s.gauge(truth(f.Ready), "ready", "Whether there is a table to decide on, and the proxy is not being stopped.")
 			s.gauge(f.Age, "table_age_seconds", "Seconds since a server said something last; -1 where none ever did.")
@@ -154,6 +164,7 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		}
 		s.count(float64(f.Requests), "receipt_requests_total", "Requests that proxies told the server of.")
 		s.count(float64(f.Dropped), "receipt_requests_dropped_total", "Requests that they could not tell it of.")
+		s.count(float64(f.LinesDropped), "log_lines_dropped_total", "Lines of logs that were not sent, as there was no room.")
 		s.otlp(f.OTLP)
 	})
 }
