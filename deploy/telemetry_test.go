@@ -105,6 +105,7 @@ func TestTelemetry(t *testing.T) {
 			p.seesAll(t)
 			p.evaluates(t)
 			p.alerts(t)
+			p.hasOnlyWhatIsExplained(t)
 			if feature != "" {
 				p.hasTraces(t)
 			}
@@ -397,7 +398,7 @@ func (p *prometheusServer) evaluates(t *testing.T) {
 				}
 			}
 		}
-		return known >= 14
+		return known >= 15
 	}, up, 200*time.Millisecond)
 }
 
@@ -447,4 +448,34 @@ func (p *prometheusServer) hasTraces(t *testing.T) {
 		return false
 	}, up, 200*time.Millisecond, "no exemplar is kept")
 	require.NotEmpty(t, p.query(t, `histogram_count(layover_request_duration_seconds{version="pr-1"})`))
+}
+
+// hasOnlyWhatIsExplained holds that the page on metrics has all that are there, and no other.
+func (p *prometheusServer) hasOnlyWhatIsExplained(t *testing.T) {
+	t.Helper()
+	page, err := os.ReadFile(root + "/docs/howto/metrics.md")
+	require.NoError(t, err)
+	explained := map[string]bool{}
+	for _, name := range regexp.MustCompile("`(layover_\\w+)`").FindAllStringSubmatch(string(page), -1) {
+		explained[name[1]] = true
+	}
+	var names []string
+	p.get(t, "/api/v1/label/__name__/values", nil, &names)
+	found := map[string]bool{}
+	for _, name := range names {
+		if strings.HasPrefix(name, "layover_") {
+			found[regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "")] = true
+		}
+	}
+	require.Greater(t, len(found), 30)
+	for name := range found {
+		require.True(t, explained[name], "docs/howto/metrics.md does not explain %s", name)
+	}
+	for name := range explained {
+		switch name {
+		case "layover_retries_total", "layover_otlp_items_total", "layover_received_total", "layover_webhook_behind_events", "layover_webhook_dead_letters": // nothing of the kind happens here
+		default:
+			require.True(t, found[name], "docs/howto/metrics.md explains %s, which is not there", name)
+		}
+	}
 }

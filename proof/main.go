@@ -57,6 +57,7 @@ func promises() []promise {
 		{"healing", "A request whose route a service lost reaches its version wherever trace or origin survives, and never a wrong one", proveHealing(healingFull())},
 		{"xray", "Of a shop the X-ray names the service that loses the route, within 20 requests, and no other", proveXRay(xrayFull())},
 		{"telemetry-cost", "To tell the server of every request and to count it for metrics costs the proxy little, and what is kept is bounded", proveTelemetryCost(telemetryFull())},
+		{"label-leak", "The metrics of a removed version are gone within a minute, and 10,000 versions that came and went leave memory where it was", proveLabelLeak(leakFull())},
 		{"tracers", "Behind services in Node under five tracers and none, requests reach their version by what each leaves of them", proveTracers},
 		{"otlp", "Traces, metrics and logs of a version are found by it in the real Jaeger, Collector and Prometheus", proveOTLP},
 		{"scale", "With 100,000 versions the proxy stays small, a change is live at once, and changes slow no request down", proveScale},

@@ -56,6 +56,13 @@ func TestXRay(t *testing.T) {
 	require.True(t, r.ok, r.figure)
 }
 
+func TestLabelLeak(t *testing.T) {
+	r, err := labelLeak(t.Context(), leakSmall())
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "60 versions were created, called and removed 0 have any left")
+	t.Log(r.figure)
+}
+
 func TestHealing(t *testing.T) {
 	r, err := healing(t.Context(), healingSmall(), route.HealOn)
 	require.NoError(t, err)

@@ -1,9 +1,15 @@
 package telemetry
 
 import (
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,7 +17,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	colmetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/layover-dev/layover/internal/telemetry/otlp"
 )
 
 type metricSink struct {
@@ -133,4 +144,74 @@ func TestPushMetrics_AtAnInterval(t *testing.T) {
 		require.NoError(t, PushMetrics(ctx, registry, Source{}, &sink, 10*time.Second))
 		require.Len(t, sink.got, 4, "three times, and at the end")
 	})
+}
+
+// metricReceiver is a real server of OTLP.
+type metricReceiver struct {
+	colmetrics.UnimplementedMetricsServiceServer
+	got chan *colmetrics.ExportMetricsServiceRequest
+}
+
+func (r *metricReceiver) Export(_ context.Context, m *colmetrics.ExportMetricsServiceRequest) (*colmetrics.ExportMetricsServiceResponse, error) {
+	r.got <- m
+	return &colmetrics.ExportMetricsServiceResponse{}, nil
+}
+
+// ServeHTTP is OTLP/HTTP.
+func (r *metricReceiver) ServeHTTP(_ http.ResponseWriter, rq *http.Request) {
+	m := &colmetrics.ExportMetricsServiceRequest{}
+	body, err := gzip.NewReader(rq.Body)
+	if err != nil {
+		return
+	}
+	if text, err := io.ReadAll(body); err == nil && rq.URL.Path == "/v1/metrics" && proto.Unmarshal(text, m) == nil {
+		r.got <- m
+	}
+}
+
+// TestPushMetrics_Arrive: over both protocols, what is pushed is what a receiver reads.
+func TestPushMetrics_Arrive(t *testing.T) {
+	for _, protocol := range []string{otlp.GRPC, otlp.HTTP} {
+		t.Run(protocol, func(t *testing.T) {
+			receiver := &metricReceiver{got: make(chan *colmetrics.ExportMetricsServiceRequest, 1)}
+			address := ""
+			if protocol == otlp.HTTP {
+				s := httptest.NewServer(receiver)
+				t.Cleanup(s.Close)
+				address = s.URL
+			} else {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				require.NoError(t, err)
+				s := grpc.NewServer()
+				colmetrics.RegisterMetricsServiceServer(s, receiver)
+				go func() { _ = s.Serve(l) }()
+				t.Cleanup(s.Stop)
+				address = "http://" + l.Addr().String()
+			}
+			exporter, err := otlp.New(otlp.Options{Endpoint: address, Protocol: protocol, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			c := newCounted(0)
+			r := request("cart@pr-1", 200)
+			r.Recorded, r.TraceID = true, [16]byte{0xab}
+			c.Record(r)
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(c.Requests)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // what is there at the end is sent
+			require.NoError(t, PushMetrics(ctx, registry, Source{Service: "layover-proxy"}, exporter, time.Hour))
+			require.NoError(t, exporter.Run(ctx))
+			select {
+			case m := <-receiver.got:
+				for _, one := range m.GetResourceMetrics()[0].GetScopeMetrics()[0].GetMetrics() {
+					if one.GetName() == "layover_request_duration_seconds" {
+						require.Equal(t, r.TraceID[:], one.GetExponentialHistogram().GetDataPoints()[0].GetExemplars()[0].GetTraceId())
+						return
+					}
+				}
+				t.Fatal("the histogram is missing")
+			case <-time.After(20 * time.Second):
+				t.Fatal("nothing arrives")
+			}
+		})
+	}
 }
