@@ -255,6 +255,10 @@ func (e *environment) figures() telemetry.ServerFigures {
 		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
 	}
 	f.Requests, f.Dropped = e.receipts.Counts()
+	if e.redis != nil {
+		written := e.redis.Status().Written
+		f.Gateway = &written
+	}
 	if e.lines != nil {
 		f.LinesDropped = e.lines.Dropped()
 	}

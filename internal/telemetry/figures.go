@@ -52,6 +52,8 @@ type ServerFigures struct {
 	Requests uint64 // that proxies told of
 	Dropped  uint64 // that they could not tell of
 
+	Gateway *bool // whether Traefik's configuration is in Redis as it is wanted; nil where none is to be
+
 	LinesDropped uint64 // of logs, as there was no room to send them
 	OTLP         map[string]otlp.Stats
 	Build        string
@@ -164,6 +166,9 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		}
 		s.count(float64(f.Requests), "receipt_requests_total", "Requests that proxies told the server of.")
 		s.count(float64(f.Dropped), "receipt_requests_dropped_total", "Requests that they could not tell it of.")
+		if f.Gateway != nil {
+			s.gauge(truth(*f.Gateway), "gateway_written", "Whether the configuration of Traefik is in Redis as it is wanted.", "gateway", "traefik-redis")
+		}
 		s.count(float64(f.LinesDropped), "log_lines_dropped_total", "Lines of logs that were not sent, as there was no room.")
 		s.otlp(f.OTLP)
 	})
