@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http/httpguts"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
@@ -212,15 +213,12 @@ func runTelemetry(ctx context.Context, exporter *otlp.Exporter, parts ...func(co
 	defer end()
 	sent := make(chan error, 1)
 	go func() { sent <- exporter.Run(sending) }()
-	made := make(chan error, len(parts))
+	making, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {
-		go func() { made <- part(ctx) }()
+		making.Go(func() error { return part(ctx) })
 	}
-	var errs []error
-	for range parts {
-		errs = append(errs, <-made)
-	}
-	<-ctx.Done()
+	<-ctx.Done() // or one of them has failed
+	err := making.Wait()
 	end()
-	return errors.Join(append(errs, <-sent)...)
+	return errors.Join(err, <-sent)
 }

@@ -2,6 +2,8 @@ package control
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -18,7 +20,7 @@ const (
 // later, however short they live. Runtimes in skip keep the logs of their instances elsewhere. each is called by many goroutines at a
 // time. It returns how many instances there was no room for, at most.
 func (c *Control) FollowInstances(ctx context.Context, skip []string, each func(api.LogLine)) (left int) {
-	f := &instanceFollower{c: c, skip: map[string]bool{"": true}, each: each, since: time.Now(), known: map[followedRun]bool{}}
+	f := &instanceFollower{c: c, skip: map[string]bool{"": true}, each: each, since: time.Now(), known: map[followedRun]bool{}, again: map[followedRun]time.Time{}}
 	for _, runtime := range skip {
 		f.skip[runtime] = true
 	}
@@ -44,7 +46,8 @@ type instanceFollower struct {
 	since time.Time // what was written before is not told
 
 	mu    sync.Mutex
-	known map[followedRun]bool // whether it is read now; those that there are
+	known map[followedRun]bool      // whether it is read now; those that there are
+	again map[followedRun]time.Time // behind which line to go on, of those whose log broke off
 }
 
 type followedRun struct {
@@ -78,11 +81,21 @@ func (f *instanceFollower) look(ctx context.Context, reading *sync.WaitGroup) (l
 		}
 		open++
 		f.known[id] = true
+		since, broke := f.again[id]
+		if !broke && run.StartedAt.Before(f.since) {
+			since = f.since
+		}
+		delete(f.again, id)
 		reading.Go(func() {
-			f.read(ctx, run)
+			last, err := f.read(ctx, run, since)
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.known[id] = false
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, ErrNoInstance) && ctx.Err() == nil {
+				f.c.log.Warn("the log of an instance broke off; it is followed again", "instance", run.Instance, "err", err)
+				delete(f.known, id)
+				f.again[id] = last
+			}
 		})
 	}
 	for id, isRead := range f.known {
@@ -90,28 +103,30 @@ func (f *instanceFollower) look(ctx context.Context, reading *sync.WaitGroup) (l
 			delete(f.known, id)
 		}
 	}
+	for id := range f.again {
+		if !there[id] {
+			delete(f.again, id)
+		}
+	}
 	return left
 }
 
-// read hands on the log of a run, to its end.
-func (f *instanceFollower) read(ctx context.Context, run *logRun) {
-	opts := LogOptions{Follow: run.running}
-	if run.StartedAt.Before(f.since) {
-		opts.Since = f.since
-	}
-	reader, err := f.c.openRun(ctx, run, opts)
+// read hands on the log of a run, to its end: io.EOF. It returns behind which line to go on after another error.
+func (f *instanceFollower) read(ctx context.Context, run *logRun, since time.Time) (next time.Time, err error) {
+	reader, err := f.c.openRun(ctx, run, LogOptions{Follow: run.running, Since: since})
 	if err != nil {
-		f.c.log.Debug("log not followed", "instance", run.Instance, "err", err)
-		return
+		return since, err
 	}
 	defer func() { _ = reader.Close() }()
 	for {
 		line, err := reader.Next()
 		if err != nil {
-			return // it has ended, or what reads it has: the next run is another one
+			return since, err
 		}
 		if line.Time.IsZero() {
 			line.Time = time.Now() // it says that lines are missing
+		} else {
+			since = line.Time.Add(1)
 		}
 		line.Service, line.Version, line.Generation, line.Instance = run.Service, run.Version, run.Generation, run.Instance
 		f.each(f.c.describe(line))

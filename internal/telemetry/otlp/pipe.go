@@ -116,40 +116,44 @@ func (p *pipe[R]) run(ctx context.Context) error {
 	for {
 		select {
 		case <-p.news:
-			p.sendAll(ctx)
+			p.sendAll(ctx, giveUpAfter)
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushFor)
 			defer cancel()
-			p.sendAll(last)
+			p.sendAll(last, time.Nanosecond) // one try: who ends does not wait for a receiver that is away
 			return nil
 		}
 	}
 }
 
-func (p *pipe[R]) sendAll(ctx context.Context) {
+func (p *pipe[R]) sendAll(ctx context.Context, patience time.Duration) {
 	for b := p.take(); b.items > 0; b = p.take() {
-		p.send(ctx, b)
-		if ctx.Err() != nil {
-			return // what is left is sent, or counted, by who comes next
+		if ctx.Err() != nil && patience < giveUpAfter {
+			p.dropped.Add(int64(b.items)) // there is no more time
+			continue
+		}
+		p.send(ctx, b, patience)
+		if ctx.Err() != nil && patience == giveUpAfter {
+			return // what is left is sent at the end
 		}
 	}
 }
 
 // send sends a batch, again and again where that may be of use.
-func (p *pipe[R]) send(ctx context.Context, b batch[R]) {
+func (p *pipe[R]) send(ctx context.Context, b batch[R], patience time.Duration) {
 	request := p.request(b.all)
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = time.Second, 30*time.Second
 	got, err := backoff.Retry(ctx, func() (answer, error) {
 		a := p.answer()
-		trying, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout) // the end lets a try end
+		trying, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(timeout, max(patience, flushFor))) // the end lets a try end
 		defer cancel()
 		err := p.by.export(trying, p.name, p.method, request, a.Message)
 		if err != nil {
 			p.told.failed(ctx, p.name, err)
 		}
 		return a, err
-	}, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(giveUpAfter))
+	}, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(patience))
 	if err != nil {
 		p.refused.Add(int64(b.items))
 		return

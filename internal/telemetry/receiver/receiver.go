@@ -77,10 +77,10 @@ type Receiver struct {
 
 // Bounds.
 const (
-	maxBody    = 4 << 20  // bytes of a request as it is sent, of both protocols
-	maxPlain   = 16 << 20 // the same, decompressed
-	maxAtOne   = 8        // requests of OTLP/HTTP that are read at a time
-	maxStreams = 16       // calls of gRPC at a time, on a connection
+	maxBody    = 4 << 20 // bytes of a request as it is sent, of both protocols
+	maxPlain   = 8 << 20 // the same, decompressed
+	maxAtOne   = 4       // requests of OTLP/HTTP that are read at a time
+	maxStreams = 16      // calls of gRPC at a time, on a connection
 )
 
 // kind is one of traces, metrics and logs.
