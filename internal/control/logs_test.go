@@ -378,3 +378,45 @@ func TestFollowInstances(t *testing.T) {
 	end()
 	require.Zero(t, <-skipped)
 }
+
+// TestFollowInstances_ALogBreaksOff: what was written meanwhile comes later, and nothing twice.
+func TestFollowInstances_ALogBreaksOff(t *testing.T) {
+	b := newBench(t)
+	b.up("feature-1", nil)
+	tears := make(chan struct{})
+	b.runtime.mu.Lock()
+	b.runtime.tears = tears
+	b.runtime.mu.Unlock()
+	var mu sync.Mutex
+	got := map[string]int{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	go func() {
+		done <- b.FollowInstances(ctx, nil, func(line api.LogLine) {
+			mu.Lock()
+			defer mu.Unlock()
+			got[line.Text]++
+		})
+	}()
+	came := func(text string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return got[text] > 0
+		}
+	}
+	missing := func() string { return fmt.Sprint("a line does not come; there are: ", got) }
+	b.until(func() bool { b.runtime.mu.Lock(); defer b.runtime.mu.Unlock(); return b.runtime.tears == nil }, missing)
+	b.says("feature-1", "word 0")
+	b.until(came("word 0"), missing)
+	close(tears)
+	for i := 1; i < 20; i++ {
+		b.says("feature-1", fmt.Sprint("word ", i))
+	}
+	b.until(came("word 19"), missing)
+	cancel()
+	<-done
+	for i := range 20 {
+		require.Equal(t, 1, got[fmt.Sprint("word ", i)], "word %d", i)
+	}
+}

@@ -190,6 +190,36 @@ type flaky struct {
 	passed *control.Status // is in the next list, though it is gone by then
 	hides  string          // ID of an instance that no list has
 	lists  int
+	tears  chan struct{} // what breaks off a log that is followed, once; nil where nothing does
+}
+
+// Logs is of [control.Runtime].
+func (f *flaky) Logs(ctx context.Context, id string, opts control.LogOptions) (control.LogReader, error) {
+	reader, err := f.Runtime.Logs(ctx, id, opts)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil || f.tears == nil || !opts.Follow {
+		return reader, err
+	}
+	torn := &tornLog{LogReader: reader, tears: f.tears}
+	f.tears = nil
+	return torn, nil
+}
+
+// tornLog is a log whose connection breaks off, behind the line that comes next.
+type tornLog struct {
+	control.LogReader
+	tears chan struct{}
+}
+
+// Next is of [control.LogReader].
+func (l *tornLog) Next() (api.LogLine, error) {
+	select {
+	case <-l.tears:
+		return api.LogLine{}, errors.New("the connection broke off")
+	default:
+		return l.LogReader.Next()
+	}
 }
 
 func (f *flaky) List(ctx context.Context) ([]control.Status, error) {
