@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -414,4 +415,74 @@ func deadServer(t *testing.T) string {
 func isZombie(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && strings.Contains(string(stat), ") Z ")
+}
+
+// otlpSink is a receiver of OTLP/HTTP that keeps the texts of what it gets.
+type otlpSink struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// ServeHTTP takes in a request.
+func (s *otlpSink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := gzip.NewReader(r.Body)
+	if err != nil || r.Header.Get("Api-Key") != "s3cret" {
+		http.Error(w, "what is that", http.StatusBadRequest)
+		return
+	}
+	text, _ := io.ReadAll(body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text.Write(text) // protobuf has texts as they are
+}
+
+func (s *otlpSink) has(text string) func() bool {
+	return func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return strings.Contains(s.text.String(), text)
+	}
+}
+
+// TestProxySendsTelemetry: a proxy of its own sends spans and what applications send it, and goes on with that when another process
+// takes over. The key is in no log.
+func TestProxySendsTelemetry(t *testing.T) {
+	sink := &otlpSink{}
+	collector := httptest.NewServer(sink)
+	t.Cleanup(collector.Close)
+	for name, value := range map[string]string{
+		"OTLP_ENDPOINT": collector.URL, "OTLP_PROTOCOL": "http", "OTLP_HEADERS_ENV": "KEYS", "RECEIVER_LISTEN": "127.0.0.1:0", "TRACES_SAMPLE": "1",
+	} {
+		t.Setenv("LAYOVER_TELEMETRY_"+name, value)
+	}
+	t.Setenv("KEYS", "api-key=s3cret")
+	p := startProxy(t, self(t), "--table", tableFile(t, cart(t)))
+	receiver := p.says(`otlp    http://(\S+)`)
+	send := func(name string) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+receiver+"/v1/traces",
+			strings.NewReader(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"`+name+`","traceId":"4bf92f3577b34da6a3ce929d0e0e4736","spanId":"00f067aa0ba902b7"}]}]}]}`))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Layover-Instance", "cart@feature-9/i-9")
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode)
+	}
+	send("of-the-first")
+	_, _, err := p.get(http.DefaultClient, "/")
+	require.NoError(t, err)
+	for _, text := range []string{"of-the-first", "feature-9", "layover-proxy", "GET cart"} {
+		require.Eventually(t, sink.has(text), patience, 5*time.Millisecond, text)
+	}
+
+	pid := p.cmd.Process.Pid
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGHUP))
+	p.waitOther(pid)
+	send("of-the-next")
+	require.True(t, waitFor(p.ended))
+	require.True(t, p.cmd.ProcessState.Success(), "%s", p.cmd.ProcessState)
+	require.Eventually(t, sink.has("of-the-next"), patience, 5*time.Millisecond)
+	require.Eventually(t, sink.has("layover_requests_total"), patience, 5*time.Millisecond, "the first has sent its metrics at its end")
+	require.NotContains(t, p.said.String(), "s3cret")
 }
