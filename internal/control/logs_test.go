@@ -365,6 +365,11 @@ func TestFollowInstances(t *testing.T) {
 	q := logsOf("feature-2")
 	q.Trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 	require.Equal(t, []string{later}, b.texts(q), "only what names the trace")
+	b.says("feature-2", "behind it")
+	b.until(func() bool { return slices.Contains(b.texts(logsOf("feature-2")), "behind it") }, func() string { return "it is not in the log" })
+	q.Tail = 1
+	require.Equal(t, []string{later}, b.texts(q), "the last of those")
+	q.Tail = 0
 	q.Trace = "00000000000000000000000000000001"
 	require.Empty(t, b.texts(q))
 

@@ -9,6 +9,7 @@ import (
 // It knows what loggers and tracers write: trace_id, traceId, trace.id, TraceId, otelTraceID, dd.trace_id (decimal), traceparent, as JSON,
 // as logfmt, or in words ("trace_id: …"). Of several the first counts.
 func traceIn(text string) (trace, span string) {
+	text = text[:min(len(text), maxTraced)]
 	for at := 0; ; {
 		i := indexFold(text[at:], "trace")
 		if i < 0 {
@@ -29,6 +30,9 @@ func traceIn(text string) (trace, span string) {
 		}
 	}
 }
+
+// maxTraced is how much of a line is looked at, in bytes.
+const maxTraced = 8 << 10
 
 // spanIn finds the id of a span.
 func spanIn(text string) string {

@@ -107,7 +107,11 @@ func (l *versionLog) beginVersion(key Key) (opened int, err error) {
 		l.position.enter(&run)
 	}
 	for i := range shown {
-		err := l.open(&shown[i], LogOptions{Since: l.q.Since, Tail: l.q.Tail})
+		opts := LogOptions{Since: l.q.Since, Tail: l.q.Tail}
+		if l.q.Trace != "" {
+			opts.Tail = 0 // the last lines of all are not the last ones of the trace
+		}
+		err := l.open(&shown[i], opts)
 		if errors.Is(err, ErrNoInstance) {
 			continue // it has just ended
 		}

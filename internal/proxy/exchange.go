@@ -30,6 +30,7 @@ type exchange struct {
 	caller   *caller          // nil where it is not known
 	trace    trace            // as the request came
 	asked    bool             // whether the request is to have a span is decided
+	begun    bool             // its trace begins here
 	version  *versionState    // of the decided version, which the request has a place in; nil where it has none
 	tooMany  bool             // another instance was not tried: too many requests were tried again
 	moves    int              // how often another instance was entered, or was to be
@@ -54,7 +55,7 @@ type client interface {
 func (x *exchange) begin(now time.Time) {
 	x.ask = route.Request{Host: x.rq.host, Baggage: x.rq.baggage, Cookie: x.rq.cookie}
 	x.table, x.decision, x.instance, x.flight, x.at = nil, route.Decision{}, nil, nil, nil
-	x.version, x.tooMany, x.moves, x.asked = nil, false, 0, false
+	x.version, x.tooMany, x.moves, x.asked, x.begun = nil, false, 0, false, false
 	x.record = Record{
 		Time:   now,
 		Method: x.rq.method,
@@ -172,8 +173,8 @@ func (x *exchange) decide(table *route.Table) {
 	if x.decision.By == route.ByDefault && x.decision.Service != nil {
 		x.heal(table)
 	}
-	x.remember()
 	x.sample()
+	x.remember()
 }
 
 // refusal returns why the decision leads to no version that may answer, or nil.

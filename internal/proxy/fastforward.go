@@ -232,6 +232,10 @@ func (c *fastConn) appendRequest(b []byte) []byte {
 			if traced || c.head.IsHopByHop(f) {
 				continue
 			}
+		case http1.Tracestate:
+			if c.begun || c.head.IsHopByHop(f) { // it is of another trace
+				continue
+			}
 		case http1.Baggage:
 			if member {
 				continue

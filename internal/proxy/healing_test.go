@@ -196,3 +196,23 @@ func TestRoutesAt_ARequestThatEndedMayHaveCallsThatGoOn(t *testing.T) {
 func of(all []Record, service string) Record {
 	return all[slices.IndexFunc(all, func(r Record) bool { return r.Service == service })]
 }
+
+// TestHealing_Names: what a client calls its requests may come again, and Sentry has one trace for all that a worker does: neither
+// leads another request to a version. A trace that the proxy begins is of one request, and does.
+func TestHealing_Names(t *testing.T) {
+	eachPath(t, func(t *testing.T, path string) {
+		var w *world
+		cart := middle(t, func() *world { return w }, "127.9.0.1", "pricing.localhost", "Traceparent", "Baggage", "Sentry-Trace")
+		drops := middle(t, func() *world { return w }, "127.9.0.2", "pricing.localhost", "Traceparent")
+		all := func(string) float64 { return 1 }
+		w = newWorld(t, Options{NoFastPath: path == "net/http", Sample: all},
+			service("cart", ready("main", cart), ready("pr-1", cart)), service("drops", ready("main", drops), ready("pr-1", drops)),
+			healed(route.HealOn, service("pricing", ready("main", says(t, "pricing-main")), ready("pr-1", says(t, "pricing-pr-1")))))
+		for _, name := range []string{"X-Request-Id", "Sentry-Trace"} {
+			value := trace1[3:35] + "-00f067aa0ba902b7-1"
+			require.Equal(t, "pricing-pr-1", w.get(t, "cart.localhost", "/", name, value, "Baggage", toPR1).text, name)
+			require.Equal(t, "pricing-main", w.get(t, "cart.localhost", "/", name, value).text, name)
+		}
+		require.Equal(t, "pricing-pr-1", w.get(t, "drops.localhost", "/", "Baggage", toPR1).text, "by the trace that began at the proxy")
+	})
+}

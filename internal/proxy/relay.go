@@ -121,6 +121,9 @@ func (x *relay) rewrite(pr *httputil.ProxyRequest) {
 	x.setForwarded(out.Header)
 	out.Header[HopsHeader] = []string{strconv.Itoa(x.rq.timesForwarded() + 1)}
 	delete(out.Header, ReceiptHeader)
+	if x.begun {
+		delete(out.Header, "Tracestate") // it is of another trace
+	}
 	if x.passesTrace() {
 		out.Header["Traceparent"] = []string{string(x.appendTraceparent(make([]byte, 0, traceparentSize)))}
 	}

@@ -67,7 +67,7 @@ func readRequest(r *http.Request, trusted bool) request {
 		forwardedProto: h["X-Forwarded-Proto"], hops: h[HopsHeader], traceparent: h["Traceparent"],
 	}
 	rq.receipt = h.Get(ReceiptHeader) == "1"
-	if len(rq.traceparent) != 1 {
+	if len(rq.traceparent) != 1 || parseTraceparent(rq.traceparent[0]).from == traceNone {
 		rq.tracing.take(h)
 	}
 	rq.splitTarget()

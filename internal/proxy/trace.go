@@ -41,10 +41,12 @@ func (id SpanID) String() string {
 type traceFrom uint8
 
 const (
-	traceNone    traceFrom = iota
-	traceW3C               // a traceparent field
-	traceOther             // the fields of another tracer
-	traceRequest           // a name of the request, which a client chose: it may be anything, and come again
+	traceNone     traceFrom = iota
+	traceW3C                // a traceparent field
+	traceOther              // the fields of another tracer
+	traceBalancer           // of AWS X-Ray, without a span: a load balancer put it in
+	traceSentry             // Sentry has one for all that a page or worker does: it proves nothing
+	traceRequest            // a name of the request, which a client chose: it may be anything, and come again
 )
 
 // tracing are the fields of a request that carry traces in other forms than W3C's.
@@ -85,7 +87,9 @@ func (rq *request) traceOf() (t trace) {
 	}
 	for _, parse := range [...]func(*tracing) trace{parseB3, parseDatadog, parseUber, parseSentry, parseXRay} {
 		if t = parse(f); t.id != (TraceID{}) {
-			t.from = traceOther
+			if t.from == traceNone {
+				t.from = traceOther
+			}
 			return t
 		}
 	}
@@ -155,7 +159,7 @@ func parseSentry(f *tracing) (t trace) {
 	if len(id) != 2*len(t.id) || !t.takeHex(id, span) {
 		return trace{}
 	}
-	t.sampled = state == "1"
+	t.sampled, t.from = state == "1", traceSentry
 	return t
 }
 
@@ -197,6 +201,9 @@ func parseXRay(f *tracing) (t trace) {
 		case "Sampled":
 			t.sampled = value == "1"
 		}
+	}
+	if t.parent == (SpanID{}) {
+		t.from = traceBalancer
 	}
 	return t
 }
@@ -262,11 +269,17 @@ func hexDigit(c byte) byte {
 func (x *exchange) takeTrace() {
 	x.trace = x.rq.traceOf()
 	x.record.TraceID, x.record.ParentID, x.record.Sampled = x.trace.id, x.trace.parent, x.trace.sampled
-	x.record.Named = x.trace.from == traceRequest
+	x.record.Named = x.trace.from == traceRequest || x.trace.from == traceSentry
 }
 
-// joins says whether what has the same trace id is of the same trace: not where a client made up a name.
-func (x *exchange) joins() bool { return x.trace.from == traceW3C || x.trace.from == traceOther }
+// joins says whether what has the same trace id is of the same request from outside.
+func (x *exchange) joins() bool {
+	switch x.trace.from {
+	case traceW3C, traceOther, traceBalancer:
+		return true
+	}
+	return x.begun
+}
 
 // sample decides once whether the request gets a span of the proxy's own: where its caller has one, and where its trace is of
 // the share of its route. The bits of the id decide, so that all proxies do the same (W3C Trace Context Level 2, random flag).
@@ -279,18 +292,17 @@ func (x *exchange) sample() {
 	if x.proxy.options.Sample != nil {
 		share = x.proxy.options.Sample(x.decision.Route)
 	}
-	r := &x.record
-	begins := r.TraceID == (TraceID{})
+	r, id := &x.record, x.record.TraceID
+	begins := x.trace.from == traceNone || x.trace.from == traceRequest // a name may come again, and a trace must not
 	if begins && (share > 0 || x.wantsReceipt()) {
-		random(r.TraceID[:])
+		random(id[:])
 	}
-	recorded := x.proxy.options.Sample != nil && (r.Sampled || isOfShare(r.TraceID, share))
-	switch {
-	case recorded, x.wantsReceipt():
+	r.Recorded = x.proxy.options.Sample != nil && (r.Sampled || isOfShare(id, share))
+	if r.Recorded || x.wantsReceipt() && (begins || x.trace.from == traceBalancer) {
 		random(r.SpanID[:])
-		r.Recorded = recorded
-	case begins:
-		r.TraceID = TraceID{} // nobody would know it
+		if begins {
+			r.TraceID, r.Named, x.begun = id, false, true
+		}
 	}
 }
 
@@ -306,7 +318,7 @@ func isOfShare(id TraceID, share float64) bool {
 // passesTrace says whether the instance gets a traceparent field of the proxy's, so that what it does is below the proxy's span.
 // Those whose tracer speaks otherwise keep what they have.
 func (x *exchange) passesTrace() bool {
-	return x.record.SpanID != (SpanID{}) && x.trace.from != traceOther
+	return x.record.SpanID != (SpanID{}) && x.trace.from != traceOther && x.trace.from != traceSentry
 }
 
 // traceparentSize is the length of a traceparent field's value.
@@ -314,12 +326,9 @@ const traceparentSize = len("00-00000000000000000000000000000000-000000000000000
 
 // appendTraceparent writes the field's value for the instance.
 func (x *exchange) appendTraceparent(b []byte) []byte {
-	r, flags := &x.record, x.trace.flags
-	if x.trace.from != traceW3C {
-		flags = 0
-		if x.trace.from == traceNone {
-			flags = flagRandom
-		}
+	r, flags := &x.record, x.trace.flags&(flagSampled|flagRandom) // and no others (section 3.2.2.5.2)
+	if x.begun {
+		flags = flagRandom
 	}
 	if r.Recorded {
 		flags |= flagSampled

@@ -79,15 +79,15 @@ func TestOtherTraces(t *testing.T) {
 		"uber":                   {set(http1.UberTrace, id+":"+span+":0:1"), id, span, true, traceOther},
 		"uber, escaped":          {set(http1.UberTrace, "4736%3A2b7%3A0%3A0"), "00000000000000000000000000004736", "00000000000002b7", false, traceOther},
 		"uber, bad":              {set(http1.UberTrace, ":::"), "", "", false, traceNone},
-		"sentry":                 {set(http1.SentryTrace, id+"-"+span+"-1"), id, span, true, traceOther},
-		"sentry, deferred":       {set(http1.SentryTrace, id+"-"+span), id, span, false, traceOther},
+		"sentry":                 {set(http1.SentryTrace, id+"-"+span+"-1"), id, span, true, traceSentry},
+		"sentry, deferred":       {set(http1.SentryTrace, id+"-"+span), id, span, false, traceSentry},
 		"sentry, bad":            {set(http1.SentryTrace, half+"-"+span), "", "", false, traceNone},
 		"datadog":                {set(http1.DatadogTrace, "11803532876627986230", http1.DatadogParent, "67667974448284343", http1.DatadogSampled, "2", http1.DatadogTags, "_dd.p.dm=-1,_dd.p.tid=4bf92f3577b34da6"), id, span, true, traceOther},
 		"datadog, 64 bits":       {set(http1.DatadogTrace, "11803532876627986230", http1.DatadogSampled, "0"), "0000000000000000" + half, "", false, traceOther},
 		"datadog, dropped":       {set(http1.DatadogTrace, "11803532876627986230", http1.DatadogSampled, "-1", http1.DatadogTags, "_dd.p.tid=zz"), "0000000000000000" + half, "", false, traceOther},
 		"datadog, bad":           {set(http1.DatadogTrace, "-5"), "", "", false, traceNone},
 		"x-ray":                  {set(http1.XRayTrace, "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent="+span+";Sampled=1"), id, span, true, traceOther},
-		"x-ray, from a balancer": {set(http1.XRayTrace, "Self=1-67891234-12456789abcdef012345678;Root=1-4bf92f35-77b34da6a3ce929d0e0e4736"), id, "", false, traceOther},
+		"x-ray, from a balancer": {set(http1.XRayTrace, "Self=1-67891234-12456789abcdef012345678;Root=1-4bf92f35-77b34da6a3ce929d0e0e4736"), id, "", false, traceBalancer},
 		"x-ray, bad":             {set(http1.XRayTrace, "Root=2-4bf92f35-77b34da6a3ce929d0e0e4736"), "", "", false, traceNone},
 		"request, uuid":          {set(http1.RequestID, "4BF92F35-77b3-4da6-a3ce-929d0e0e4736"), id, "", false, traceRequest},
 		"request, digits":        {set(http1.RequestID, id), id, "", false, traceRequest},
@@ -127,7 +127,7 @@ func requestWith(parent, b3, xray, datadog, tags, uber, name string) *request {
 // seesTrace is an instance that answers with the fields of traces that it got.
 func seesTrace(t *testing.T) string {
 	return instance(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, strings.Join(r.Header["Traceparent"], "|")+" "+r.Header.Get("B3"))
+		_, _ = io.WriteString(w, strings.Join(r.Header["Traceparent"], "|")+" "+r.Header.Get("B3")+r.Header.Get("Tracestate"))
 	})
 }
 
@@ -153,7 +153,11 @@ func TestSample(t *testing.T) {
 		"of both":                 {[]string{"Traceparent", unsampled, "Baggage", routed}, true, aTrace + "-03"},
 		"another tracer's":        {[]string{"B3", aTrace + "-" + aSpan + "-1"}, true, "same"},
 		"another tracer's, not":   {[]string{"B3", aTrace + "-" + aSpan + "-0"}, false, "same"},
-		"a request's name":        {[]string{"X-Request-Id", aTrace, "Baggage", routed}, true, aTrace + "-01"},
+		"a request's name":        {[]string{"X-Request-Id", aTrace, "Baggage", routed}, true, "new-03"},
+		"a balancer's":            {[]string{"X-Amzn-Trace-Id", "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736", "Baggage", routed}, true, aTrace + "-01"},
+		"Sentry's":                {[]string{"Sentry-Trace", aTrace + "-" + aSpan + "-1"}, true, "same"},
+		"unknown flags":           {[]string{"Traceparent", "00-" + aTrace + "-" + aSpan + "-fe", "Baggage", routed}, true, aTrace + "-03"},
+		"another's state":         {[]string{"Traceparent", "00-bad", "Tracestate", "dd=s:1", "Baggage", routed}, true, "new-03"},
 		"a request's name, plain": {[]string{"X-Request-Id", aTrace}, false, "same"},
 		"two traces":              {[]string{"Traceparent", sampled, "Traceparent", sampled, "Baggage", routed}, true, "new-03"},
 	}, func(t *testing.T, path, _ string, c test) {
@@ -177,6 +181,8 @@ func TestSample(t *testing.T) {
 			trace = r.TraceID.String()
 			require.NotEqual(t, aTrace, trace)
 			require.Zero(t, r.ParentID)
+			require.False(t, r.Named)
+			require.NotContains(t, text, "dd=s:1")
 		}
 		require.Len(t, trace, 32)
 		require.Equal(t, "00-"+trace+"-"+r.SpanID.String()+"-"+flags, line)
@@ -220,9 +226,9 @@ func TestReceiptInAnswer(t *testing.T) {
 		require.Equal(t, asked, trace.id, "the services get the trace, so that their calls are known")
 		require.False(t, trace.sampled, "which makes nobody record it")
 
-		a = ask(w.trusted, "cart.localhost", "Traceparent", "00-"+aTrace+"-"+aSpan+"-00")
+		a = ask(w.trusted, "cart.localhost", "Traceparent", "00-"+aTrace+"-"+aSpan+"-01")
 		require.Equal(t, aTrace, a.Header.Get(TraceHeader))
-		require.Contains(t, a.text, "00-"+aTrace)
+		require.Contains(t, a.text, "00-"+aTrace+"-"+aSpan+"-01", "nobody records a span of the proxy's that could be its parent")
 
 		a = ask(w.trusted, "empty.localhost")
 		require.Equal(t, http.StatusServiceUnavailable, a.StatusCode)

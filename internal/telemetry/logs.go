@@ -30,6 +30,7 @@ type Logs struct {
 	options LogOptions
 	sink    LogSink
 	lines   chan api.LogLine
+	waiting atomic.Int64 // bytes
 	dropped atomic.Uint64
 }
 
@@ -38,6 +39,8 @@ const (
 	logEvery = time.Second // batches: by then the proxies have told of most requests
 	logMost  = 2000        // lines in a batch
 	maxLine  = 64 << 10    // bytes of a line; the rest is cut off
+	logBytes = 32 << 20    // that wait, about
+	logBatch = 1 << 20     // bytes in a batch, about: receivers take 4 MiB
 )
 
 // NewLogs returns a sender, which sends nothing before [Logs.Run].
@@ -47,11 +50,17 @@ func NewLogs(o LogOptions, sink LogSink) *Logs {
 
 // Add takes a line to send. It never blocks.
 func (l *Logs) Add(line api.LogLine) {
-	select {
-	case l.lines <- line:
-	default:
-		l.dropped.Add(1)
+	line.Text = line.Text[:min(len(line.Text), maxLine)]
+	size := int64(len(line.Text))
+	if l.waiting.Add(size) <= logBytes {
+		select {
+		case l.lines <- line:
+			return
+		default:
+		}
 	}
+	l.waiting.Add(-size)
+	l.dropped.Add(1)
 }
 
 // Dropped returns for how many lines there was no room.
@@ -73,11 +82,14 @@ func (l *Logs) Run(ctx context.Context) error {
 }
 
 func (l *Logs) flush() {
-	for n := len(l.lines); n > 0; n -= logMost {
+	for n := len(l.lines); n > 0; {
 		byInstance := map[string]*logs.ResourceLogs{}
 		var all []*logs.ResourceLogs
-		for range min(n, logMost) {
+		for lines, size := 0, 0; n > 0 && lines < logMost && size < logBatch; lines++ {
 			line := <-l.lines
+			n--
+			size += len(line.Text)
+			l.waiting.Add(-int64(len(line.Text)))
 			r := byInstance[line.Instance]
 			if r == nil {
 				r = l.resource(&line)
@@ -106,7 +118,7 @@ func (l *Logs) resource(line *api.LogLine) *logs.ResourceLogs {
 
 // record is a line (OpenTelemetry Logs Data Model).
 func (l *Logs) record(line *api.LogLine) *logs.LogRecord {
-	body := strings.ToValidUTF8(line.Text[:min(len(line.Text), maxLine)], "\uFFFD")
+	body := strings.ToValidUTF8(line.Text, "\uFFFD")
 	r := &logs.LogRecord{
 		TimeUnixNano: nano(line.Time), ObservedTimeUnixNano: nano(time.Now()),
 		Body: &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: body}},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	logs "go.opentelemetry.io/proto/otlp/logs/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/layover-dev/layover/api"
 )
@@ -69,6 +70,23 @@ func TestLogs_AreBounded(t *testing.T) {
 	l.flush()
 	require.Len(t, out.got, logQueue/logMost)
 	require.Equal(t, "0", out.got[0].GetScopeLogs()[0].GetLogRecords()[0].GetBody().GetStringValue(), "in their order")
+}
+
+// TestLogs_AreBoundedInBytes: long lines take no more memory, and no more of a request than receivers take.
+func TestLogs_AreBoundedInBytes(t *testing.T) {
+	var out logSink
+	l := NewLogs(LogOptions{}, &out)
+	long := strings.Repeat("x", maxLine)
+	for range logBytes/maxLine + 5 {
+		l.Add(api.LogLine{Instance: "i", Text: long})
+	}
+	require.Equal(t, uint64(5), l.Dropped())
+	l.flush()
+	for _, r := range out.got {
+		require.Less(t, proto.Size(r), 2<<20)
+	}
+	l.Add(api.LogLine{Instance: "i", Text: long})
+	require.Equal(t, uint64(5), l.Dropped(), "there is room again")
 }
 
 func TestSeverity(t *testing.T) {

@@ -112,7 +112,7 @@ func (s *Spans) span(r *proxy.Record) *trace.Span {
 		span.ParentSpanId = r.ParentID[:]
 	}
 	a := attributes{}
-	span.Name = a.call(r)
+	span.Name = strings.ToValidUTF8(a.call(r), "\uFFFD")
 	a.decision(r)
 	a.peers(r)
 	a.baggage(r, s.options.Baggage)
@@ -193,6 +193,9 @@ func (a *attributes) call(r *proxy.Record) (name string) {
 		a.text("rpc.system.name", "grpc")
 		a.text("rpc.method", call)
 		a.text("rpc.response.status_code", statusName(r.GRPCStatus))
+		if r.Version == "" {
+			return method // the path is what a client made up
+		}
 		return call
 	}
 	if r.Service == "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/route"
@@ -106,7 +107,7 @@ func TestSpan_GRPC(t *testing.T) {
 		"0": {"OK", trace.Status_STATUS_CODE_UNSET}, "5": {"NOT_FOUND", trace.Status_STATUS_CODE_UNSET},
 		"14": {"UNAVAILABLE", trace.Status_STATUS_CODE_ERROR}, "77": {"77", trace.Status_STATUS_CODE_UNSET},
 	} {
-		span, a := spanOf(t, proxy.Record{Method: "POST", Path: "/shop.Inventory/Get", Service: "inventory", Status: 200, Protocol: 2, GRPCStatus: status})
+		span, a := spanOf(t, proxy.Record{Method: "POST", Path: "/shop.Inventory/Get", Service: "inventory", Version: "main", Status: 200, Protocol: 2, GRPCStatus: status})
 		require.Equal(t, "shop.Inventory/Get", span.GetName())
 		require.Equal(t, want.code, span.GetStatus().GetCode(), status)
 		require.Subset(t, a, map[string]any{
@@ -117,7 +118,11 @@ func TestSpan_GRPC(t *testing.T) {
 
 // TestSpan_TextsAreValid: OTLP carries UTF-8 alone, and one bad text would lose the whole batch.
 func TestSpan_TextsAreValid(t *testing.T) {
-	_, a := spanOf(t, proxy.Record{Method: "GET", Path: "/\xff", Host: "[::1]:80"})
+	span, a := spanOf(t, proxy.Record{Method: "POST", Path: "/\xff", Host: "[::1]:80", Version: "main", GRPCStatus: "0"})
+	_, err := proto.Marshal(span)
+	require.NoError(t, err)
+	refused, _ := spanOf(t, proxy.Record{Method: "POST", Path: "/made.Up/Name", GRPCStatus: "12"})
+	require.Equal(t, "POST", refused.GetName(), "names are few: nobody outside makes them up")
 	require.Equal(t, "/\uFFFD", a["url.path"])
 	require.Equal(t, "::1", a["server.address"])
 	require.Equal(t, int64(80), a["server.port"])

@@ -239,7 +239,7 @@ func TestNames(t *testing.T) {
 		"Trailer": Trailer, "baggage": Baggage, "Cookie": Cookie, "Forwarded": ForwardedName, "X-Forwarded-For": XForwardedFor,
 		"X-Forwarded-Host": XForwardedHost, "X-Forwarded-Proto": XForwardedProto, "Layover-Hops": LayoverHops,
 		"Layover-Served-By": LayoverServedBy, "Accept": Accept, "Content-Type": ContentType, "Date": Date, "Expect": Expect,
-		"Traceparent": Traceparent, "Layover-Receipt": LayoverReceipt, "b3": B3, "X-B3-TraceId": B3TraceID, "X-B3-SpanId": B3SpanID,
+		"Traceparent": Traceparent, "Tracestate": Tracestate, "Layover-Receipt": LayoverReceipt, "b3": B3, "X-B3-TraceId": B3TraceID, "X-B3-SpanId": B3SpanID,
 		"X-B3-Sampled": B3Sampled, "x-datadog-trace-id": DatadogTrace, "x-datadog-parent-id": DatadogParent, "x-datadog-tags": DatadogTags,
 		"x-datadog-sampling-priority": DatadogSampled, "X-Amzn-Trace-Id": XRayTrace, "uber-trace-id": UberTrace, "sentry-trace": SentryTrace, "X-Request-Id": RequestID,
 		"X-B3-Unknown": Other, "X-Request-Iz": Other, "X": Other, "Hos": Other, "Hosts": Other, "Accepd": Other, "": Other,

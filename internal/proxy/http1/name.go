@@ -36,6 +36,7 @@ const (
 	Date
 	Expect
 	Traceparent
+	Tracestate
 	LayoverReceipt
 
 	// These carry traces in other forms than that of W3C, or name a request.
@@ -107,6 +108,8 @@ func nameOf(name []byte) Name {
 			n, is = Connection, "connection"
 		case 'k':
 			n, is = KeepAliveName, "keep-alive"
+		case 't':
+			n, is = Tracestate, "tracestate"
 		}
 	case 11:
 		switch name[0] | 0x20 {

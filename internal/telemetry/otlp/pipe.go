@@ -72,6 +72,11 @@ func (p *pipe[R]) add(all []R) bool {
 	if b.items == 0 {
 		return true
 	}
+	if b.bytes > maxRequest && len(all) > 1 { // in two, as receivers take no more at once
+		half := len(all) / 2
+		first := p.add(all[:half])
+		return p.add(all[half:]) && first
+	}
 	p.mu.Lock()
 	fits := p.bytes+b.bytes <= maxWaiting
 	if fits {

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -41,13 +42,20 @@ func (r *Receiver) serve(w http.ResponseWriter, rq *http.Request, k *kind) {
 		fail(w, kindOf, problem{http.StatusMethodNotAllowed, codes.Unimplemented, "telemetry is sent with POST"})
 		return
 	}
-	select {
-	case r.room <- struct{}{}:
-		defer func() { <-r.room }()
-	case <-rq.Context().Done():
-		return
+	text, p := body(w, rq)
+	var m proto.Message
+	if p == nil {
+		select { // a sender that is slow is read by now, and holds up nobody
+		case r.room <- struct{}{}:
+			defer func() { <-r.room }()
+			m, p = k.decode(text, kindOf)
+		case <-time.After(roomWait):
+			p = &problem{http.StatusServiceUnavailable, codes.Unavailable, "too much telemetry comes at a time"}
+			w.Header().Set("Retry-After", "1")
+		case <-rq.Context().Done():
+			return
+		}
 	}
-	m, p := k.read(w, rq, kindOf)
 	if p == nil && !r.accept(k, m, r.senderOf(rq.RemoteAddr, rq.Header.Get(InstanceHeader))) {
 		w.Header().Set("Retry-After", "1")
 		p = &problem{http.StatusServiceUnavailable, codes.Unavailable, "what is to be passed on does not fit, as its receiver is slow or away"}
@@ -73,8 +81,11 @@ func (r *Receiver) accept(k *kind, m proto.Message, from sender) bool {
 	return true
 }
 
-// read reads the body of a request.
-func (k *kind) read(w http.ResponseWriter, rq *http.Request, kindOf string) (proto.Message, *problem) {
+// roomWait is how long a request waits for others to be decoded.
+const roomWait = 2 * time.Second
+
+// body reads the body of a request.
+func body(w http.ResponseWriter, rq *http.Request) ([]byte, *problem) {
 	body := io.Reader(http.MaxBytesReader(w, rq.Body, maxBody))
 	switch encoding := strings.ToLower(rq.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
@@ -95,12 +106,18 @@ func (k *kind) read(w http.ResponseWriter, rq *http.Request, kindOf string) (pro
 	case err != nil:
 		return nil, badRequest("the body cannot be read: %s", err)
 	}
+	return text, nil
+}
+
+// decode reads what a body says.
+func (k *kind) decode(text []byte, kindOf string) (m proto.Message, _ *problem) {
+	var err error
 	if kindOf == asJSON {
 		if text, err = k.fromJSON(text); err != nil {
 			return nil, badRequest("the body is not OTLP as JSON: %s", err)
 		}
 	}
-	m := k.empty()
+	m = k.empty()
 	if err := proto.Unmarshal(text, m); err != nil {
 		return nil, badRequest("the body is not OTLP as protobuf: %s", err)
 	}

@@ -78,8 +78,8 @@ type Receiver struct {
 // Bounds.
 const (
 	maxBody    = 4 << 20 // bytes of a request as it is sent, of both protocols
-	maxPlain   = 8 << 20 // the same, decompressed
-	maxAtOne   = 4       // requests of OTLP/HTTP that are read at a time
+	maxPlain   = 4 << 20 // the same, decompressed
+	maxAtOne   = 2       // requests of OTLP/HTTP that are decoded at a time: each may become a hundred times as large
 	maxStreams = 16      // calls of gRPC at a time, on a connection
 )
 
@@ -185,14 +185,18 @@ func (r *Receiver) Run(ctx context.Context, listeners ...net.Listener) error {
 			return nil
 		})
 	}
+	shut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(shut)
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		_ = server.Shutdown(last)
 		_ = server.Close()
 	})
 	err := group.Wait()
-	stop()
+	if !stop() {
+		<-shut // what is being taken in still counts
+	}
 	r.grpc.Stop()
 	return err
 }

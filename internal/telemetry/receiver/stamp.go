@@ -14,6 +14,7 @@ import (
 )
 
 func (r *Receiver) takeTraces(all []*trace.ResourceSpans, from sender) bool {
+	all = slices.DeleteFunc(all, func(rs *trace.ResourceSpans) bool { return len(rs.GetScopeSpans()) == 0 })
 	for _, rs := range all {
 		rs.Resource = r.stamp(rs.GetResource(), from)
 		for _, ss := range rs.GetScopeSpans() {
@@ -26,6 +27,7 @@ func (r *Receiver) takeTraces(all []*trace.ResourceSpans, from sender) bool {
 }
 
 func (r *Receiver) takeMetrics(all []*metrics.ResourceMetrics, from sender) bool {
+	all = slices.DeleteFunc(all, func(rm *metrics.ResourceMetrics) bool { return len(rm.GetScopeMetrics()) == 0 })
 	for _, rm := range all {
 		rm.Resource = r.stamp(rm.GetResource(), from)
 	}
@@ -33,6 +35,7 @@ func (r *Receiver) takeMetrics(all []*metrics.ResourceMetrics, from sender) bool
 }
 
 func (r *Receiver) takeLogs(all []*logs.ResourceLogs, from sender) bool {
+	all = slices.DeleteFunc(all, func(rl *logs.ResourceLogs) bool { return len(rl.GetScopeLogs()) == 0 })
 	for _, rl := range all {
 		rl.Resource = r.stamp(rl.GetResource(), from)
 		for _, sl := range rl.GetScopeLogs() {
