@@ -192,9 +192,22 @@ func (s *suite) exited(t *testing.T, id string) control.Status {
 func (s *suite) nothingLeft(t *testing.T) {
 	t.Helper()
 	require.Empty(t, s.list(t, s.runtime))
-	if s.Leftovers != nil {
-		require.Empty(t, s.Leftovers(t, s.environment))
+	s.tidied(t)
+}
+
+// tidied waits until a runtime that asks others for it has taken away what its instances were made from.
+func (s *suite) tidied(t *testing.T) {
+	t.Helper()
+	if s.Leftovers == nil {
+		return
 	}
+	var left []string
+	require.Eventually(t, func() bool {
+		_, _ = s.runtime.List(context.WithoutCancel(t.Context())) // which looks after what was left
+		left = s.Leftovers(t, s.environment)
+		return len(left) == 0
+	}, 30*time.Second, 20*time.Millisecond, "it is not tidied up")
+	require.Empty(t, left)
 }
 
 func (s *suite) stopAll(t *testing.T) {
@@ -205,9 +218,7 @@ func (s *suite) stopAll(t *testing.T) {
 	for _, status := range all {
 		require.NoError(t, s.runtime.Stop(ctx, status.ID, 0))
 	}
-	if s.Leftovers != nil {
-		require.Empty(t, s.Leftovers(t, s.environment))
-	}
+	s.tidied(t)
 }
 
 // watch watches a runtime until t ends or stop is called, and gives what it reports.
