@@ -105,7 +105,7 @@ type shopOnECS struct {
 	queue   string
 	traefik string // its address
 	load    *shopLoad
-	upSaid  *bytes.Buffer
+	upSaid  *lockedBuffer
 	ending  []func()
 
 	untouched string // what the company's ECS services are

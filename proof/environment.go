@@ -30,7 +30,7 @@ type environment struct {
 	variables []string // further ones of the environment of up
 
 	up   *exec.Cmd
-	said *bytes.Buffer // by up
+	said *lockedBuffer // by up
 	http *http.Client
 }
 
@@ -113,7 +113,7 @@ func (e *environment) write(yaml string) error {
 
 // start runs `layover up`, and waits until its server answers.
 func (e *environment) start(ctx context.Context) error {
-	e.said = &bytes.Buffer{}
+	e.said = &lockedBuffer{}
 	e.up = exec.Command(e.binary, "up", "-f", filepath.Join(e.dir, "layover.yaml"))
 	e.up.Env = append(os.Environ(), "LAYOVER_SERVER_LISTEN="+strings.TrimPrefix(e.serverURL, "http://"))
 	e.up.Env = append(e.up.Env, e.variables...)

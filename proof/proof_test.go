@@ -57,7 +57,6 @@ func TestXRay(t *testing.T) {
 }
 
 func TestLabelLeak(t *testing.T) {
-	t.Parallel() // it waits most of the time
 	r, err := labelLeak(t.Context(), leakSmall())
 	require.NoError(t, err)
 	require.Contains(t, r.figure, "60 versions were created, called and removed 0 have any left")
@@ -191,7 +190,6 @@ func needsLinux(t *testing.T) {
 }
 
 func TestECSLatency(t *testing.T) {
-	t.Parallel() // it waits most of the time
 	r, err := ecsLatency(t.Context(), latencySmall())
 	require.NoError(t, err)
 	t.Log(r.figure)
@@ -199,7 +197,6 @@ func TestECSLatency(t *testing.T) {
 
 // TestECSLatencyCanFail holds that the proof sees that events do not come.
 func TestECSLatencyCanFail(t *testing.T) {
-	t.Parallel() // it waits most of the time
 	plan := latencySmall()
 	plan.sabotage = true
 	r, err := ecsLatency(t.Context(), plan)

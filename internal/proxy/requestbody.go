@@ -41,8 +41,10 @@ func (b *requestBody) roundTrip(transport http.RoundTripper, out *http.Request) 
 		on = instanceConnOf(info.Conn)
 		on.tell(b.lose)
 	}}
+	out = out.WithContext(httptrace.WithClientTrace(out.Context(), trace))
+	out.Body = &sending{requestBody: b}
 	b.awaited.Store(true)
-	res, err := transport.RoundTrip(out.WithContext(httptrace.WithClientTrace(out.Context(), trace)))
+	res, err := transport.RoundTrip(out)
 	b.awaited.Store(false)
 	on.tell(nil)
 	if b.lost.Load() && errors.Is(err, context.Canceled) { // as the server ends a request when reading it fails
@@ -114,6 +116,31 @@ func (b *requestBody) Close() error {
 	}
 	b.closed.Store(true)
 	return b.in.Body.Close()
+}
+
+// sending is the body for one attempt to send it. HTTP/2's transport may close it before the first
+// read, where the instance breaks off just then, and read it nonetheless; that read must not wait for the client.
+type sending struct {
+	*requestBody
+	state atomic.Int32
+}
+
+// What an attempt did first with its body.
+const (
+	sendingRead int32 = iota + 1
+	sendingClosed
+)
+
+func (s *sending) Read(p []byte) (int, error) {
+	if !s.state.CompareAndSwap(0, sendingRead) && s.state.Load() == sendingClosed {
+		return 0, errLost
+	}
+	return s.requestBody.Read(p)
+}
+
+func (s *sending) Close() error {
+	s.state.CompareAndSwap(0, sendingClosed)
+	return s.requestBody.Close()
 }
 
 // answerBody is the body of an answer that may be complete before its request is.
