@@ -30,6 +30,7 @@ func (c *Client) Requests(ctx context.Context, f HopFilter, after uint64) (HopLi
 	set("service", f.Service)
 	set("version", f.Version)
 	set("status", f.Status)
+	set("run", f.Run)
 	set("limit", strconv.Itoa(f.Limit))
 	set("after", strconv.FormatUint(after, 10))
 	if f.Lost {
@@ -56,4 +57,23 @@ func (c *Client) XRayPicture(ctx context.Context) ([]byte, error) {
 	}
 	defer func() { _ = res.Body.Close() }()
 	return io.ReadAll(io.LimitReader(res.Body, maxPicture))
+}
+
+// Reached returns what the requests of a test run reached. One of which nothing is known reached nothing.
+func (c *Client) Reached(ctx context.Context, run string) (Reached, error) {
+	var out Reached
+	return out, c.do(ctx, call{method: http.MethodGet, path: []string{"runs", run, "reached"}}, &out)
+}
+
+// Endpoints returns what was asked of versions, of a service or of all.
+func (c *Client) Endpoints(ctx context.Context, f VersionFilter) ([]Endpoint, error) {
+	query := url.Values{}
+	if f.Service != "" {
+		query.Set("service", f.Service)
+	}
+	if f.Version != "" {
+		query.Set("version", f.Version)
+	}
+	var out List[Endpoint]
+	return out.Items, c.do(ctx, call{method: http.MethodGet, path: []string{"endpoints"}, query: query}, &out)
 }

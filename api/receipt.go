@@ -22,6 +22,7 @@ type Hop struct {
 	Route    string    `json:"route,omitempty" doc:"The route, as it came or was known again"`
 	By       string    `json:"by,omitempty" doc:"Where the route came from" example:"baggage"`
 	Fallback string    `json:"fallback,omitempty" doc:"Why the default version answered although a route came"`
+	Run      string    `json:"run,omitempty" doc:"The test run it is part of, by its baggage" example:"ci-8812"`
 	Lost     string    `json:"lost,omitempty" doc:"The route that a service before it lost, where healing looks for that"`
 	Status   int       `json:"status,omitempty" doc:"0 where the client left before"`
 	Error    string    `json:"error,omitempty" doc:"Code of the problem, where Layover answered itself"`
@@ -64,6 +65,7 @@ type HopFilter struct {
 	Service string
 	Version string
 	Status  string // "503" or "5xx"
+	Run     string // only those of a test run
 	Lost    bool   // only those whose route a service before them lost
 	Limit   int    // 0 means 100
 }

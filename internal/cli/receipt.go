@@ -152,6 +152,7 @@ a trace nor a caller says anything of, each proxy tells of 50 a second.`,
 		Example: `  layover requests --version cart@feature-2981
   layover requests --status 5xx -f
   layover requests --lost                    # whose route a service before them lost
+  layover requests --run ci-8812             # of one test run
   layover requests -f --json | jq -r .trace`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runRequests(cmd.Context(), app, opts) },
@@ -159,6 +160,7 @@ a trace nor a caller says anything of, each proxy tells of 50 a second.`,
 	f := cmd.Flags()
 	f.StringVar(&opts.Version, "version", "", "only those that SERVICE, SERVICE@VERSION or @VERSION answered")
 	f.StringVar(&opts.Filter.Status, "status", "", "only those with this status, as 503, or class, as 5xx")
+	f.StringVar(&opts.Filter.Run, "run", "", "only those of this test run, with what they led to")
 	f.BoolVar(&opts.Filter.Lost, "lost", false, "only those whose route a service before them lost")
 	f.IntVarP(&opts.Filter.Limit, "last", "n", 50, "how many of the past to show")
 	f.BoolVarP(&opts.Follow, "follow", "f", false, "go on as they come")

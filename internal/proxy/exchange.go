@@ -394,6 +394,7 @@ func (x *exchange) end() {
 	r, d := &x.record, &x.decision
 	r.Duration = time.Since(r.Time)
 	r.Route, r.By, r.Fallback = d.Route, d.By, d.Fallback
+	r.Run = route.RunOf(x.rq.baggage)
 	if d.By != route.ByBaggage || r.Recorded {
 		r.Baggage = x.rq.baggage
 		for _, line := range r.Baggage {

@@ -10,7 +10,7 @@ import (
 
 // Record is what is known of one request after its answer.
 //
-// Method, Host, Path and Route may be views into the buffer of a connection: they hold
+// Method, Host, Path, Route and Run may be views into the buffer of a connection: they hold
 // during the call that hands over the record, and [Record.Clone] keeps them for longer. All other
 // texts are the table's, or constants.
 type Record struct {
@@ -29,6 +29,7 @@ type Record struct {
 	By       route.By
 	Lost     string // the route that a service before this one lost (R6); "" where none was lost, or nobody looked
 	Fallback route.Fallback
+	Run      string // the test run it is part of, by its baggage; "" for none
 	Revision uint64 // of the table that decided
 
 	Status    int    // 0 where the client left before an answer began
@@ -61,7 +62,7 @@ type Record struct {
 func (r *Record) Clone() *Record {
 	c := *r
 	c.Method, c.Host = strings.Clone(r.Method), strings.Clone(r.Host)
-	c.Path, c.Route = strings.Clone(r.Path), strings.Clone(r.Route)
+	c.Path, c.Route, c.Run = strings.Clone(r.Path), strings.Clone(r.Route), strings.Clone(r.Run)
 	c.Baggage = nil
 	for _, line := range r.Baggage {
 		c.Baggage = append(c.Baggage, strings.Clone(line[:min(len(line), maxBaggageKept)]))

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"github.com/layover-dev/layover/internal/route"
+
 	"context"
 	"sync/atomic"
 	"unsafe"
@@ -38,7 +40,7 @@ type Ring struct {
 type place struct {
 	turn   atomic.Uint64
 	record Record // with texts that are in text
-	text   [keptMethod + keptHost + keptPath + keptRoute]byte
+	text   [keptMethod + keptHost + keptPath + keptRoute + route.MaxRun]byte
 
 	baggage []byte    // the beginning of the lines, made where it is first needed
 	lines   [1]string // what the record has of it
@@ -91,6 +93,7 @@ func (p *place) fill(record *Record) {
 	p.record.Host = keep(record.Host, keptHost)
 	p.record.Path = keep(record.Path, keptPath)
 	p.record.Route = keep(record.Route, keptRoute)
+	p.record.Run = keep(record.Run, route.MaxRun)
 	if len(record.Baggage) == 0 {
 		return
 	}

@@ -43,6 +43,7 @@ type Store struct {
 	dropped  map[string]uint64 // by proxy
 	news     chan struct{}
 	xray     xray
+	runs     runs
 }
 
 type traceID [16]byte
@@ -72,6 +73,7 @@ type hop struct {
 	by       text
 	fallback text
 	lost     text
+	run      text // of its baggage, or of the request that it belongs to
 	problem  text
 	path     string
 	baggage  *api.Baggage
@@ -79,6 +81,7 @@ type hop struct {
 	next     int32 // the hop of the same trace that came before; -1 for none
 	number   uint64
 	used     bool
+	counted  bool // for its run
 	chained  bool // it is in the chain of its trace
 	named    bool // that trace is made of the request's name
 }
@@ -110,7 +113,7 @@ func New(options Options) *Store {
 	return &Store{
 		most: cmp.Or(options.Hops, DefaultHops), settle: cmp.Or(options.Settle, DefaultSettle), clock: time.Now,
 		byTrace: map[traceID]chain{}, versions: map[string]*queue{}, instance: map[string]*queue{}, dropped: map[string]uint64{},
-		news: make(chan struct{}), xray: xray{edges: map[edgeKey]*edge{}},
+		news: make(chan struct{}), xray: xray{edges: map[edgeKey]*edge{}}, runs: newRuns(),
 	}
 }
 
@@ -157,12 +160,13 @@ func (s *Store) addLocked(h *api.Hop) {
 		at: h.Time.UnixNano(), took: int64(h.Duration), held: int64(h.Held),
 		caller: makeText(h.Caller), callerOf: makeText(h.CallerOf), service: makeText(h.Service), version: makeText(h.Version),
 		instance: makeText(h.Instance), method: makeText(h.Method), host: makeText(h.Host), route: makeText(h.Route),
-		by: makeText(h.By), fallback: makeText(h.Fallback), lost: makeText(h.Lost), problem: makeText(h.Error),
+		by: makeText(h.By), fallback: makeText(h.Fallback), lost: makeText(h.Lost), run: makeText(h.Run), problem: makeText(h.Error),
 		path: h.Path, baggage: h.Baggage, status: int32(h.Status), next: -1, used: true, named: h.Named, //nolint:gosec // a status
 	}
 	_, _ = hex.Decode(n.trace[:], []byte(h.Trace[:min(len(h.Trace), 32)])) // zero where it is none
 	_, _ = hex.Decode(n.span[:], []byte(h.Parent[:min(len(h.Parent), 16)]))
 	_, _ = hex.Decode(n.own[:], []byte(h.Span[:min(len(h.Span), 16)]))
+	s.runs.see(&n)
 	s.added++
 	n.number = s.added
 	if of, ok := s.byTrace[n.trace]; n.trace != (traceID{}) && of.hops < maxChain {
@@ -257,7 +261,7 @@ func (s *Store) forgetLocked(place int32) {
 	if h.chained {
 		s.unlinkLocked(h, place)
 	}
-	*h = hop{next: -1, instance: nobody()}
+	*h = hop{next: -1, instance: nobody(), run: nobody()}
 	s.free = append(s.free, place)
 }
 
@@ -292,7 +296,7 @@ func (h *hop) api() api.Hop {
 	out := api.Hop{
 		Time: time.Unix(0, h.at).UTC(), Duration: api.Duration(h.took), Held: api.Duration(h.held), Caller: h.caller.Value(), CallerOf: h.callerOf.Value(),
 		Service: h.service.Value(), Version: h.version.Value(), Instance: h.instance.Value(), Method: h.method.Value(), Host: h.host.Value(),
-		Path: h.path, Route: h.route.Value(), By: h.by.Value(), Fallback: h.fallback.Value(), Lost: h.lost.Value(),
+		Path: h.path, Route: h.route.Value(), By: h.by.Value(), Fallback: h.fallback.Value(), Lost: h.lost.Value(), Run: h.run.Value(),
 		Status: int(h.status), Error: h.problem.Value(), Baggage: h.baggage,
 	}
 	if h.trace != (traceID{}) {

@@ -26,16 +26,15 @@ const (
 
 // callerLocked finds the hop that a hop belongs to: what the instance that made the call was at. Where several could be
 // it, the one that began last is returned, and that is a guess.
-func (s *Store) callerLocked(place int32) (found *hop, by proof) {
-	h := &s.hops[place]
+func (s *Store) callerLocked(h *hop) (found *hop, by proof) {
 	if h.trace != (traceID{}) {
 		n := 0
 		for at := s.firstLocked(h.trace); at >= 0; at = s.hops[at].next {
 			other := &s.hops[at]
-			if at != place && h.span != ([8]byte{}) && other.own == h.span {
+			if other != h && h.span != ([8]byte{}) && other.own == h.span {
 				return other, byTrace // it passed the proxy's span on as it came
 			}
-			if at == place || !other.goesOnAt(h.at) || other.at == h.at && other.number > h.number {
+			if other == h || !other.goesOnAt(h.at) || other.at == h.at && other.number > h.number {
 				continue
 			}
 			if h.caller.Value() != "" && other.instance != h.caller {
@@ -47,7 +46,7 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 			}
 		}
 		if found != nil && h.named {
-			if caller, by := s.byOriginLocked(place); by != unproven {
+			if caller, by := s.byOriginLocked(h); by != unproven {
 				return caller, by
 			}
 			return found, unproven
@@ -59,7 +58,7 @@ func (s *Store) callerLocked(place int32) (found *hop, by proof) {
 			return found, byTrace
 		}
 	}
-	return s.byOriginLocked(place)
+	return s.byOriginLocked(h)
 }
 
 // firstLocked is the newest hop of a trace, -1 where none is known.
@@ -71,15 +70,14 @@ func (s *Store) firstLocked(trace traceID) int32 {
 }
 
 // byOriginLocked finds what the calling instance was at where the trace does not say it: something of one route alone.
-func (s *Store) byOriginLocked(place int32) (found *hop, by proof) {
-	h := &s.hops[place]
+func (s *Store) byOriginLocked(h *hop) (found *hop, by proof) {
 	q := s.instance[h.caller.Value()]
 	if q == nil || h.caller.Value() == "" {
 		return nil, unproven
 	}
 	for _, at := range q.places[q.first:] {
 		other := &s.hops[at]
-		if at == place || other.instance != h.caller || !other.goesOnAt(h.at) {
+		if other == h || other.instance != h.caller || !other.goesOnAt(h.at) {
 			continue
 		}
 		if found != nil && found.route != other.route {
@@ -112,7 +110,7 @@ func (s *Store) Receipt(trace string) (api.Receipt, bool) {
 	calls := map[*hop][]int32{}
 	var roots []int32
 	for _, at := range places {
-		caller, _ := s.callerLocked(at)
+		caller, _ := s.callerLocked(&s.hops[at])
 		if caller == nil || caller.trace != id {
 			roots = append(roots, at)
 			continue
@@ -203,6 +201,9 @@ func (s *Store) selectedLocked(f api.HopFilter) []*queue {
 }
 
 func (h *hop) fits(f api.HopFilter) bool {
+	if f.Run != "" && h.run.Value() != f.Run {
+		return false
+	}
 	if f.Lost && h.lost.Value() == "" {
 		return false
 	}

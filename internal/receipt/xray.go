@@ -71,6 +71,7 @@ func (s *Store) judgeLocked() {
 	if now.Sub(s.xray.looked) > time.Minute {
 		s.xray.looked = now
 		s.xray.forget(now)
+		s.runs.forget(now)
 	}
 }
 
@@ -99,7 +100,8 @@ func (s *Store) judgeThoseLocked(all []waiting, now time.Time, wait time.Duratio
 // judgeOneLocked counts a call for its edge, and says whether it was known what it belongs to.
 func (s *Store) judgeOneLocked(place int32, last bool) bool {
 	h := &s.hops[place]
-	caller, by := s.callerLocked(place)
+	caller, by := s.callerLocked(h)
+	s.countRunLocked(h, caller, by)
 	switch {
 	case caller != nil && by != unproven:
 		s.xray.count(caller, h, by)
@@ -141,10 +143,10 @@ func (x *xray) edge(caller text, h *hop) *edge {
 func (x *xray) count(caller, h *hop, known proof) {
 	e := x.edge(caller.id(), h)
 	want, by := caller.route.Value(), h.by.Value()
-	if e == nil || want == "" || by == route.ByPreview.String() || by == route.ByCookie.String() {
-		return // there was nothing to carry, or the call says for itself what it wants
+	if e == nil || !hadToCarry(want, by) {
+		return
 	}
-	if (by == route.ByBaggage.String() || by == route.ByHeader.String()) && sameRoute(h.route.Value(), want) {
+	if carries(h, want) {
 		e.carried++
 		return
 	}
@@ -162,6 +164,17 @@ func (x *xray) count(caller, h *hop, known proof) {
 	lost.reasons[loss(caller, h, want)]++
 	example := h.api()
 	lost.example = &example
+}
+
+// hadToCarry says whether a call that belongs to a request with the route want had to carry it: not where there was nothing
+// to carry, or where the call says for itself what it wants.
+func hadToCarry(want, by string) bool {
+	return want != "" && by != route.ByPreview.String() && by != route.ByCookie.String()
+}
+
+func carries(h *hop, want string) bool {
+	by := h.by.Value()
+	return (by == route.ByBaggage.String() || by == route.ByHeader.String()) && sameRoute(h.route.Value(), want)
 }
 
 func (h *hop) id() text { return makeText(h.service.Value() + "@" + h.version.Value()) }

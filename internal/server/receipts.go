@@ -17,6 +17,8 @@ type Receipts interface {
 	Receipt(trace string) (api.Receipt, bool)
 	Hops(f api.HopFilter, after uint64) (hops []api.Hop, last uint64, news <-chan struct{})
 	XRay() api.XRay
+	Reached(run string) (api.Reached, bool)
+	Endpoints(f api.VersionFilter) []api.Endpoint
 }
 
 type recordsInput struct {
@@ -31,6 +33,7 @@ type requestsInput struct {
 	VersionQuery
 	Status string `query:"status" pattern:"^[1-5]([0-9][0-9]|xx)$" doc:"Only those that were answered so: a status, or a class" example:"5xx"`
 	Lost   bool   `query:"lost" doc:"Only those whose route a service before them lost, where healing looks for that"`
+	Run    string `query:"run" maxLength:"63" doc:"Only those of this test run" example:"ci-8812"`
 	After  uint64 `query:"after" doc:"Only those that came behind the one with this number: last of an earlier answer"`
 	Limit  int    `query:"limit" minimum:"0" maximum:"1000" doc:"How many at most, the newest; 0 means 100"`
 }
@@ -70,11 +73,32 @@ func (s *Server) registerReceipts() {
 		summary:     "List requests",
 		description: "Returns the newest requests that proxies told of, oldest first. To follow them, ask again with `after`.",
 	}, func(_ context.Context, in *requestsInput) (*answer[api.HopList], error) {
-		hops, last, _ := s.receipts.Hops(api.HopFilter{Service: in.Service, Version: in.Version, Status: in.Status, Lost: in.Lost, Limit: in.Limit}, in.After)
+		hops, last, _ := s.receipts.Hops(api.HopFilter{Service: in.Service, Version: in.Version, Status: in.Status, Lost: in.Lost, Run: in.Run, Limit: in.Limit}, in.After)
 		if hops == nil {
 			hops = []api.Hop{}
 		}
 		return reply(api.HopList{Items: hops, Last: last}), nil
+	})
+
+	register(s, operation{
+		id: "get-reached", tag: tagRequests, method: http.MethodGet, path: "/api/v1/runs/{run}/reached",
+		summary: "See what a test run reached",
+		description: "Returns which versions the requests of a test run reached, from where and why, and what was asked of each. A request is of the run that its baggage names (`layover_run`), " +
+			"or of that of the request it belongs to. It counts a few seconds behind its end: `judged` says up to when.",
+	}, func(_ context.Context, in *struct {
+		Run string `path:"run" maxLength:"63" doc:"ID of the run" example:"ci-8812"`
+	},
+	) (*answer[api.Reached], error) {
+		out, _ := s.receipts.Reached(in.Run)
+		return reply(out), nil
+	})
+
+	register(s, operation{
+		id: "list-endpoints", tag: tagRequests, method: http.MethodGet, path: "/api/v1/endpoints",
+		summary:     "List endpoints",
+		description: "Returns what was asked of versions lately, by whomever: methods, and paths with {id} for what names one thing among many.",
+	}, func(_ context.Context, in *struct{ VersionQuery }) (*answer[api.List[api.Endpoint]], error) {
+		return listOf(s.receipts.Endpoints(api.VersionFilter{Service: in.Service, Version: in.Version})), nil
 	})
 
 	register(s, operation{
@@ -101,6 +125,8 @@ type noReceipts struct{}
 
 func (noReceipts) Add(api.HopBatch)                   {}
 func (noReceipts) Receipt(string) (api.Receipt, bool) { return api.Receipt{}, false }
+func (noReceipts) Reached(string) (api.Reached, bool) { return api.Reached{}, false }
+func (noReceipts) Endpoints(api.VersionFilter) []api.Endpoint { return nil }
 func (noReceipts) XRay() api.XRay                     { return api.XRay{Edges: []api.XRayEdge{}} }
 func (noReceipts) Hops(api.HopFilter, uint64) ([]api.Hop, uint64, <-chan struct{}) {
 	return nil, 0, nil

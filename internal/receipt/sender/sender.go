@@ -57,7 +57,7 @@ func (s *Sender) Record(r *proxy.Record) {
 
 // isOneTooMany says whether a request is one of many that look the same, and would be evidence of nothing.
 func (s *Sender) isOneTooMany(r *proxy.Record) bool {
-	if r.By != route.ByDefault || r.TraceID != (proxy.TraceID{}) || r.Caller != "" || r.Lost != "" || r.Status >= http.StatusInternalServerError || r.Status == 0 {
+	if r.By != route.ByDefault || r.TraceID != (proxy.TraceID{}) || r.Caller != "" || r.Run != "" || r.Lost != "" || r.Status >= http.StatusInternalServerError || r.Status == 0 {
 		return false
 	}
 	if now := r.Time.Unix(); s.second.Load() != now {
@@ -135,7 +135,7 @@ func hopOf(r *proxy.Record) api.Hop {
 		h.Fallback = r.Fallback.String()
 	}
 	const ids = 2 * (len(r.TraceID) + len(r.ParentID) + len(r.SpanID))
-	text := make([]byte, 0, ids+len(r.Method)+len(r.Host)+len(r.Path)+len(r.Route))
+	text := make([]byte, 0, ids+len(r.Method)+len(r.Host)+len(r.Path)+len(r.Route)+len(r.Run))
 	take := func(to *string, from string) {
 		text = append(text, from...)
 		*to = unsafe.String(unsafe.SliceData(text[len(text)-len(from):]), len(from)) //nolint:gosec // it is written once, and never moves
@@ -154,6 +154,7 @@ func hopOf(r *proxy.Record) api.Hop {
 	take(&h.Host, r.Host)
 	take(&h.Path, r.Path)
 	take(&h.Route, r.Route)
+	take(&h.Run, r.Run)
 	id(&h.Trace, r.TraceID[:])
 	id(&h.Parent, r.ParentID[:])
 	id(&h.Span, r.SpanID[:])
