@@ -10,7 +10,7 @@ import (
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,teardown.failed,teardown.done,teardown.skipped,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,teardown.failed,teardown.done,teardown.skipped,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed,main.broken,main.mended" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -55,6 +55,8 @@ const (
 	EventServiceRemoved   EventType = "service.removed"
 	EventRouteChanged     EventType = "route.changed"
 	EventRouteRemoved     EventType = "route.removed"
+	EventMainBroken       EventType = "main.broken" // a test fails on the default versions as well
+	EventMainMended       EventType = "main.mended" // it passes there again
 )
 
 // EventTypes returns every type of event.
@@ -64,7 +66,7 @@ func EventTypes() []EventType {
 		EventVersionStopped, EventVersionRemoved, EventVersionOverruled, EventVersionScaled, EventVersionAsleep,
 		EventVersionWaking, EventVersionAwake, EventVersionNotAwake, EventTeardownFailed, EventTeardownDone, EventTeardownSkipped, EventLeaseEnding, EventLeaseEnded,
 		EventLeaseExtended, EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanFound,
-		EventOrphanEnded, EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved,
+		EventOrphanEnded, EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved, EventMainBroken, EventMainMended,
 	}
 }
 

@@ -34,6 +34,9 @@ func (c *Control) WaitEvents(ctx context.Context, after int64) error {
 	}
 }
 
+// Tell stores an event that another part of the server has found out.
+func (c *Control) Tell(ctx context.Context, e api.Event) bool { return c.note(ctx, e) }
+
 // note stores an event, and says whether that worked. The work it tells of is done,
 // so it is stored even where ctx has ended, and a store that refuses it stops nothing.
 func (c *Control) note(ctx context.Context, e api.Event) bool {

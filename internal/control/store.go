@@ -45,6 +45,9 @@ type Store interface {
 // ErrNotStored is returned where the thing to delete is not there.
 var ErrNotStored = errors.New("not stored")
 
+// ErrStored is returned where what is to be added is there.
+var ErrStored = errors.New("stored already")
+
 // Key names a version of a service.
 type Key struct {
 	Service string `json:"service"`

@@ -37,7 +37,7 @@ type Counts map[string]int64
 func (c Counts) String() string {
 	var parts []string
 	for _, t := range tables() {
-		if !slices.Contains([]string{"webhooks", "dead_letters", "counters"}, t.name) {
+		if !slices.Contains([]string{"webhooks", "dead_letters", "counters", "test_runs", "test_history", "suites", "suite_touches"}, t.name) {
 			parts = append(parts, fmt.Sprintf("%d %s", c[t.name], t.name))
 		}
 	}
@@ -59,6 +59,10 @@ func tables() []table {
 		{"events", "id", readable[api.Event]},
 		{"webhooks", "name", nil},
 		{"dead_letters", "id", readable[api.DeadLetter]},
+		{"test_runs", "number", readable[api.TestRun]},
+		{"test_history", "suite, test", readable[api.TestHistory]},
+		{"suites", "name, ref", readable[api.Suite]},
+		{"suite_touches", "suite, service", readable[api.TouchedByTest]},
 		{"counters", "name", nil},
 	}
 }
