@@ -61,14 +61,15 @@ func mayImport() map[string][]string {
 		"internal/telemetry":               {"api", "internal/proxy", "internal/telemetry/otlp", "internal/telemetry/receiver"},
 		"internal/telemetry/otlp":          {},
 		"internal/telemetry/receiver":      {"internal/proxy", "internal/route"},
+		"internal/testrun":                 {"api", "internal/control", "internal/route"},
 		"internal/webhook":                 {"api", "internal/control"},
 		"internal/store":                   {"api", "internal/control"},
 		"internal/store/postgrestest":      {},
-		"internal/store/storetest":         {"api", "internal/control", "internal/webhook"},
+		"internal/store/storetest":         {"api", "internal/control", "internal/testrun", "internal/webhook"},
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
-			"internal/server", "internal/store", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/webhook",
+			"internal/server", "internal/store", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
 		},
 		"proof": {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",

@@ -37,6 +37,7 @@ import (
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
 	"github.com/layover-dev/layover/internal/telemetry/receiver"
+	"github.com/layover-dev/layover/internal/testrun"
 	"github.com/layover-dev/layover/internal/webhook"
 )
 
@@ -220,6 +221,7 @@ func (e *environment) openAPI(ctx context.Context) error {
 		Control:        e.control,
 		Webhooks:       e.webhooks,
 		Receipts:       e.receipts,
+		Tests:          testrun.New(testrun.Options{Store: e.store, Tell: e.control.Tell, Reached: e.receipts.Reached}),
 		Gateway:        e.openGateway(),
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),

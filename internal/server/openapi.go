@@ -27,6 +27,7 @@ const (
 	tagRouting  = "Routing"
 	tagProxies  = "Proxies"
 	tagRequests = "Requests"
+	tagTests    = "Tests"
 	tagGateway  = "Gateway"
 	tagEvents   = "Events"
 	tagWebhooks = "Webhooks"
@@ -65,6 +66,7 @@ func apiConfig(build api.Build) huma.Config {
 				{Name: tagVersions, Description: "The versions of services: deploy, start, stop, restart, remove, and their logs."},
 				{Name: tagRoutes, Description: "Routes stored under a name: explicit picks per service, and an optional parent."},
 				{Name: tagRouting, Description: "What the data plane decides from, and why it decides as it does."},
+				{Name: tagTests, Description: "Runs of test suites, what they proved, and suites that any repository can run."},
 				{Name: tagRequests, Description: "Which versions requests really passed through, and who loses their route."},
 				{Name: tagProxies, Description: "The stand-alone proxies: where each is, and how far behind."},
 				{Name: tagGateway, Description: "The same table for other data planes."},

@@ -41,6 +41,7 @@ type Options struct {
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
 	Webhooks       Webhooks        // nil where there are none
+	Tests          TestRuns        // nil where none are kept
 	Receipts       Receipts        // nil where nothing is kept of requests
 	Gateway        Gateway         // the zero value where there is no other data plane
 	Metrics        http.Handler    // for Prometheus; nil where nothing is told
@@ -58,6 +59,7 @@ type Server struct {
 	control  Control
 	webhooks Webhooks
 	receipts Receipts
+	tests    TestRuns
 	log      *slog.Logger
 	guard    guard
 	api      huma.API
@@ -90,6 +92,7 @@ func New(opts Options) (*Server, error) {
 		control:  opts.Control,
 		webhooks: opts.Webhooks,
 		receipts: opts.Receipts,
+		tests:    opts.Tests,
 		log:      cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
 		guard:    guard,
 		closing:  make(chan struct{}),
@@ -98,6 +101,9 @@ func New(opts Options) (*Server, error) {
 	}
 	if s.webhooks == nil {
 		s.webhooks = noWebhooks{}
+	}
+	if s.tests == nil {
+		s.tests = noTestRuns{}
 	}
 	if s.receipts == nil {
 		s.receipts = noReceipts{}
@@ -115,6 +121,8 @@ func New(opts Options) (*Server, error) {
 	s.registerTable()
 	s.registerProxies()
 	s.registerReceipts()
+	s.registerTestRuns()
+	s.registerSuites()
 	s.registerGateway()
 	s.registerEvents()
 	s.registerWebhooks()

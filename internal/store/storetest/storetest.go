@@ -1,4 +1,4 @@
-// Package storetest has the conformance suite of [control.Store] and [webhook.Store]: what their
+// Package storetest has the conformance suite of [control.Store], [testrun.Store] and [webhook.Store]: what their
 // contracts say, sentence by sentence, as tests for any implementation.
 package storetest
 
@@ -10,12 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/testrun"
 	"github.com/layover-dev/layover/internal/webhook"
 )
 
 // Store is a store under test. Close ends its use in an orderly way; the data stay.
 type Store interface {
 	control.Store
+	testrun.Store
 	webhook.Store
 	io.Closer
 }
@@ -36,6 +38,7 @@ func Run(t *testing.T, place func(t *testing.T) Open) {
 		"events":   eventTests(),
 		"revision": revisionTests(),
 		"webhooks": webhookTests(),
+		"testruns": testRunTests(),
 		"context":  contextTests(),
 	}
 	for area, tests := range areas {
