@@ -455,13 +455,17 @@ func (k checker) health(h api.Health, p path) {
 
 func (k checker) env(env map[string]string, p path) {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		if !api.IsVariable(name) {
-			k.key(p.with(name), "use letters, digits and _", "%q cannot be the name of an environment variable", clip(name))
-		}
-		if strings.ContainsRune(env[name], 0) {
-			k.value(p.with(name), "", "the value holds a NUL character")
-		}
+		k.variable(name, env[name], p)
 		k.placeholders(env[name], p.with(name))
+	}
+}
+
+func (k checker) variable(name, value string, p path) {
+	if !api.IsVariable(name) {
+		k.key(p.with(name), "use letters, digits and _", "%q cannot be the name of an environment variable", clip(name))
+	}
+	if strings.ContainsRune(value, 0) {
+		k.value(p.with(name), "", "the value holds a NUL character")
 	}
 }
 

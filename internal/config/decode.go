@@ -27,9 +27,10 @@ type decoder struct {
 	visits  int
 }
 
-func (d *decoder) decode(body ast.Node, file *File) {
+// tree decodes the tree of a whole file.
+func (d *decoder) tree(body ast.Node, s *shape, dst reflect.Value) {
 	ast.Walk(anchorVisitor{d}, body)
-	d.value(body, fileShape(), nil, reflect.ValueOf(file).Elem(), nil)
+	d.value(body, s, nil, dst, nil)
 }
 
 // anchorVisitor collects the anchors of a tree.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 
@@ -31,10 +32,19 @@ const (
 // Load reads the file at name over [Default] and checks it. The error is
 // [*Problems] where the file could be read and has some.
 func Load(name string) (*File, error) {
-	f, err := os.Open(name)
+	data, err := readFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no configuration at %s (write one with \"layover init\", or name another with -f): %w", name, fs.ErrNotExist)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, data)
+}
+
+// readFile reads a file as far as anything is taken from one.
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open configuration: %w", err)
 	}
@@ -43,39 +53,46 @@ func Load(name string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return Parse(name, data)
+	return data, nil
 }
 
 // Parse reads data as [Load] does. name is used in messages, and its folder is
 // what relative paths in the file are relative to.
 func Parse(name string, data []byte) (*File, error) {
-	abs, err := filepath.Abs(name)
+	d, body, err := begin(name, data)
 	if err != nil {
-		return nil, fmt.Errorf("find the folder of %s: %w", name, err)
+		return nil, err
 	}
-	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
-	src := newSource(name, filepath.Dir(abs), string(data))
-	d := &decoder{
-		collector: collector{source: src},
-		anchors:   map[string]*ast.AnchorNode{},
-		active:    map[*ast.AnchorNode]bool{},
-	}
-	if body := d.parse(data); body != nil {
-		file := Default()
-		file.source = src
-		d.decode(body, file)
-		file.check(&d.collector)
-		if err := d.err(); err != nil {
-			return nil, err
-		}
+	file := Default()
+	file.source = d.source
+	if body == nil { // an empty file
 		return file, nil
 	}
+	d.tree(body, fileShape(), reflect.ValueOf(file).Elem())
+	file.check(&d.collector)
 	if err := d.err(); err != nil {
 		return nil, err
 	}
-	file := Default() // an empty file
-	file.source = src
 	return file, nil
+}
+
+// begin reads the text of a file into a tree, which is nil where there is nothing in it.
+func begin(name string, data []byte) (*decoder, ast.Node, error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the folder of %s: %w", name, err)
+	}
+	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
+	d := &decoder{
+		collector: collector{source: newSource(name, filepath.Dir(abs), string(data))},
+		anchors:   map[string]*ast.AnchorNode{},
+		active:    map[*ast.AnchorNode]bool{},
+	}
+	body := d.parse(data)
+	if body == nil {
+		return d, nil, d.err()
+	}
+	return d, body, nil
 }
 
 // parse reads the text into a tree. It returns nil for a file without content,

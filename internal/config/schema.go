@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-//go:generate go test . -run "TestSchema|TestReference" -update
+//go:generate go test . -run "TestSchema|TestReference|TestTestFile_SchemaAndReference" -update
 
 // Patterns of the schema. The loader says more exactly what is wrong.
 const (
@@ -40,10 +40,15 @@ type jsonSchema struct {
 }
 
 // Schema returns the JSON Schema of layover.yaml, for editors.
-func Schema() ([]byte, error) {
-	root := schemaOf(fileShape(), nil)
+func Schema() ([]byte, error) { return schema(fileShape(), FileName) }
+
+// SchemaOfTests returns the JSON Schema of layover.test.yaml.
+func SchemaOfTests() ([]byte, error) { return schema(testFileShape(), TestFileName) }
+
+func schema(s *shape, title string) ([]byte, error) {
+	root := schemaOf(s, nil)
 	root.Schema = "https://json-schema.org/draft/2020-12/schema"
-	root.Title = FileName
+	root.Title = title
 	root.PatternProperties = map[string]*jsonSchema{"^x-": {Description: "Ignored: a place for anchors"}}
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)

@@ -65,7 +65,7 @@ func shapeOf(t reflect.Type, k *key) *shape {
 	case t == reflect.TypeFor[api.Health]():
 		s.kind = kindHealth
 		s.keys = keysOf(t)
-	case t.Kind() == reflect.Slice && k != nil && k.name == "command":
+	case t.Kind() == reflect.Slice && k != nil && (k.name == "command" || k.name == "rerun"):
 		s.kind = kindCommand
 	case t.Kind() == reflect.Slice:
 		s.kind = kindList

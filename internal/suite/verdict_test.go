@@ -1,0 +1,158 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// world says whether a test passes on versions of the route; it is flaky at a rate besides.
+type world struct {
+	versions []string
+	fails    func(has func(version string) bool) bool
+	flaky    float64
+	random   *rand.Rand
+	runs     int
+}
+
+func (w *world) run(_ context.Context, t Trial, tests []string) (map[string]bool, error) {
+	has := func(v string) bool {
+		switch {
+		case t.Defaults:
+			return false
+		case len(t.Only) > 0:
+			return slices.Contains(t.Only, v)
+		}
+		return slices.Contains(w.versions, v) && !slices.Contains(t.Without, v)
+	}
+	out := map[string]bool{}
+	for _, test := range tests {
+		w.runs++
+		out[test] = !w.fails(has) && w.random.Float64() >= w.flaky
+	}
+	return out, nil
+}
+
+const mine, other, third = "cart@pr-1", "orders@pr-1", "pricing@pr-1"
+
+// kind is a class of reasons why a test fails.
+type kind struct {
+	versions []string
+	fails    func(has func(string) bool) bool
+	flaky    float64
+	past     Past
+	mine     string
+	want     Verdict
+	blame    []string
+}
+
+func kinds() map[string]kind {
+	stable := Past{Runs: 60}
+	inMine := func(has func(string) bool) bool { return has(mine) }
+	inOther := func(has func(string) bool) bool { return has(other) }
+	both := func(has func(string) bool) bool { return has(mine) && has(other) }
+	always := func(func(string) bool) bool { return true }
+	never := func(func(string) bool) bool { return false }
+	two, three := []string{mine, other}, []string{mine, other, third}
+	return map[string]kind{
+		"mine":                  {versions: []string{mine}, fails: inMine, past: stable, mine: mine, want: Yours, blame: []string{mine}},
+		"mine, new test":        {versions: []string{mine}, fails: inMine, mine: mine, want: Yours, blame: []string{mine}},
+		"mine of two":           {versions: two, fails: inMine, past: stable, mine: mine, want: Yours, blame: []string{mine}},
+		"mine of three":         {versions: three, fails: inMine, past: stable, mine: mine, want: Yours, blame: []string{mine}},
+		"main":                  {versions: []string{mine}, fails: always, past: stable, mine: mine, want: MainFails},
+		"main, two":             {versions: two, fails: always, past: stable, mine: mine, want: MainFails},
+		"main, no route":        {fails: always, past: stable, want: MainFails},
+		"other of two":          {versions: two, fails: inOther, past: stable, mine: mine, want: Theirs, blame: []string{other}},
+		"other of three":        {versions: three, fails: inOther, past: stable, mine: mine, want: Theirs, blame: []string{other}},
+		"the combination":       {versions: two, fails: both, past: stable, mine: mine, want: Together, blame: two},
+		"combination of three":  {versions: three, fails: both, past: stable, mine: mine, want: Together, blame: two},
+		"nobody's, combination": {versions: three, fails: both, past: stable, want: Together, blame: two},
+		"nobody's, one":         {versions: three, fails: inOther, past: stable, want: Yours, blame: []string{other}},
+		"flaky, known":          {versions: two, fails: never, flaky: 0.1, past: Past{Runs: 60, Flips: 6}, mine: mine, want: Flaky},
+		"flaky, new":            {versions: []string{mine}, fails: never, flaky: 0.1, mine: mine, want: Flaky},
+		"mine, known to flip":   {versions: []string{mine}, fails: inMine, flaky: 0.1, past: Past{Runs: 60, Flips: 6}, mine: mine, want: Yours, blame: []string{mine}},
+	}
+}
+
+// TestJudge_IsRight holds the verdicts over a seeded matrix, and how many runs they take.
+func TestJudge_IsRight(t *testing.T) {
+	for name, k := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			const cases = 2000
+			random := rand.New(rand.NewPCG(7, uint64(len(name))))
+			right, runs := 0, 0
+			for range cases {
+				w := &world{versions: k.versions, fails: k.fails, flaky: k.flaky, random: random}
+				got, err := Judge(t.Context(), []string{"a"}, k.mine, k.versions, map[string]Past{"a": k.past}, w.run)
+				require.NoError(t, err)
+				j := got["a"]
+				require.Len(t, j.Evidence, j.Runs)
+				require.Equal(t, w.runs, j.Runs)
+				runs += w.runs
+				if j.Verdict == k.want {
+					right++
+					if k.flaky == 0 {
+						require.Equal(t, k.blame, j.Blame)
+					}
+				}
+			}
+			t.Logf("%s: %.2f %% right, %.2f extra runs", name, 100*float64(right)/cases, float64(runs)/cases)
+			least := 0.99
+			if name == "flaky, new" || name == "mine, known to flip" {
+				least = 0.98 // little is known, and main flips as well
+			}
+			require.GreaterOrEqual(t, float64(right)/cases, least)
+		})
+	}
+}
+
+// TestJudge_SharesTrials holds that tests of different fate are run together where they wait for the same.
+func TestJudge_SharesTrials(t *testing.T) {
+	trials := 0
+	run := func(_ context.Context, trial Trial, tests []string) (map[string]bool, error) {
+		trials++
+		out := map[string]bool{}
+		for _, test := range tests {
+			out[test] = trial.Defaults && test != "main"
+		}
+		return out, nil
+	}
+	past := map[string]Past{}
+	tests := []string{"main"}
+	for i := range 20 {
+		tests = append(tests, fmt.Sprintf("mine %d", i))
+	}
+	for _, test := range tests {
+		past[test] = Past{Runs: 50}
+	}
+	got, err := Judge(t.Context(), tests, mine, []string{mine}, past, run)
+	require.NoError(t, err)
+	require.Equal(t, MainFails, got["main"].Verdict)
+	require.Equal(t, Yours, got["mine 7"].Verdict)
+	require.Equal(t, 2, trials)
+}
+
+func TestJudge_WhatCannotBeTried(t *testing.T) {
+	got, err := Judge(t.Context(), []string{"a", "b"}, mine, []string{mine}, nil, func(context.Context, Trial, []string) (map[string]bool, error) {
+		return map[string]bool{"a": false}, errors.New("no room")
+	})
+	require.NoError(t, err)
+	require.Equal(t, Undecided, got["a"].Verdict)
+	require.Equal(t, []string{"again on the same versions: could not be tried: no room"}, got["a"].Evidence)
+	got, err = Judge(t.Context(), []string{"a", "b"}, mine, []string{mine}, nil, func(context.Context, Trial, []string) (map[string]bool, error) {
+		return map[string]bool{"a": true}, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, []Verdict{Flaky, Undecided}, []Verdict{got["a"].Verdict, got["b"].Verdict})
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = Judge(ctx, []string{"a"}, mine, []string{mine}, nil, func(context.Context, Trial, []string) (map[string]bool, error) {
+		cancel()
+		return nil, context.Canceled
+	})
+	require.ErrorIs(t, err, context.Canceled)
+}
