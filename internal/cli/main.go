@@ -172,6 +172,7 @@ all others answer with main.
 		&cobra.Group{ID: groupRun, Title: "Run an environment:"},
 		&cobra.Group{ID: groupVersions, Title: "Versions:"},
 		&cobra.Group{ID: groupRoutes, Title: "Routes and requests:"},
+		&cobra.Group{ID: groupTests, Title: "Tests:"},
 	)
 	root.AddCommand(
 		newUpCmd(app), newServerCmd(app), newProxyCmd(app), newDemoCmd(app), newInitCmd(app), newValidateCmd(app), newStoreCmd(app),
@@ -180,6 +181,7 @@ all others answer with main.
 		newSleepCmd(app), newWakeCmd(app), newExtendCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newWebhookCmd(app), newServiceCmd(app),
 		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app), newReceiptCmd(app), newRequestsCmd(app), newXRayCmd(app), newGatewayCmd(app), newECSCmd(app),
+		newExecCmd(app), newTestCmd(app), newRunsCmd(app), newRunCmd(app), newSuiteCmd(app),
 		newVersionCmd(app), newShopCmd(app),
 	)
 	root.SetHelpCommandGroupID("")
@@ -208,6 +210,7 @@ const (
 	groupRun      = "run"
 	groupVersions = "versions"
 	groupRoutes   = "routes"
+	groupTests    = "tests"
 )
 
 // usageArgs makes wrong arguments of every command bad input, with a way to its help.

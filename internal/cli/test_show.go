@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/suite/report"
+)
+
+// show prints what a run proved.
+func (t *suiteRun) show(r api.TestRun) {
+	if t.opts.JSON {
+		return
+	}
+	showRun(t.app, r)
+}
+
+// showRun prints a run with what is worth a look: not the tests that passed.
+func showRun(app *App, r api.TestRun) {
+	mark := app.green("✓")
+	if r.Status != api.RunPassed {
+		mark = app.red("✗")
+	}
+	app.printf("%s %s  run %s  %s%s\n", mark, app.bold(r.Suite), r.ID, r.Status, reasonOf(r))
+	counts := fmt.Sprintf("%d passed, %d failed, %d skipped", r.Passed, r.Failed, r.Skipped)
+	if r.Excused > 0 {
+		counts += fmt.Sprintf("; %d of the failed excused", r.Excused)
+	}
+	if !r.Ended.IsZero() {
+		counts += " in " + precise(r.Ended.Sub(r.Began))
+	}
+	app.printf("  %s\n", counts)
+	for _, c := range r.Cases {
+		showCase(app, c)
+	}
+	for _, f := range r.Findings {
+		app.printf("  %s %s: %s\n", app.red("✗"), app.bold(f.Kind), f.Text)
+		if f.Hint != "" {
+			app.printf("      %s %s\n", app.faint("hint:"), f.Hint)
+		}
+	}
+	showReached(app, r)
+}
+
+func reasonOf(r api.TestRun) string {
+	if r.Reason == "" {
+		return ""
+	}
+	return ": " + r.Reason
+}
+
+func showCase(app *App, c api.TestCase) {
+	if c.Outcome != string(report.Failed) && !c.Flipped {
+		return
+	}
+	mark, verdict := app.red("✗"), c.Verdict
+	if c.Excused || c.Outcome == string(report.Passed) {
+		mark = app.faint("~")
+	}
+	if len(c.Blame) > 0 {
+		verdict += ": " + strings.Join(c.Blame, ", ")
+	}
+	if !c.Quarantine.IsZero() {
+		if c.Excused && c.Quarantine.After(time.Now()) {
+			verdict = strings.TrimSpace(verdict + " (in quarantine until " + c.Quarantine.Format(time.DateOnly) + ")")
+		} else {
+			verdict = strings.TrimSpace(verdict + " (its quarantine ended on " + c.Quarantine.Format(time.DateOnly) + ")")
+		}
+	}
+	app.printf("  %s %s  %s\n", mark, c.Name, app.bold(verdict))
+	for i, line := range strings.Split(strings.TrimSpace(c.Message), "\n") {
+		if i == maxShown {
+			app.printf("      …\n")
+			break
+		}
+		if line != "" {
+			app.printf("      %s\n", app.faint(oneLine(line)))
+		}
+	}
+	for _, e := range c.Evidence {
+		app.printf("      %s\n", e)
+	}
+}
+
+// maxShown is how many lines of a message are shown.
+const maxShown = 8
+
+func showReached(app *App, r api.TestRun) {
+	if r.Reached == nil {
+		return
+	}
+	n := map[string]int{}
+	for _, e := range r.Reached.Edges {
+		n[e.ID()] += e.Requests
+	}
+	var parts []string
+	for id, requests := range n {
+		parts = append(parts, fmt.Sprintf("%s %d", id, requests))
+	}
+	slices.Sort(parts)
+	if len(parts) > 0 {
+		app.printf("  reached  %s\n", strings.Join(parts, ", "))
+	}
+	if r.Reached.Dropped > 0 {
+		app.printf("  proxies could not tell of %d requests, of any run: some may be missing\n", r.Reached.Dropped)
+	}
+	under := map[string][]string{}
+	for _, e := range r.Reached.Endpoints {
+		if slices.Contains(r.Versions, e.ID()) {
+			under[e.ID()] = append(under[e.ID()], fmt.Sprintf("%s %s", e.Method, e.Path))
+		}
+	}
+	var ids []string
+	for id := range under {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		app.printf("  exercised of %s  %s\n", id, someOf(under[id]))
+	}
+	missed := map[string][]string{}
+	var services []string
+	for _, e := range r.Unreached {
+		if missed[e.Service] == nil {
+			services = append(services, e.Service)
+		}
+		missed[e.Service] = append(missed[e.Service], fmt.Sprintf("%s %s", e.Method, e.Path))
+	}
+	for _, service := range services {
+		app.printf("  not exercised of %s  %s\n", service, someOf(missed[service]))
+	}
+}
+
+// someOf is a list in one line, cut where it is long.
+func someOf(all []string) string {
+	const most = 12
+	if len(all) <= most {
+		return strings.Join(all, ", ")
+	}
+	return strings.Join(all[:most], ", ") + fmt.Sprintf(" and %d more", len(all)-most)
+}
+
+// junitOf writes the results of runs as one JUnit XML, with verdicts and what the receipts say.
+func junitOf(w io.Writer, runs []api.TestRun) error {
+	var all []report.Case
+	name := "layover"
+	for _, r := range runs {
+		if len(runs) == 1 {
+			name = r.Suite
+		}
+		for _, c := range r.Cases {
+			out := report.Case{Name: c.Name, Outcome: report.Outcome(c.Outcome), Duration: time.Duration(c.Took), Message: c.Message}
+			if len(runs) > 1 {
+				out.Name = r.Suite + " > " + c.Name
+			}
+			if c.Outcome == string(report.Failed) {
+				verdict := c.Verdict
+				if len(c.Blame) > 0 {
+					verdict += " (" + strings.Join(c.Blame, ", ") + ")"
+				}
+				out.Message = strings.TrimSpace(cmp.Or(verdict, "failed") + "\n" + strings.Join(append(slices.Clone(c.Evidence), c.Message), "\n"))
+				if c.Excused {
+					out.Outcome = report.Skipped
+				}
+			}
+			all = append(all, out)
+		}
+		for _, f := range r.Findings {
+			all = append(all, report.Case{Name: "layover > " + f.Kind + " " + f.Version, Outcome: report.Failed, Message: f.Text + "\n" + f.Hint})
+		}
+		if r.Status == api.RunError || r.Status == api.RunCanceled {
+			all = append(all, report.Case{Name: "layover > " + r.Suite, Outcome: report.Failed, Message: r.Reason})
+		}
+	}
+	return report.WriteJUnit(w, name, all)
+}

@@ -1,0 +1,711 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/route"
+	"github.com/layover-dev/layover/internal/suite"
+	"github.com/layover-dev/layover/internal/suite/report"
+	"github.com/layover-dev/layover/internal/testrun"
+)
+
+// suiteRun is a suite that is being run.
+type suiteRun struct {
+	app    *App
+	client *api.Client
+	job    suiteJob
+	opts   *testOptions
+	aim    *aim
+	run    api.TestRun
+	trials int // further runs of the command, which have IDs of their own
+}
+
+// runSuite runs one suite, finds out what it proved, and stores that.
+func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, opts *testOptions, many bool) (api.TestRun, error) {
+	t := &suiteRun{app: app, client: client, job: job, opts: opts}
+	value, err := t.routeWithNeeds(ctx)
+	if err != nil {
+		return api.TestRun{}, err
+	}
+	if err := t.prepare(ctx, value); err != nil {
+		return api.TestRun{}, err
+	}
+	id := opts.Run
+	if id != "" && many {
+		id += "." + job.name
+	}
+	origin, _ := ciOrigin(app.env)
+	most := time.Duration(job.suite.Timeout)*time.Duration(2+job.suite.Retries) + startPatience
+	t.run, err = client.BeginRun(ctx, api.TestRun{
+		ID: id, Suite: job.name, Ref: job.ref, Route: value, Versions: t.aim.versions(), Owners: job.suite.Owners, Repository: job.from, Origin: origin,
+	}, most)
+	if err != nil {
+		return api.TestRun{}, err
+	}
+	app.say("%s  run %s  %s\n", app.bold(job.name), t.run.ID, t.aimedAt())
+	result := t.execute(ctx)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	stored, err := client.EndRun(ending, fit(result))
+	if err != nil {
+		return result, fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
+	}
+	t.show(stored)
+	if ctx.Err() != nil {
+		return stored, ctx.Err()
+	}
+	return stored, nil
+}
+
+func (t *suiteRun) aimedAt() string {
+	switch {
+	case t.run.Route == "":
+		return "against the default versions"
+	case len(t.run.Versions) == 0:
+		return "route " + t.run.Route + ", of which no version is there"
+	}
+	return "route " + t.run.Route + " (" + strings.Join(t.run.Versions, ", ") + ")"
+}
+
+// routeWithNeeds is the route with what the suite needs in other versions before it.
+func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
+	value := t.opts.Route
+	a, err := aimAt(ctx, t.client, value)
+	if err != nil {
+		return "", err
+	}
+	for _, service := range slices.Backward(slices.Sorted(maps.Keys(t.job.suite.Needs))) {
+		if a.table.Service(service) == nil {
+			return "", usagef("layover service ls lists them", "suite %s needs service %q, which the environment does not have", t.job.name, service)
+		}
+		want := t.job.suite.Needs[service].Version
+		if want == "" || want == a.wanted(service) || a.route == "" && want == a.defaultOf(service) {
+			continue
+		}
+		if value == "" {
+			value = service + "@" + want
+		} else {
+			value = service + "@" + want + "~" + value
+		}
+	}
+	return value, nil
+}
+
+// prepare deploys what is missing, and waits until all versions of the route are there.
+func (t *suiteRun) prepare(ctx context.Context, value string) error {
+	var err error
+	if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+		return err
+	}
+	deployed := false
+	for _, service := range slices.Sorted(maps.Keys(t.job.suite.Needs)) {
+		need := t.job.suite.Needs[service]
+		version := cmp.Or(need.Version, t.aim.wanted(service), t.aim.defaultOf(service))
+		v, err := t.client.Version(ctx, service, version)
+		if err == nil && v.State != api.StateStopped {
+			continue
+		}
+		if p, ok := errors.AsType[*api.Problem](err); err != nil && (!ok || p.Code != api.CodeNotFound) {
+			return err
+		}
+		if err := t.deploy(ctx, service, version, api.Overrides{Image: need.Image, Command: need.Command, Dir: dirOf(need.Command, t.job.suite.Dir), Env: need.Env}); err != nil {
+			return err
+		}
+		deployed = true
+	}
+	for _, id := range t.needed() {
+		if err := t.await(ctx, id); err != nil {
+			return err
+		}
+	}
+	if deployed {
+		t.aim, err = aimAt(ctx, t.client, value)
+	}
+	return err
+}
+
+func dirOf(command []string, dir string) string {
+	if len(command) == 0 {
+		return ""
+	}
+	return dir
+}
+
+func (t *suiteRun) deploy(ctx context.Context, service, version string, with api.Overrides) error {
+	t.app.say("%s needs %s@%s, which is not there: deploying it\n", t.job.name, service, version)
+	d := api.Deployment{Overrides: with}
+	who := whoOptions{Note: "needed by suite " + t.job.name}
+	if err := who.put(t.app, &d); err != nil {
+		return err
+	}
+	v, err := t.client.Deploy(ctx, service, version, d)
+	if err != nil {
+		return err
+	}
+	_, err = waitDeploy(ctx, t.app, t.client, v)
+	return err
+}
+
+// needed are the versions that have to be there: those of the route, and what the suite needs besides.
+func (t *suiteRun) needed() []string {
+	all := t.aim.versions()
+	for service, need := range t.job.suite.Needs {
+		version := cmp.Or(need.Version, t.aim.wanted(service), t.aim.defaultOf(service))
+		all = append(all, service+"@"+version)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// await waits until requests reach a version. One that sleeps is woken by the first of them.
+func (t *suiteRun) await(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	service, version, _ := strings.Cut(id, "@")
+	told := false
+	for {
+		v, err := t.client.Version(ctx, service, version)
+		if err != nil {
+			return err
+		}
+		switch v.State {
+		case api.StateRunning, api.StateAsleep:
+			return nil
+		case api.StateFailed:
+			return &control.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("%s has failed: %s", id, v.Reason), Hint: "layover status " + id + ", layover logs " + id}
+		case api.StateStopped, api.StateStopping, api.StateRemoving:
+			return &control.Error{Code: api.CodeUnavailable, Message: fmt.Sprintf("%s is %s, and the route means it", id, v.State), Hint: "start it: layover start " + id}
+		case api.StateStarting:
+		}
+		if !told {
+			told = true
+			t.app.say("waiting for %s, which is starting\n", id)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", id, ctx.Err())
+		}
+	}
+}
+
+// under are the versions under test.
+func (t *suiteRun) under() []string {
+	if t.job.suite.Service == "" {
+		return t.aim.versions()
+	}
+	version := cmp.Or(t.aim.wanted(t.job.suite.Service), t.aim.defaultOf(t.job.suite.Service))
+	return []string{t.job.suite.Service + "@" + version}
+}
+
+// claim is what the run has to prove.
+func (t *suiteRun) claim() suite.Claim {
+	c := suite.Claim{Route: t.run.Route, Under: t.under(), Versions: t.aim.versions(), Fallback: t.job.suite.Fallback}
+	for _, target := range t.job.suite.Reach {
+		service, version, scoped := strings.Cut(target, "@")
+		if !scoped {
+			version = t.aim.defaultOf(service)
+			if s := t.aim.table.Service(service); s != nil {
+				version = cmp.Or(t.aim.versionOf(s), version)
+			}
+		}
+		c.Reach = append(c.Reach, service+"@"+version)
+	}
+	return c
+}
+
+// execute runs the tests and returns the result, whatever becomes of them.
+func (t *suiteRun) execute(ctx context.Context) api.TestRun {
+	result := t.run
+	fail := func(err error) api.TestRun {
+		result.Status, result.Reason = api.RunError, err.Error()
+		if ctx.Err() != nil {
+			result.Status, result.Reason = api.RunCanceled, "it was ended before it was done"
+		}
+		return result
+	}
+	cases, err := t.command(ctx, t.run.Route, t.run.ID, t.job.suite.Command)
+	if err != nil {
+		return fail(err)
+	}
+	if cases, err = t.retry(ctx, cases); err != nil {
+		return fail(err)
+	}
+	result.Cases = cases
+	if err := t.judge(ctx, &result); err != nil {
+		return fail(err)
+	}
+	if err := t.prove(ctx, &result); err != nil {
+		return fail(err)
+	}
+	t.decide(&result)
+	return result
+}
+
+// command runs the command of the suite, and reads its report.
+func (t *suiteRun) command(ctx context.Context, value, id string, command []string) ([]api.TestCase, error) {
+	running, cancel := context.WithTimeout(ctx, time.Duration(t.job.suite.Timeout))
+	defer cancel()
+	env := []string{"LAYOVER_SUITE=" + t.job.name}
+	for name, text := range t.job.suite.Env {
+		env = append(env, name+"="+text)
+	}
+	out := t.app.Out
+	if t.opts.JSON {
+		out = t.app.Err
+	}
+	var printed bytes.Buffer
+	kept := &boundedWriter{to: &printed, left: maxPrinted}
+	shown := io.Writer(kept)
+	said := io.Writer(t.app.Err)
+	var hidden bytes.Buffer
+	if t.opts.Quiet {
+		both := &boundedWriter{to: &hidden, left: maxPrinted}
+		shown, said = io.MultiWriter(kept, both), both
+	} else {
+		shown = io.MultiWriter(kept, out)
+	}
+	began := time.Now()
+	exit, _, err := runWithRoute(running, t.app, t.aim, routed{
+		Route: value, Run: id, Command: command, Dir: t.job.suite.Dir, Env: env, Stdout: shown, Stderr: said,
+	})
+	if err == nil && exit != 0 {
+		_, _ = io.Copy(out, &hidden)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case running.Err() != nil:
+		return nil, fmt.Errorf("the tests did not end within %s (timeout in %s)", t.job.suite.Timeout, t.opts.File)
+	case err != nil:
+		return nil, err
+	case exit == exitNotFound || exit == exitNotExecutable:
+		return nil, fmt.Errorf("%s cannot be run: is it installed?", command[0])
+	}
+	return t.report(&printed, exit, began)
+}
+
+// maxPrinted bounds what is kept of what a command prints, in bytes.
+const maxPrinted = 64 << 20
+
+// report reads the results of single tests.
+func (t *suiteRun) report(printed io.Reader, exit int, began time.Time) ([]api.TestCase, error) {
+	r := t.job.suite.Report
+	whole := api.TestCase{Name: t.job.name, Outcome: string(report.Passed), Took: api.Duration(time.Since(began))}
+	if exit != 0 {
+		whole.Outcome, whole.Message = string(report.Failed), fmt.Sprintf("the command ended with exit code %d", exit)
+	}
+	if r.Format == "exit" {
+		return []api.TestCase{whole}, nil
+	}
+	readers := []io.Reader{printed}
+	if len(r.Files) > 0 {
+		readers = nil
+		names, err := t.files(began)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			f, err := os.Open(name)
+			if err != nil {
+				return nil, fmt.Errorf("read the report: %w", err)
+			}
+			defer func() { _ = f.Close() }()
+			readers = append(readers, f)
+		}
+	}
+	var out []api.TestCase
+	taken := map[string]int{}
+	failed := false
+	for _, in := range readers {
+		cases, err := readReport(r.Format, in)
+		if err != nil {
+			return nil, fmt.Errorf("read the report (%s): %w; the command ended with exit code %d", r.Format, err, exit)
+		}
+		for _, c := range cases {
+			name := cut(c.Name, 480)
+			if taken[name]++; taken[name] > 1 {
+				name = fmt.Sprintf("%s (%d)", name, taken[name])
+			}
+			failed = failed || c.Outcome == report.Failed
+			out = append(out, api.TestCase{Name: name, Outcome: string(c.Outcome), Took: api.Duration(c.Duration), Message: cut(c.Message, 4000)})
+		}
+	}
+	if exit != 0 && !failed { // it failed apart from any test
+		out = append(out, whole)
+	}
+	return out, nil
+}
+
+func readReport(format string, in io.Reader) ([]report.Case, error) {
+	switch format {
+	case "junit":
+		return report.ParseJUnit(in)
+	case "tap":
+		return report.ParseTAP(in)
+	default:
+		return report.ParseGoJSON(in)
+	}
+}
+
+// files are those of the report that this run has written.
+func (t *suiteRun) files(began time.Time) ([]string, error) {
+	var all []string
+	old := 0
+	for _, pattern := range t.job.suite.Report.Files {
+		found, err := filepath.Glob(filepath.Join(t.job.suite.Dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range found {
+			info, err := os.Stat(name)
+			if err != nil || info.ModTime().Before(began.Add(-2*time.Second)) { // as file systems round
+				old++
+				continue
+			}
+			all = append(all, name)
+		}
+	}
+	if len(all) == 0 {
+		more := ""
+		if old > 0 {
+			more = fmt.Sprintf(", only %d that are older than this run", old)
+		}
+		return nil, fmt.Errorf("the tests left no report: there is no %s in %s%s", strings.Join(t.job.suite.Report.Files, ", "), t.job.suite.Dir, more)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// retry runs failed tests again as often as the suite says.
+func (t *suiteRun) retry(ctx context.Context, cases []api.TestCase) ([]api.TestCase, error) {
+	for range t.job.suite.Retries {
+		failed := failedOf(cases)
+		if len(failed) == 0 {
+			break
+		}
+		passed, err := t.again(ctx, t.run.Route, t.run.ID, failed)
+		if err != nil {
+			return cases, err
+		}
+		for i := range cases {
+			if c := &cases[i]; passed[c.Name] && c.Outcome == string(report.Failed) {
+				c.Outcome, c.Flipped, c.Verdict = string(report.Passed), true, string(suite.Flaky)
+				c.Evidence = append(c.Evidence, "it failed, and passed when it was run again")
+			}
+		}
+	}
+	return cases, nil
+}
+
+func failedOf(cases []api.TestCase) []string {
+	var out []string
+	for _, c := range cases {
+		if c.Outcome == string(report.Failed) {
+			out = append(out, c.Name)
+		}
+	}
+	return out
+}
+
+// again runs given tests, and says of each that was run whether it passed.
+func (t *suiteRun) again(ctx context.Context, value, id string, tests []string) (map[string]bool, error) {
+	command := t.job.suite.Command
+	if t.job.suite.Rerun != nil && !slices.Contains(tests, t.job.name) {
+		command = rerunCommand(t.job.suite.Rerun, tests)
+	}
+	cases, err := t.command(ctx, value, id, command)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	exited := true
+	for _, c := range cases {
+		if c.Outcome != string(report.Skipped) {
+			out[c.Name] = c.Outcome == string(report.Passed)
+		}
+		exited = exited && c.Outcome != string(report.Failed)
+	}
+	if _, told := out[t.job.name]; !told && slices.Contains(tests, t.job.name) {
+		out[t.job.name] = exited // it fails where the command fails apart from any test
+	}
+	return out, nil
+}
+
+// rerunCommand is a command with the names of tests filled in: {tests} as one regular expression, {test} once for each. Of a
+// Go test there is the name alone, as -run takes it.
+func rerunCommand(template, tests []string) []string {
+	var plain, quoted []string
+	for _, test := range tests {
+		name := test
+		if i := strings.LastIndexByte(test, ' '); i >= 0 && strings.HasPrefix(test[i+1:], "Test") {
+			name = test[i+1:]
+		}
+		plain = append(plain, name)
+		quoted = append(quoted, regexp.QuoteMeta(name))
+	}
+	slices.Sort(quoted)
+	all := "^(" + strings.Join(slices.Compact(quoted), "|") + ")$"
+	var out []string
+	for _, word := range template {
+		switch {
+		case strings.Contains(word, "{test}"):
+			for _, name := range plain {
+				out = append(out, strings.ReplaceAll(word, "{test}", name))
+			}
+		default:
+			out = append(out, strings.ReplaceAll(word, "{tests}", all))
+		}
+	}
+	return out
+}
+
+// judge finds out whose fault the failed tests are.
+func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
+	failed := failedOf(result.Cases)
+	if len(failed) == 0 || t.opts.NoBlame {
+		return nil
+	}
+	if len(failed) > maxJudged {
+		t.app.say("%d tests failed: the fault of the first %d is looked for\n", len(failed), maxJudged)
+		failed = failed[:maxJudged]
+	}
+	past := map[string]suite.Past{}
+	histories, err := t.client.TestHistory(ctx, t.job.name)
+	if err != nil {
+		return err
+	}
+	for _, h := range histories {
+		past[h.Test] = suite.Past{Runs: h.Runs, Flips: h.Flips}
+	}
+	mine := ""
+	if t.job.suite.Service != "" {
+		mine = t.under()[0]
+	}
+	verdicts, err := suite.Judge(ctx, failed, mine, t.aim.versions(), past, func(ctx context.Context, trial suite.Trial, tests []string) (map[string]bool, error) {
+		t.trials++
+		t.app.say("whose fault? %d failed %s run %s\n", len(tests), plural(len(tests), "test is", "tests are"), trial)
+		return t.again(ctx, t.routeOf(trial), fmt.Sprintf("%s.%d", cut(t.run.ID, route.MaxRun-4), t.trials), tests)
+	})
+	if err != nil {
+		return err
+	}
+	result.ExtraRuns = t.trials
+	for i := range result.Cases {
+		c := &result.Cases[i]
+		j, ok := verdicts[c.Name]
+		if !ok || c.Outcome != string(report.Failed) {
+			continue
+		}
+		c.Verdict, c.Blame, c.Evidence, c.OnDefaults = string(j.Verdict), j.Blame, j.Evidence, j.OnDefaults
+		c.Flipped = j.Verdict == suite.Flaky
+		if j.Verdict == suite.MainFails {
+			c.Blame = t.guilty(ctx)
+		}
+	}
+	return nil
+}
+
+// maxJudged is of how many failed tests the fault is looked for.
+const maxJudged = 1000
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+// routeOf is the route of a trial.
+func (t *suiteRun) routeOf(trial suite.Trial) string {
+	var versions []string
+	switch {
+	case trial.Defaults:
+		return ""
+	case len(trial.Only) > 0:
+		versions = trial.Only
+	case len(trial.Without) > 0:
+		versions = slices.DeleteFunc(t.aim.versions(), func(v string) bool { return slices.Contains(trial.Without, v) })
+	default:
+		return t.run.Route
+	}
+	return strings.Join(versions, "~")
+}
+
+// guilty are the default versions whose requests failed in the last trial, else that of the service under test.
+func (t *suiteRun) guilty(ctx context.Context) []string {
+	r, err := t.client.Reached(ctx, fmt.Sprintf("%s.%d", cut(t.run.ID, route.MaxRun-4), t.trials))
+	var out []string
+	if err == nil {
+		for _, e := range r.Edges {
+			if e.Errors > 0 {
+				out = append(out, e.ID())
+			}
+		}
+	}
+	if len(out) == 0 {
+		for _, id := range t.under() {
+			service, _, _ := strings.Cut(id, "@")
+			out = append(out, service+"@"+t.aim.defaultOf(service))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// prove asks the receipts of the run what it reached.
+func (t *suiteRun) prove(ctx context.Context, result *api.TestRun) error {
+	if t.opts.NoProof {
+		return nil
+	}
+	reached, err := t.reached(ctx)
+	if err != nil {
+		return err
+	}
+	xray, err := t.client.XRay(ctx)
+	if err != nil {
+		return err
+	}
+	claim := t.claim()
+	result.Findings = suite.Prove(claim, reached, xray)
+	result.Exercised = !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
+	for _, id := range claim.Under {
+		service, _, _ := strings.Cut(id, "@")
+		known, err := t.client.Endpoints(ctx, api.VersionFilter{Service: service})
+		if err != nil {
+			return err
+		}
+		result.Unreached = append(result.Unreached, suite.Unexercised(known, reached.Endpoints, []string{id})...)
+	}
+	result.Reached = &reached
+	return nil
+}
+
+// reached waits until all requests of the run have been told of and are known to belong to it.
+func (t *suiteRun) reached(ctx context.Context) (api.Reached, error) {
+	ctx, cancel := context.WithTimeout(ctx, receiptsLimit)
+	defer cancel()
+	first, err := t.client.Reached(ctx, t.run.ID)
+	if err != nil {
+		return first, err
+	}
+	for {
+		r, err := t.client.Reached(ctx, t.run.ID)
+		if err != nil {
+			return r, err
+		}
+		if r.Judged.After(first.Now.Add(receiptsDelay)) {
+			return r, nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return r, fmt.Errorf("receipts did not come within %s: %w", receiptsLimit, ctx.Err())
+		}
+	}
+}
+
+const (
+	receiptsDelay = 700 * time.Millisecond // proxies tell of requests several times a second
+	receiptsLimit = 30 * time.Second
+)
+
+// decide says whether the run passes.
+func (t *suiteRun) decide(result *api.TestRun) {
+	now := time.Now()
+	var reasons []string
+	failing := 0
+	for i := range result.Cases {
+		c := &result.Cases[i]
+		for _, q := range t.job.suite.Quarantine {
+			if q.Test == c.Name {
+				c.Quarantine = q.Day()
+			}
+		}
+		if c.Outcome != string(report.Failed) {
+			continue
+		}
+		c.Excused = now.Before(c.Quarantine) || c.Verdict != "" && !slices.Contains(t.opts.FailOn, c.Verdict)
+		if !c.Excused {
+			failing++
+		}
+	}
+	if failing > 0 {
+		reasons = append(reasons, fmt.Sprintf("%d %s", failing, plural(failing, "test failed", "tests failed")))
+	}
+	for _, f := range result.Findings {
+		reasons = append(reasons, f.Kind+": "+f.Version)
+	}
+	result.Status = api.RunPassed
+	if len(reasons) > 0 {
+		result.Status, result.Reason = api.RunFailed, cut(strings.Join(reasons, "; "), 2000)
+	}
+}
+
+// fit leaves out what is too much for the server: the messages of tests first, and then the tests that passed.
+func fit(r api.TestRun) api.TestRun {
+	size := 0
+	for _, c := range r.Cases {
+		size += len(c.Name) + len(c.Message) + 150
+		for _, e := range c.Evidence {
+			size += len(e)
+		}
+	}
+	const room = 800_000
+	if size > room {
+		r.Cases = slices.Clone(r.Cases)
+		slices.SortStableFunc(r.Cases, func(a, b api.TestCase) int { return cmp.Compare(a.Outcome, b.Outcome) }) // failed first
+		size = 0
+		for i := range r.Cases {
+			c := &r.Cases[i]
+			c.Message = cut(c.Message, 200)
+			if size += len(c.Name) + len(c.Message) + 300; size > room {
+				r.Cases = r.Cases[:i]
+				break
+			}
+		}
+	}
+	r.Cases = r.Cases[:min(len(r.Cases), 10_000)]
+	r.Findings = r.Findings[:min(len(r.Findings), 100)]
+	r.Unreached = r.Unreached[:min(len(r.Unreached), 500)]
+	r.Versions = r.Versions[:min(len(r.Versions), 100)]
+	return r
+}
+
+// cut is the beginning of a text, at most so many bytes of it, and valid UTF-8 where that is.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "")
+}
+
+// boundedWriter takes all, and keeps the beginning.
+type boundedWriter struct {
+	to   io.Writer
+	left int
+}
+
+func (w *boundedWriter) Write(p []byte) (int, error) {
+	n := min(len(p), w.left)
+	w.left -= n
+	_, err := w.to.Write(p[:n])
+	return len(p), err
+}
+
+// newRunID makes the ID of a run that no server knows.
+func newRunID() string { return testrun.NewID() }
