@@ -47,7 +47,11 @@ if (proxy) {
   http.Agent.prototype.createConnection = function (options, done) {
     const host = options.host || options.hostname;
     if (this instanceof https.Agent || options.socketPath || passes(host)) return plain.call(this, options, done);
-    tunnel(host, options.port || 80, done);
+    tunnel(host, options.port || 80, (err, socket) => {
+      if (err) return done(err);
+      done(null, socket);
+      setImmediate(() => socket.resume()); // http listens to it by then
+    });
   };
   const secure = https.Agent.prototype.createConnection;
   https.Agent.prototype.createConnection = function (options, done) {

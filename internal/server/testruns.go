@@ -23,7 +23,8 @@ type TestRuns interface {
 	Rename(ctx context.Context, from, to string) error
 }
 
-type runInput struct {
+// RunPath names a test run.
+type RunPath struct {
 	ID string `path:"run" maxLength:"63" doc:"ID of the run" example:"ci-8812"`
 }
 
@@ -77,7 +78,7 @@ func (s *Server) registerTestRuns() {
 		description: "Stores the result of a run, once. What its requests reached is stored with it.",
 		errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *struct {
-		runInput
+		RunPath
 		Body TestRunResult
 	},
 	) (*answer[api.TestRun], error) {
@@ -113,7 +114,7 @@ func (s *Server) registerTestRuns() {
 		summary:     "Read a test run",
 		description: "Returns a run with its tests, and what its requests reached.",
 		errors:      []int{http.StatusNotFound},
-	}, func(ctx context.Context, in *runInput) (*answer[api.TestRun], error) {
+	}, func(ctx context.Context, in *RunPath) (*answer[api.TestRun], error) {
 		out, err := s.tests.Run(ctx, in.ID)
 		return reply(out), err
 	})
@@ -142,7 +143,8 @@ type SuiteChange struct {
 	Replace    bool     `json:"replace,omitempty" doc:"Also where the ref names another commit now"`
 }
 
-type suiteInput struct {
+// SuitePath names a suite.
+type SuitePath struct {
 	Name string `path:"suite" maxLength:"63" doc:"Name of the suite" example:"checkout-flow"`
 }
 
@@ -166,7 +168,7 @@ func (s *Server) registerSuites() {
 		errors:      []int{http.StatusConflict, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *struct {
 		ActorHeader
-		suiteInput
+		SuitePath
 		Ref  string `query:"ref" required:"true" minLength:"1" maxLength:"200" doc:"Its version: a tag or branch of Git" example:"v3"`
 		Body SuiteChange
 	},
@@ -185,7 +187,7 @@ func (s *Server) registerSuites() {
 		errors:      []int{http.StatusNotFound, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *struct {
 		ActorHeader
-		suiteInput
+		SuitePath
 		Ref string `query:"ref" required:"true" minLength:"1" maxLength:"200" doc:"Its version" example:"v3"`
 	},
 	) (*struct{}, error) {
@@ -199,7 +201,7 @@ func (s *Server) registerSuites() {
 		errors:      []int{http.StatusConflict, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *struct {
 		ActorHeader
-		suiteInput
+		SuitePath
 		Body struct {
 			To string `json:"to" maxLength:"63" example:"checkout-flow"`
 		}
