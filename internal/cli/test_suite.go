@@ -581,6 +581,11 @@ func (t *suiteRun) prove(ctx context.Context, result *api.TestRun) error {
 		return err
 	}
 	claim := t.claim()
+	if reached.Requests == 0 {
+		if claim.Strays, err = t.strays(ctx, claim.Under); err != nil {
+			return err
+		}
+	}
 	result.Findings = suite.Prove(claim, reached, xray)
 	result.Exercised = !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
 	for _, id := range claim.Under {
@@ -593,6 +598,29 @@ func (t *suiteRun) prove(ctx context.Context, result *api.TestRun) error {
 	}
 	result.Reached = &reached
 	return nil
+}
+
+// strays are the requests to the services under test that came from no instance while the tests ran, without a route or run.
+func (t *suiteRun) strays(ctx context.Context, under []string) ([]api.ReachedEdge, error) {
+	found := map[string]int{}
+	for _, id := range under {
+		service, _, _ := strings.Cut(id, "@")
+		list, err := t.client.Requests(ctx, api.HopFilter{Service: service, Limit: 1000}, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range list.Items {
+			if h.Time.After(t.run.Began) && h.Caller == "" && h.Run == "" && h.Route == "" {
+				found[h.ID()]++
+			}
+		}
+	}
+	var out []api.ReachedEdge
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		service, version, _ := strings.Cut(id, "@")
+		out = append(out, api.ReachedEdge{Service: service, Version: version, By: "default", Requests: found[id]})
+	}
+	return out, nil
 }
 
 // reached waits until all requests of the run have been told of and are known to belong to it.

@@ -1,13 +1,14 @@
 // Package forward is a private HTTP proxy that puts a route into the requests of one program, so that the program needs no change.
 //
 // It listens on loopback. Requests to hosts of the environment get the baggage members of the route and of the test run, and go to
-// Layover's proxy, whatever DNS says of those hosts; what is for other hosts is passed on as it is. It understands what
+// Layover's proxy, whatever DNS says of those hosts; where they have no trace, one begins with them. What is for other hosts is passed on as it is. It understands what
 // programs do with HTTP_PROXY and HTTPS_PROXY: requests in absolute form (RFC 9112, section 3.2.2), and CONNECT (RFC 9110,
 // section 9.3.6), within which it finds out whether TLS, HTTP/2 or HTTP/1.1 is spoken.
 package forward
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -158,6 +159,27 @@ func (p *Proxy) carry(pr *httputil.ProxyRequest) {
 	if len(lines) > 0 {
 		out.Header["Baggage"] = lines
 	}
+	if p.opts.Run != "" && !isTraced(out.Header) {
+		out.Header["Traceparent"] = []string{newTraceparent()}
+	}
+}
+
+// isTraced says whether the program sends a trace of its own.
+func isTraced(h http.Header) bool {
+	for _, name := range []string{"Traceparent", "B3", "X-B3-Traceid", "X-Datadog-Trace-Id", "X-Amzn-Trace-Id", "Uber-Trace-Id", "Sentry-Trace"} {
+		if len(h[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// newTraceparent begins a trace (W3C Trace Context, section 3.2), to be recorded: most services that lose baggage pass that on, and so
+// it is known which requests belong to the run nonetheless.
+func newTraceparent() string {
+	var ids [24]byte
+	_, _ = rand.Read(ids[:]) // never fails
+	return fmt.Sprintf("00-%x-%x-01", ids[:16], ids[16:])
 }
 
 // keepForwarded passes on what other proxies said, and sets nothing of its own: the program is the client.

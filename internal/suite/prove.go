@@ -23,6 +23,10 @@ type Claim struct {
 	Reach    []string // what else has to be reached, as service@version
 	Versions []string // all that the route has
 	Fallback []string // services that may answer with their default version nonetheless
+
+	// Strays are requests that came from no instance while the tests ran, and named neither route nor run: they may be those of
+	// tests that go past the proxy of layover exec.
+	Strays []api.ReachedEdge
 }
 
 // Prove says what the receipts of a run have against a claim; nothing where it holds. The X-ray of the environment names who loses
@@ -92,6 +96,13 @@ func (p prover) wanted(service string) string {
 // missing says why a version got no request.
 func (p prover) missing(id string) api.RunFinding {
 	service, _, _ := strings.Cut(id, "@")
+	if stray := p.stray(service); stray != nil && p.reached.Requests == 0 {
+		return api.RunFinding{
+			Text: fmt.Sprintf("%s got no request of this run; while the tests ran, %s answered %d requests that named neither route nor run: the tests call it past HTTP_PROXY", id, stray.ID(), stray.Requests),
+			Hint: "let the tests use HTTP_PROXY for it, or LAYOVER_PREVIEW_URL_…, in place of an address that is written down; layover requests --version " + stray.ID() + " shows them",
+			Edge: stray,
+		}
+	}
 	if p.reached.Requests == 0 {
 		return api.RunFinding{
 			Text: fmt.Sprintf("%s got no request of this run: none came to the environment at all", id),
@@ -123,6 +134,16 @@ func (p prover) missing(id string) api.RunFinding {
 		Text: fmt.Sprintf("%s got no request of this run, which reached %s", id, strings.Join(slices.Compact(reached), ", ")),
 		Hint: "test something that leads to " + service + ", or name another service under test",
 	}
+}
+
+// stray are requests to other versions of a service that may be those of the tests.
+func (p prover) stray(service string) (most *api.ReachedEdge) {
+	for i := range p.claim.Strays {
+		if e := &p.claim.Strays[i]; e.Service == service && (most == nil || e.Requests > most.Requests) {
+			most = e
+		}
+	}
+	return most
 }
 
 // rank says how much an edge tells of a route that was lost.

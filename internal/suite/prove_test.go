@@ -30,6 +30,7 @@ func TestProve(t *testing.T) {
 	}{
 		"it holds":               {claim, reachedBy(front, good), api.XRay{}, nil, ""},
 		"nothing at all":         {claim, reachedBy(), api.XRay{}, []string{NotExercised}, "none came to the environment"},
+		"past the proxy":         {Claim{Route: "pr-1", Under: claim.Under, Strays: []api.ReachedEdge{{Service: "cart", Version: "main", By: "default", Requests: 4}}}, reachedBy(), api.XRay{}, []string{NotExercised}, "while the tests ran, cart@main answered 4 requests"},
 		"a service drops it":     {claim, reachedBy(front, dropped), api.XRay{}, []string{NotExercised}, "front@main loses the route: 5 of its calls to cart"},
 		"the suite asks main":    {claim, reachedBy(api.ReachedEdge{Service: "cart", Version: "main", By: "default", Requests: 3}), api.XRay{}, []string{NotExercised}, "the tests themselves called cart@main 3 times without the route"},
 		"nobody asks it":         {claim, reachedBy(front), api.XRay{}, []string{NotExercised}, "which reached front@main"},
