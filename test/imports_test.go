@@ -35,6 +35,7 @@ func mayImport() map[string][]string {
 		"internal/control":                 {"api", "internal/failpoint", "internal/route"},
 		"internal/edge":                    {"api", "internal/route"},
 		"internal/failpoint":               {},
+		"internal/forward":                 {"internal/route"},
 		"internal/gateway/redis":           {},
 		"internal/gateway/redis/redistest": {},
 		"internal/gateway/traefik":         {"internal/route"},
@@ -58,6 +59,8 @@ func mayImport() map[string][]string {
 		"internal/runtime/sockets":         {},
 		"internal/server":                  {"api", "internal/control", "internal/gateway/redis", "internal/gateway/traefik", "internal/receipt", "internal/route"},
 		"internal/server/servertest":       {"api", "internal/control", "internal/route"},
+		"internal/suite":                   {"api"},
+		"internal/suite/report":            {},
 		"internal/telemetry":               {"api", "internal/proxy", "internal/telemetry/otlp", "internal/telemetry/receiver"},
 		"internal/telemetry/otlp":          {},
 		"internal/telemetry/receiver":      {"internal/proxy", "internal/route"},
@@ -67,9 +70,9 @@ func mayImport() map[string][]string {
 		"internal/store/postgrestest":      {},
 		"internal/store/storetest":         {"api", "internal/control", "internal/testrun", "internal/webhook"},
 		"internal/cli": {
-			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
+			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
-			"internal/server", "internal/store", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
+			"internal/server", "internal/store", "internal/suite", "internal/suite/report", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
 		},
 		"proof": {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",

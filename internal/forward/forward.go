@@ -9,7 +9,6 @@ package forward
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +90,6 @@ func Start(o Options) (*Proxy, error) {
 	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: sniffTime, MaxHeaderBytes: maxHead, ErrorLog: quiet}
 	p.inner = &http.Server{
 		Handler: http.HandlerFunc(p.serveTunnelled), ReadHeaderTimeout: sniffTime, MaxHeaderBytes: maxHead, ErrorLog: quiet, Protocols: &protocols,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
 	}
 	go func() { _ = p.server.Serve(ln) }()
 	go func() { _ = p.inner.Serve(p.tunnels) }()

@@ -66,7 +66,7 @@ func (p *Proxy) terminate(conn *readAhead, target string) {
 		p.tunnels.add(conn)
 		return
 	}
-	config := p.inner.TLSConfig.Clone()
+	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		name := hello.ServerName
 		if name == "" {
