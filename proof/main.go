@@ -38,6 +38,9 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"not-exercised", "A suite that never reached the version under test fails, whatever its tests say, and the edge that lost the route is named", proveNotExercised},
+		{"verdicts", "Whose fault a failed test is is found out in two further runs, also of flaky ones", proveVerdicts(verdictsFull())},
+		{"parallel-runs", "Fifty test runs at once on one environment do not see each other, and begin seconds behind git push", proveParallelRuns(parallelFull())},
 		{"wake", "A sleeping version is started once by however many requests, which it answers as soon as it is up", proveWake(wakeRounds)},
 		{"sleepers", "Thousands of sleeping versions take next to nothing, and 100,000 are listed page by page", proveSleepers(sleeperPlan{2000, 100_000, sleeperMeasure})},
 		{"running", "Thousands of running versions are checked, routed and listed by one small server, and one more serves as fast", proveRunning(runningPlan{1900, 100, sleeperMeasure})},
