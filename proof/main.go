@@ -38,6 +38,7 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"runners", "Suites in Python, Node and Go, gRPC and a browser reach the version through layover exec, unchanged", proveRunners},
 		{"not-exercised", "A suite that never reached the version under test fails, whatever its tests say, and the edge that lost the route is named", proveNotExercised},
 		{"verdicts", "Whose fault a failed test is is found out in two further runs, also of flaky ones", proveVerdicts(verdictsFull())},
 		{"parallel-runs", "Fifty test runs at once on one environment do not see each other, and begin seconds behind git push", proveParallelRuns(parallelFull())},

@@ -204,3 +204,62 @@ func TestECSLatencyCanFail(t *testing.T) {
 	t.Log(r.figure)
 	require.False(t, r.ok, r.figure)
 }
+
+func TestNotExercised(t *testing.T) {
+	r, err := notExercised(t.Context(), "1")
+	require.NoError(t, err)
+	require.True(t, r.ok, r.figure)
+}
+
+// TestNotExercisedCanFail holds that the proof sees that nothing loses the route.
+func TestNotExercisedCanFail(t *testing.T) {
+	r, err := notExercised(t.Context(), "")
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+}
+
+func TestVerdicts(t *testing.T) {
+	r, err := verdicts(t.Context(), verdictsSmall())
+	require.NoError(t, err)
+	t.Log(r.figure) // of so few cases one flaky one more or less decides
+	require.Contains(t, r.figure, "yours 2 of 2, main is broken 2 of 2, theirs 2 of 2, only together 2 of 2")
+}
+
+// TestVerdictsCanFail holds that the proof sees a bug that is not where it is said to be.
+func TestVerdictsCanFail(t *testing.T) {
+	plan := verdictsSmall()
+	plan.sabotage = true
+	r, err := verdicts(t.Context(), plan)
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+}
+
+func TestParallelRuns(t *testing.T) {
+	r, err := parallelRuns(t.Context(), parallelSmall())
+	require.NoError(t, err)
+	require.Contains(t, r.figure, "200 requests of 5 runs at once: 0 runs got an answer that was not theirs, 0 requests are in the receipts")
+}
+
+// TestParallelRunsCanFail holds that the proof sees an answer that was meant for another run.
+func TestParallelRunsCanFail(t *testing.T) {
+	plan := parallelSmall()
+	plan.sabotage = true
+	r, err := parallelRuns(t.Context(), plan)
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+}
+
+func TestRunners(t *testing.T) {
+	r, err := runnersProof(t.Context(), "feature")
+	require.NoError(t, err)
+	t.Log(r.figure)
+	require.NotContains(t, r.figure, "missed")
+}
+
+// TestRunnersCanFail holds that the proof sees requests that carry no route.
+func TestRunnersCanFail(t *testing.T) {
+	r, err := runnersProof(t.Context(), "")
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+	require.Contains(t, r.figure, "missed")
+}

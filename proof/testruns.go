@@ -440,9 +440,9 @@ func (s *testScene) pushed(ctx context.Context) (push, start time.Duration, err 
 
 // hookText is the hook that is shipped.
 func hookText(ctx context.Context) ([]byte, error) {
-	dir, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/layover-dev/layover").Output()
+	suites, err := suitesFolder(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the repository: %w", err)
+		return nil, err
 	}
-	return os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "deploy", "ci", "git", "post-receive"))
+	return os.ReadFile(filepath.Join(suites, "..", "..", "deploy", "ci", "git", "post-receive")) //nolint:gosec // of this repository
 }

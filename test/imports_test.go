@@ -78,6 +78,7 @@ func mayImport() map[string][]string {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",
 			"internal/gateway/traefik", "internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/route/routetest", "internal/runtime/ecs", "internal/runtime/ecs/ecstest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
+		"proof/flaw": {},
 		"proof/hook": {},
 		"test":       {},
 	}
