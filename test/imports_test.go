@@ -35,6 +35,8 @@ func mayImport() map[string][]string {
 		"internal/control":                 {"api", "internal/failpoint", "internal/route"},
 		"internal/edge":                    {"api", "internal/route"},
 		"internal/failpoint":               {},
+		"internal/forge":                   {"api", "internal/route"},
+		"internal/forge/forgetest":         {},
 		"internal/forward":                 {"internal/route"},
 		"internal/gateway/redis":           {},
 		"internal/gateway/redis/redistest": {},
@@ -70,7 +72,7 @@ func mayImport() map[string][]string {
 		"internal/store/postgrestest":      {},
 		"internal/store/storetest":         {"api", "internal/control", "internal/testrun", "internal/webhook"},
 		"internal/cli": {
-			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
+			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/suite", "internal/suite/report", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
 		},

@@ -24,6 +24,7 @@ import (
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/forge"
 	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/receipt"
@@ -61,6 +62,8 @@ type environment struct {
 	receipts  *receipt.Store
 	control   *control.Control
 	webhooks  *webhook.Sender
+	forges    *forge.Hub // nil where there are none
+	tests     *testrun.Keeper
 	redis     *redis.Writer // nil where no configuration is written to Redis
 	server    *server.Server
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
@@ -212,6 +215,10 @@ func (e *environment) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.tests = testrun.New(testrun.Options{Store: e.store, Tell: e.control.Tell, Reached: e.receipts.Reached})
+	if err := e.openForges(); err != nil {
+		return err
+	}
 	e.events = telemetry.NewEvents(string(api.EventDeployDone), string(api.EventDeployFailed), string(api.EventVersionWaking), string(api.EventVersionNotAwake))
 	e.registry = telemetry.NewRegistry(telemetry.Server(e.figures), e.events)
 	if e.observer != nil {
@@ -221,7 +228,8 @@ func (e *environment) openAPI(ctx context.Context) error {
 		Control:        e.control,
 		Webhooks:       e.webhooks,
 		Receipts:       e.receipts,
-		Tests:          testrun.New(testrun.Options{Store: e.store, Tell: e.control.Tell, Reached: e.receipts.Reached}),
+		Tests:          e.tests,
+		Forges:         e.forgeHandler(),
 		Gateway:        e.openGateway(),
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),
@@ -257,6 +265,7 @@ func (e *environment) figures() telemetry.ServerFigures {
 		f.Webhooks = append(f.Webhooks, telemetry.WebhookFigure{Name: w.Name, Behind: w.Behind, Dead: int64(w.Dead)})
 	}
 	f.Requests, f.Dropped = e.receipts.Counts()
+	e.forgeFigures(&f)
 	if e.redis != nil {
 		written := e.redis.Status().Written
 		f.Gateway = &written
@@ -291,6 +300,9 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	behind.Go(func() error { return e.server.Serve(ctxBehind, e.serverLis) })
 	behind.Go(func() error { return e.webhooks.Run(ctxBehind) })
 	behind.Go(func() error { return e.countEvents(ctxBehind) })
+	if e.forges != nil {
+		behind.Go(func() error { return e.forges.Run(ctxBehind) })
+	}
 	if e.redis != nil {
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}

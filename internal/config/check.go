@@ -40,6 +40,7 @@ func (f *File) check(c *collector) {
 	k.gateway()
 	k.telemetry()
 	k.webhooks()
+	k.forges()
 	k.env(f.Defaults.Env, path{"defaults", "env"})
 	k.health(f.Defaults.Health, path{"defaults", "health"})
 	for _, name := range slices.Sorted(maps.Keys(f.ServicesByName)) {

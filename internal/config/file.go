@@ -36,6 +36,7 @@ type File struct {
 	Telemetry      Telemetry          `yaml:"telemetry,omitempty" doc:"What is told of requests, versions and instances, and to whom"`
 	Logs           Logs               `yaml:"logs,omitempty" doc:"How much is kept of what instances write"`
 	Webhooks       []Webhook          `yaml:"webhooks,omitempty" doc:"Where events are sent to"`
+	Forges         []Forge            `yaml:"forges,omitempty" doc:"GitHub, GitLab and Bitbucket: versions end with their branches, and changes are told of their versions"`
 	LeaseWarning   api.Duration       `yaml:"lease_warning,omitempty" env:"LAYOVER_LEASE_WARNING" default:"24h" doc:"How long before the end of its lease a version is warned of, as an event; at most half of the lease"`
 	Defaults       Defaults           `yaml:"defaults,omitempty" doc:"Settings of every service that does not set its own"`
 	ServicesByName map[string]Service `yaml:"services,omitempty" name:"service" doc:"The services, by name"`

@@ -41,6 +41,7 @@ type Options struct {
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
 	Webhooks       Webhooks        // nil where there are none
+	Forges         http.Handler    // takes webhooks of forges at /forges/{name}; nil where there are none
 	Tests          TestRuns        // nil where none are kept
 	Receipts       Receipts        // nil where nothing is kept of requests
 	Gateway        Gateway         // the zero value where there is no other data plane
@@ -132,6 +133,9 @@ func New(opts Options) (*Server, error) {
 	}
 	if err := s.handlePages(mux); err != nil {
 		return nil, err
+	}
+	if opts.Forges != nil {
+		mux.Handle("POST /forges/{name}", opts.Forges)
 	}
 	s.handler = s.recovering(s.guarding(routing(mux)))
 	return s, nil

@@ -52,6 +52,9 @@ type ServerFigures struct {
 	Requests uint64 // that proxies told of
 	Dropped  uint64 // that they could not tell of
 
+	Refusals     []RefusalFigure // of webhooks of forges
+	ForgeRemoved *uint64         // versions that ended with their branch; nil where there are no forges
+
 	Gateway *bool // whether Traefik's configuration is in Redis as it is wanted; nil where none is to be
 
 	LinesDropped uint64 // of logs, as there was no room to send them
@@ -64,6 +67,12 @@ type ProxyFigure struct {
 	ID     string
 	Behind uint64  // revisions
 	Lag    float64 // seconds that it has been behind
+}
+
+// RefusalFigure is how many webhooks of a forge were refused for a reason.
+type RefusalFigure struct {
+	Forge, Reason string
+	Count         uint64
 }
 
 // WebhookFigure is a webhook.
@@ -166,6 +175,12 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		}
 		s.count(float64(f.Requests), "receipt_requests_total", "Requests that proxies told the server of.")
 		s.count(float64(f.Dropped), "receipt_requests_dropped_total", "Requests that they could not tell it of.")
+		for _, r := range f.Refusals {
+			s.count(float64(r.Count), "forge_webhooks_refused_total", "Webhooks of forges that nothing came of, by reason.", "forge", r.Forge, "reason", r.Reason)
+		}
+		if f.ForgeRemoved != nil {
+			s.count(float64(*f.ForgeRemoved), "forge_versions_removed_total", "Versions that ended with their branch or pull request.")
+		}
 		if f.Gateway != nil {
 			s.gauge(truth(*f.Gateway), "gateway_written", "Whether the configuration of Traefik is in Redis as it is wanted.", "gateway", "traefik-redis")
 		}

@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
+	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/forge"
+	"github.com/layover-dev/layover/internal/receipt"
+	"github.com/layover-dev/layover/internal/telemetry"
+	"github.com/layover-dev/layover/internal/testrun"
+)
+
+// forgesOf are the forges that the file declares, with what environment variables say.
+func forgesOf(file *config.File, getenv func(string) string) (out []forge.Forge, every time.Duration, err error) {
+	for _, f := range file.Forges {
+		one := forge.Forge{Name: f.Name, Kind: f.Kind, URL: f.URL, Repositories: f.Repositories, Comment: f.Comment, Status: f.Status}
+		if one.Secret, err = secretOf(f.SecretEnv, file.AbsoluteFile(f.SecretFile), getenv); err == nil {
+			one.Token, err = secretOf(f.TokenEnv, file.AbsoluteFile(f.TokenFile), getenv)
+		}
+		if err != nil {
+			return nil, 0, &control.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("the forge %s: %s", f.Name, err), Hint: "set it, or take it out of layover.yaml"}
+		}
+		out = append(out, one)
+		if asked := time.Duration(f.Every); asked > 0 && (every == 0 || asked < every) {
+			every = asked
+		}
+	}
+	return out, every, nil
+}
+
+// secretOf reads a secret from a variable, or from a file each time; nil where neither is named.
+func secretOf(variable, file string, getenv func(string) string) (func() ([]byte, error), error) {
+	switch {
+	case variable != "":
+		secret := getenv(variable)
+		if secret == "" {
+			return nil, fmt.Errorf("the variable %s has no secret", variable)
+		}
+		return func() ([]byte, error) { return []byte(secret), nil }, nil
+	case file != "":
+		read := func() ([]byte, error) { return readSecret(file) }
+		if _, err := read(); err != nil { // better now than at the first event
+			return nil, err
+		}
+		return read, nil
+	}
+	return nil, nil //nolint:nilnil // there is none
+}
+
+// forged is what forges get to know of the environment.
+type forged struct {
+	control  *control.Control
+	receipts *receipt.Store
+	tests    *testrun.Keeper
+}
+
+func (f forged) Versions(ctx context.Context) ([]api.Version, error) {
+	versions, _, err := f.control.VersionPage(ctx, control.Page{Limit: math.MaxInt32})
+	return versions, err
+}
+
+func (f forged) Remove(ctx context.Context, service, version, actor string) error {
+	_, err := f.control.Remove(ctx, control.Key{Service: service, Version: version}, control.By{Actor: actor})
+	if control.CodeOf(err) == api.CodeNotFound {
+		return nil // somebody was faster
+	}
+	return err
+}
+
+func (f forged) TestRuns(ctx context.Context, id string) ([]api.TestRun, error) {
+	return f.tests.Runs(ctx, api.TestRunFilter{Version: id, Limit: 100})
+}
+
+// Requests are those that receipts tell of: of a version, or of the default one where none is named.
+func (f forged) Requests(service, version string) (requests, failed int) {
+	if version == "" {
+		if s := f.control.Table().Service(service); s != nil {
+			version = s.Definition().Default
+		}
+	}
+	for _, e := range f.receipts.Endpoints(api.VersionFilter{Service: service, Version: version}) {
+		requests, failed = requests+e.Requests, failed+e.Errors
+	}
+	return requests, failed
+}
+
+// openForges makes what takes webhooks of forges and tells them; nil where there are none.
+func (e *environment) openForges() error {
+	forges, every, err := forgesOf(e.file, os.Getenv)
+	if err != nil || len(forges) == 0 {
+		return err
+	}
+	e.forges, err = forge.New(forge.Options{
+		Environment: e.file.Environment, Forges: forges, Every: every, Logger: e.log, Of: forged{e.control, e.receipts, e.tests},
+	})
+	return err
+}
+
+// forgeFigures are the counts of forges.
+func (e *environment) forgeFigures(f *telemetry.ServerFigures) {
+	if e.forges == nil {
+		return
+	}
+	refused, removed := e.forges.Stats()
+	f.ForgeRemoved = &removed
+	for r, n := range refused {
+		f.Refusals = append(f.Refusals, telemetry.RefusalFigure{Forge: r.Forge, Reason: r.Reason, Count: n})
+	}
+}
+
+// forgeHandler takes webhooks; nil where there are no forges.
+func (e *environment) forgeHandler() http.Handler {
+	if e.forges == nil {
+		return nil
+	}
+	return e.forges
+}
