@@ -38,6 +38,8 @@ func promises() []promise {
 	return []promise{
 		{"resolve", "A decision costs no allocation, and no more with a million versions than with a hundred", proveResolve},
 		{"deploy-time", "A version answers within a second of its deployment, plus its own start; a stopped one is gone", proveDeployTime(deployRounds)},
+		{"ci-journey", "A change goes from its branch by CI deployment, tests and comment to its merge, and leaves nothing behind", proveCIJourney},
+		{"webhook-fuzz", "Webhooks that are forged, replayed, malformed or out of order do nothing but raise a count", proveWebhookFuzz(5000)},
 		{"runners", "Suites in Python, Node and Go, gRPC and a browser reach the version through layover exec, unchanged", proveRunners},
 		{"not-exercised", "A suite that never reached the version under test fails, whatever its tests say, and the edge that lost the route is named", proveNotExercised},
 		{"verdicts", "Whose fault a failed test is is found out in two further runs, also of flaky ones", proveVerdicts(verdictsFull())},

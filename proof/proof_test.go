@@ -263,3 +263,29 @@ func TestRunnersCanFail(t *testing.T) {
 	require.False(t, r.ok, r.figure)
 	require.Contains(t, r.figure, "missed")
 }
+
+func TestCIJourney(t *testing.T) {
+	r, err := ciJourney(t.Context(), false)
+	require.NoError(t, err)
+	require.True(t, r.ok, r.figure)
+}
+
+// TestCIJourneyCanFail holds that the proof sees what is left where no webhook comes.
+func TestCIJourneyCanFail(t *testing.T) {
+	r, err := ciJourney(t.Context(), true)
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+}
+
+func TestWebhookFuzz(t *testing.T) {
+	r, err := webhookFuzz(t.Context(), 100, forgeSecret)
+	require.NoError(t, err)
+	require.True(t, r.ok, r.figure)
+}
+
+// TestWebhookFuzzCanFail holds that the proof sees a version that is lost.
+func TestWebhookFuzzCanFail(t *testing.T) {
+	r, err := webhookFuzz(t.Context(), 100, "known")
+	require.NoError(t, err)
+	require.False(t, r.ok, r.figure)
+}

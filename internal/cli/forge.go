@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/http"
 	"os"
 	"time"
@@ -62,8 +61,16 @@ type forged struct {
 }
 
 func (f forged) Versions(ctx context.Context) ([]api.Version, error) {
-	versions, _, err := f.control.VersionPage(ctx, control.Page{Limit: math.MaxInt32})
-	return versions, err
+	var all []api.Version
+	for page := (control.Page{Limit: 1000}); ; {
+		versions, next, err := f.control.VersionPage(ctx, page)
+		all = append(all, versions...)
+		if err != nil || next == "" {
+			return all, err
+		}
+		last := versions[len(versions)-1]
+		page.After = control.Key{Service: last.Service, Version: last.Name}
+	}
 }
 
 func (f forged) Remove(ctx context.Context, service, version, actor string) error {
