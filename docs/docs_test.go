@@ -196,6 +196,7 @@ func (b helpBook) check(t *testing.T, path, line string) {
 	t.Helper()
 	line, _, _ = strings.Cut(line, " | ")
 	line, _, _ = strings.Cut(line, " #")
+	line, _, _ = strings.Cut(line, " -- ") // what follows is another program's
 	words, err := shellwords.Parse(strings.NewReplacer("(", "", ")", "").Replace(line))
 	require.NoError(t, err, "%s: layover %s", path, line)
 	at := 0
