@@ -15,6 +15,7 @@ import (
 
 type logsOptions struct {
 	Targets      []target
+	Run          string
 	Since, Until string
 	Filter       api.LogFilter
 	Timestamps   bool
@@ -49,9 +50,10 @@ as it is.`,
   layover logs cart@feature-2981 -f --since 10m
   layover logs cart@feature-2981 --previous -n 50
   layover logs @feature-2981 catalog@main -f
-  layover logs --trace 4bf92f3577b34da6a3ce929d0e0e4736 --since 1h`,
+  layover logs --trace 4bf92f3577b34da6a3ce929d0e0e4736 --since 1h
+  layover logs --run ci-8812`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if opts.Filter.Trace != "" && len(args) == 0 {
+			if (opts.Filter.Trace != "" || opts.Run != "") && len(args) == 0 {
 				return nil
 			}
 			return cobra.MinimumNArgs(1)(cmd, args)
@@ -72,6 +74,7 @@ as it is.`,
 	cmd.Flags().IntVarP(&opts.Filter.Tail, "tail", "n", 0, "only the last lines of all")
 	cmd.Flags().BoolVarP(&opts.Filter.Previous, "previous", "p", false, "what ended last: the run or the generation before")
 	cmd.Flags().StringVar(&opts.Filter.Trace, "trace", "", "only lines that name this trace: 32 hex digits, or a whole traceparent")
+	cmd.Flags().StringVar(&opts.Run, "run", "", "only lines that name a trace of this test run")
 	cmd.Flags().BoolVar(&opts.Timestamps, "timestamps", true, "print times; given on a terminal, as RFC 3339")
 	cmd.Flags().BoolVar(&opts.JSON, "json", false, "print one JSON object a line, with time, service, version, generation, instance, stream, trace and route")
 	return cmd
@@ -85,6 +88,9 @@ func (o *logsOptions) check() (err error) {
 		if o.Filter.Trace, err = parseTrace(o.Filter.Trace); err != nil {
 			return err
 		}
+	}
+	if o.Run != "" && (o.Filter.Follow || o.Filter.Trace != "" || o.Filter.Tail != 0) {
+		return usagef("leave them out", "--run excludes --follow, --trace and --tail")
 	}
 	if o.Filter.Follow && (o.Filter.Previous || o.Until != "") {
 		return usagef("leave out one of the two", "--follow excludes --previous and --until")
@@ -103,6 +109,12 @@ func runLogs(ctx context.Context, app *App, opts *logsOptions) error {
 	client, err := app.Client()
 	if err != nil {
 		return err
+	}
+	var traces map[string]bool
+	if opts.Run != "" {
+		if traces, err = opts.ofRun(ctx, client); err != nil {
+			return err
+		}
 	}
 	if len(opts.Targets) == 0 {
 		if opts.Targets, err = versionsOf(ctx, client, opts.Filter.Trace); err != nil {
@@ -123,11 +135,43 @@ func runLogs(ctx context.Context, app *App, opts *logsOptions) error {
 		if err != nil {
 			return err
 		}
+		if traces != nil && !traces[line.Trace] {
+			continue
+		}
 		if err := app.logLine(line, opts, several); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// ofRun returns the traces of a test run, as far as its requests are known, and aims at the versions that they passed through.
+func (o *logsOptions) ofRun(ctx context.Context, client *api.Client) (map[string]bool, error) {
+	const most = 1000
+	list, err := client.Requests(ctx, api.HopFilter{Run: o.Run, Limit: most}, 0)
+	if err != nil {
+		return nil, err
+	}
+	traces := map[string]bool{}
+	var passed []target
+	for _, h := range list.Items {
+		if h.Trace != "" {
+			traces[h.Trace] = true
+		}
+		if t := (target{Service: h.Service, Version: h.Version}); h.Version != "" && !slices.Contains(passed, t) {
+			passed = append(passed, t)
+		}
+		if began := h.Time.Add(-time.Second); o.Since == "" && (o.Filter.Since.IsZero() || began.Before(o.Filter.Since)) {
+			o.Filter.Since = began
+		}
+	}
+	if len(passed) == 0 {
+		return nil, usagef("layover run show "+o.Run+" says what it reached", "no request of the run %s is known", o.Run)
+	}
+	if len(o.Targets) == 0 {
+		o.Targets = passed
+	}
+	return traces, nil
 }
 
 // versionsOf returns the versions that a trace passed through.
