@@ -136,8 +136,12 @@ func (j *journey) repository(ctx context.Context) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"git", "init", "-q", "-b", "main", "."}, {"git", "init", "-q", "--bare", bare}, {"git", "remote", "add", "origin", bare},
-		{"git", "add", "-A"}, {"git", "commit", "-q", "-m", "prices"}, {"git", "push", "-q", "origin", "main"},
+		{"git", "init", "-q", "-b", "main", "."},
+		{"git", "init", "-q", "--bare", bare},
+		{"git", "remote", "add", "origin", bare},
+		{"git", "add", "-A"},
+		{"git", "commit", "-q", "-m", "prices"},
+		{"git", "push", "-q", "origin", "main"},
 	} {
 		if _, err := j.step(ctx, nil, args...); err != nil {
 			return err

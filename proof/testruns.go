@@ -51,7 +51,7 @@ func (s *testScene) startWith(ctx context.Context, services string) error {
 	if err := s.write(yaml); err != nil {
 		return err
 	}
-	if err := s.environment.start(ctx); err != nil {
+	if err := s.start(ctx); err != nil {
 		return err
 	}
 	return s.allRun(ctx)
@@ -392,7 +392,7 @@ func (s *testScene) pushed(ctx context.Context) (push, start time.Duration, err 
 	for _, step := range []func() error{
 		func() error { return run(s.dir, "init", "-q", "--bare", bare) },
 		func() error { return run(s.dir, "init", "-q", work) },
-		func() error { return os.WriteFile(filepath.Join(bare, "hooks", "post-receive"), hook, 0o700) }, //nolint:gosec // a program
+		func() error { return os.WriteFile(filepath.Join(bare, "hooks", "post-receive"), hook, 0o700) },
 		func() error { return run(bare, "config", "layover.service", "cart") },
 		func() error { return run(bare, "config", "layover.command", "env ANSWER=pushed "+s.flaw+" serve") },
 		func() error { return os.WriteFile(filepath.Join(work, "layover.test.yaml"), []byte(suites), 0o600) },
@@ -444,5 +444,5 @@ func hookText(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.ReadFile(filepath.Join(suites, "..", "..", "deploy", "ci", "git", "post-receive")) //nolint:gosec // of this repository
+	return os.ReadFile(filepath.Join(suites, "..", "..", "deploy", "ci", "git", "post-receive"))
 }

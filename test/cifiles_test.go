@@ -3,6 +3,7 @@ package test
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,10 +117,7 @@ func TestGitHubActions(t *testing.T) {
 	run := func(a action, inputs, job map[string]string) (string, error) {
 		var all string
 		for _, s := range a.Runs.Steps {
-			variables := map[string]string{}
-			for name, value := range job {
-				variables[name] = value
-			}
+			variables := maps.Clone(job)
 			for name, value := range s.Env {
 				for input, i := range a.Inputs {
 					given, ok := inputs[input]

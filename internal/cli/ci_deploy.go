@@ -351,7 +351,7 @@ func (j ciJob) deployed(v api.Version, named string) bool {
 		return v.Name == named
 	}
 	o := j.Origin
-	byBranch := o.Branch != "" && !(o.PullRequest == "" && j.isDefault()) && (v.Branch == o.Branch || v.Origin.Branch == o.Branch || v.Branch == "" && v.Name == route.NameOf(o.Branch))
+	byBranch := o.Branch != "" && (o.PullRequest != "" || !j.isDefault()) && (v.Branch == o.Branch || v.Origin.Branch == o.Branch || v.Branch == "" && v.Name == route.NameOf(o.Branch))
 	if o.PullRequest == "" {
 		return byBranch
 	}

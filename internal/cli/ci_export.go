@@ -68,7 +68,7 @@ func export(app *App, job ciJob, file string, out []variable, done []ciDeployed)
 			return nil //nolint:nilerr // outside of an agent
 		}
 		for _, v := range out {
-			if text, err := exec.Command(agent, "meta-data", "set", v.name, v.value).CombinedOutput(); err != nil { //nolint:gosec,noctx // names and addresses
+			if text, err := exec.Command(agent, "meta-data", "set", v.name, v.value).CombinedOutput(); err != nil { //nolint:noctx // names and addresses
 				return fmt.Errorf("buildkite-agent meta-data set %s: %w: %s", v.name, err, text)
 			}
 		}
@@ -81,7 +81,7 @@ func appendTo(name, text string) error {
 	if name == "" {
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the CI system's own
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ const maxEvent = 10 << 20
 
 // gitHubEvent takes from the event what its variables do not say: the default branch, and which branch was deleted.
 func (j *ciJob) gitHubEvent(name, kind string) {
-	f, err := os.Open(name) //nolint:gosec // GitHub's own
+	f, err := os.Open(name)
 	if err != nil {
 		return
 	}
@@ -207,8 +207,15 @@ func newCIShowCmd(app *App) *cobra.Command {
 				name = "the default version"
 			}
 			for _, row := range [][2]string{
-				{"system", j.System}, {"repository", j.Repository}, {"branch", j.Origin.Branch}, {"default branch", j.Default}, {"pull request", j.Origin.PullRequest},
-				{"commit", j.Origin.Commit}, {"author", j.Origin.Author}, {"build", j.Origin.URL}, {"version", name},
+				{"system", j.System},
+				{"repository", j.Repository},
+				{"branch", j.Origin.Branch},
+				{"default branch", j.Default},
+				{"pull request", j.Origin.PullRequest},
+				{"commit", j.Origin.Commit},
+				{"author", j.Origin.Author},
+				{"build", j.Origin.URL},
+				{"version", name},
 			} {
 				app.printf("%-15s %s\n", row[0], cmp.Or(oneLine(row[1]), "-"))
 			}

@@ -203,7 +203,7 @@ func runWithRoute(ctx context.Context, app *App, a *aim, r routed) (exit int, re
 	if err != nil {
 		return 0, nil, err
 	}
-	cmd := exec.CommandContext(ctx, r.Command[0], r.Command[1:]...) //nolint:gosec // what the user asks for
+	cmd := exec.CommandContext(ctx, r.Command[0], r.Command[1:]...)
 	cmd.Path, cmd.Err = lookUp(r.Command[0], r.Dir, environ)
 	cmd.Dir, cmd.Env = r.Dir, append(environ, a.variables(r.Route, r.Run)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.Stdin, r.Stdout, r.Stderr

@@ -92,7 +92,7 @@ func planPromotion(file, name, to, as string) (*promotion, error) {
 		return nil, usagef("git clone the shared repository, and name its folder", "--to: %s is no folder", to)
 	}
 	p := &promotion{name: name, as: as, file: file, target: filepath.Join(to, config.TestFileName)}
-	text, err := os.ReadFile(file) //nolint:gosec // named by the user
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -152,13 +152,12 @@ func (p *promotion) join(indent string) error {
 	if len(there.SuitesByName) == 0 && !strings.Contains(p.joined, "suites:") {
 		p.joined += "suites:\n"
 	}
-	for _, other := range there.Suites() {
-		first, _ := there.Lines(other)
+	if others := there.Suites(); len(others) > 0 {
+		first, _ := there.Lines(others[0])
 		line := strings.Split(p.joined, "\n")[first-1]
 		if theirs := line[:len(line)-len(strings.TrimLeft(line, " "))]; theirs != indent {
 			p.entry = theirs + strings.TrimPrefix(strings.ReplaceAll(p.entry, "\n"+indent, "\n"+theirs), indent)
 		}
-		break
 	}
 	p.joined += p.entry
 	got, err := config.ParseTests(p.target, []byte(p.joined))

@@ -20,7 +20,6 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 	"github.com/layover-dev/layover/internal/suite"
 	"github.com/layover-dev/layover/internal/suite/report"
-	"github.com/layover-dev/layover/internal/testrun"
 )
 
 // suiteRun is a suite that is being run.
@@ -270,8 +269,7 @@ func (t *suiteRun) command(ctx context.Context, value, id string, command []stri
 	}
 	var printed bytes.Buffer
 	kept := &boundedWriter{to: &printed, left: maxPrinted}
-	shown := io.Writer(kept)
-	said := io.Writer(t.app.Err)
+	shown, said := io.Writer(nil), io.Writer(t.app.Err)
 	var hidden bytes.Buffer
 	if t.opts.Quiet {
 		both := &boundedWriter{to: &hidden, left: maxPrinted}
@@ -734,6 +732,3 @@ func (w *boundedWriter) Write(p []byte) (int, error) {
 	_, err := w.to.Write(p[:n])
 	return len(p), err
 }
-
-// newRunID makes the ID of a run that no server knows.
-func newRunID() string { return testrun.NewID() }

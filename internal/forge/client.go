@@ -72,10 +72,11 @@ func (c *client) do(ctx context.Context, method string, segments []string, query
 	if paused {
 		return fmt.Errorf("forge %s: %w", c.Name, errPaused)
 	}
-	path := strings.TrimSuffix(c.base.EscapedPath(), "/")
+	escaped := []string{strings.TrimSuffix(c.base.EscapedPath(), "/")}
 	for _, s := range segments {
-		path += "/" + url.PathEscape(s)
+		escaped = append(escaped, url.PathEscape(s))
 	}
+	path := strings.Join(escaped, "/")
 	address := c.base.Scheme + "://" + c.base.Host + path
 	if len(query) > 0 {
 		address += "?" + query.Encode()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -22,8 +23,8 @@ var systemRoots = []string{
 // all kinds take proxies and certificates from. Files for it are written into dir, which only the user may read.
 func (p *Proxy) Environ(environ []string, dir string) ([]string, error) {
 	get := func(name string) string {
-		for i := len(environ) - 1; i >= 0; i-- {
-			if value, ok := strings.CutPrefix(environ[i], name+"="); ok {
+		for _, e := range slices.Backward(environ) {
+			if value, ok := strings.CutPrefix(e, name+"="); ok {
 				return value
 			}
 		}
@@ -36,7 +37,7 @@ func (p *Proxy) Environ(environ []string, dir string) ([]string, error) {
 	}
 	node := p.ca.pem()
 	if more := get("NODE_EXTRA_CA_CERTS"); more != "" {
-		if text, err := os.ReadFile(more); err == nil { //nolint:gosec // the program would read it
+		if text, err := os.ReadFile(more); err == nil {
 			node = append(append(text, '\n'), node...)
 		}
 	}
@@ -85,7 +86,7 @@ func (p *Proxy) trusted(named string) ([]byte, error) {
 		names = []string{named}
 	}
 	for _, name := range names {
-		text, err := os.ReadFile(name) //nolint:gosec // the program would read it
+		text, err := os.ReadFile(name)
 		if err == nil {
 			return append(append(text, '\n'), p.ca.pem()...), nil
 		}

@@ -190,7 +190,7 @@ func TestProxy_LeavesOthersAlone(t *testing.T) {
 	defer plain.Close()
 	defer secure.Close()
 	p, client := start(t, Options{Route: "pr-1", Run: "ci-1"})
-	client.Transport.(*http.Transport).TLSClientConfig.RootCAs.AddCert(secure.Certificate()) //nolint:errcheck // it is one
+	client.Transport.(*http.Transport).TLSClientConfig.RootCAs.AddCert(secure.Certificate())
 	for _, address := range []string{plain.URL, secure.URL} {
 		got := get(t, client, address+"/x")
 		require.Empty(t, got.Baggage+got.Traceparent)
@@ -200,7 +200,7 @@ func TestProxy_LeavesOthersAlone(t *testing.T) {
 
 	outer, _ := start(t, Options{})
 	_, client = start(t, Options{Route: "pr-1", Upstream: http.ProxyURL(&url.URL{Scheme: "http", Host: outer.Address()})})
-	client.Transport.(*http.Transport).TLSClientConfig.RootCAs.AddCert(secure.Certificate()) //nolint:errcheck // it is one
+	client.Transport.(*http.Transport).TLSClientConfig.RootCAs.AddCert(secure.Certificate())
 	for _, address := range []string{plain.URL, secure.URL} {
 		require.Empty(t, get(t, client, address+"/x").Baggage)
 	}
@@ -218,7 +218,7 @@ func TestProxy_SaysWhatIsWrong(t *testing.T) {
 	require.NoError(t, err)
 	_ = res.Body.Close()
 	require.Equal(t, http.StatusBadRequest, res.StatusCode)
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections() //nolint:errcheck // it is one
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	_, err = client.Get("https://nowhere.invalid/")
 	require.ErrorContains(t, err, "Bad Gateway")
 }

@@ -111,7 +111,7 @@ func (p *Proxy) dialOutside(ctx context.Context, target string) (net.Conn, error
 	reader := bufio.NewReader(conn)
 	if err = req.Write(conn); err == nil {
 		var res *http.Response
-		if res, err = http.ReadResponse(reader, req); err == nil && res.StatusCode != http.StatusOK {
+		if res, err = http.ReadResponse(reader, req); err == nil && res.StatusCode != http.StatusOK { //nolint:bodyclose // it ends with the connection
 			err = fmt.Errorf("the proxy at %s answered CONNECT with %s", address, res.Status)
 		}
 	}
@@ -153,7 +153,7 @@ func (c *readAhead) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return c.Conn.Close()
+	return c.Close()
 }
 
 // tunnels is a listener for the connections that come out of CONNECT.

@@ -1,11 +1,11 @@
 package proxy
 
 import (
-	"github.com/layover-dev/layover/internal/route"
-
 	"context"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/layover-dev/layover/internal/route"
 )
 
 // How much of a text a [Ring] keeps, in bytes. The rest is cut off.

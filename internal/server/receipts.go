@@ -128,6 +128,7 @@ func (noReceipts) Receipt(string) (api.Receipt, bool)         { return api.Recei
 func (noReceipts) Reached(string) (api.Reached, bool)         { return api.Reached{}, false }
 func (noReceipts) Endpoints(api.VersionFilter) []api.Endpoint { return nil }
 func (noReceipts) XRay() api.XRay                             { return api.XRay{Edges: []api.XRayEdge{}} }
+
 func (noReceipts) Hops(api.HopFilter, uint64) ([]api.Hop, uint64, <-chan struct{}) {
 	return nil, 0, nil
 }

@@ -230,12 +230,17 @@ func noTests() error {
 func (noTestRuns) Begin(context.Context, api.TestRun, api.Duration) (api.TestRun, error) {
 	return api.TestRun{}, noTests()
 }
+
 func (noTestRuns) End(context.Context, api.TestRun) (api.TestRun, error) {
 	return api.TestRun{}, noTests()
 }
-func (noTestRuns) Run(context.Context, string) (api.TestRun, error)               { return api.TestRun{}, noTests() }
+
+func (noTestRuns) Run(context.Context, string) (api.TestRun, error) { return api.TestRun{}, noTests() }
+
 func (noTestRuns) Runs(context.Context, api.TestRunFilter) ([]api.TestRun, error) { return nil, nil }
-func (noTestRuns) History(context.Context, string) ([]api.TestHistory, error)     { return nil, nil }
+
+func (noTestRuns) History(context.Context, string) ([]api.TestHistory, error) { return nil, nil }
+
 func (noTestRuns) Publish(context.Context, api.Suite, bool) (api.Suite, error) {
 	return api.Suite{}, noTests()
 }

@@ -59,8 +59,10 @@ func TestProve(t *testing.T) {
 
 func TestUnexercised(t *testing.T) {
 	known := []api.Endpoint{
-		{Service: "cart", Version: "main", Method: "GET", Path: "/items/{id}"}, {Service: "cart", Version: "main", Method: "POST", Path: "/items"},
-		{Service: "cart", Version: "pr-9", Method: "POST", Path: "/items"}, {Service: "orders", Version: "main", Method: "GET", Path: "/"},
+		{Service: "cart", Version: "main", Method: "GET", Path: "/items/{id}"},
+		{Service: "cart", Version: "main", Method: "POST", Path: "/items"},
+		{Service: "cart", Version: "pr-9", Method: "POST", Path: "/items"},
+		{Service: "orders", Version: "main", Method: "GET", Path: "/"},
 	}
 	run := []api.Endpoint{{Service: "cart", Version: "pr-1", Method: "GET", Path: "/items/{id}"}, {Service: "cart", Version: "main", Method: "POST", Path: "/items"}}
 	got := Unexercised(known, run, []string{"cart@pr-1"})

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/layover-dev/layover/api"
@@ -114,17 +115,7 @@ func (k *Keeper) Suites(ctx context.Context, service string) ([]api.Suite, error
 }
 
 func touchesService(s api.Suite, service string) bool {
-	for _, name := range s.Services {
-		if name == service {
-			return true
-		}
-	}
-	for _, t := range s.Touches {
-		if t.Service == service {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.Services, service) || slices.ContainsFunc(s.Touches, func(t api.TouchedByTest) bool { return t.Service == service })
 }
 
 // Touches returns which services the runs of each suite reached, published or not.

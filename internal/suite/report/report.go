@@ -106,7 +106,7 @@ func clean(text string, most int) string {
 
 // seconds is a duration that a report gives as a number of seconds.
 func seconds(s float64) time.Duration {
-	if s != s || s < 0 || s > 1e7 { //nolint:staticcheck // not a number
+	if s != s || s < 0 || s > 1e7 {
 		return 0
 	}
 	return time.Duration(s * float64(time.Second))

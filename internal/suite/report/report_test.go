@@ -131,7 +131,7 @@ func TestWriteJUnit(t *testing.T) {
 		require.NoError(t, WriteJUnit(&b, "suite", in.cases))
 		out, err := ParseJUnit(&b)
 		require.NoError(t, err)
-		require.Equal(t, len(in.cases), len(out))
+		require.Len(t, out, len(in.cases))
 		for i := range out {
 			require.Equal(t, in.cases[i].Outcome, out[i].Outcome)
 			require.InDelta(t, in.cases[i].Duration, out[i].Duration, 1e6)
