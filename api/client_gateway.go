@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 )
 
 // TraefikConfig returns the dynamic configuration for Traefik, as its HTTP provider reads it.
@@ -18,4 +19,14 @@ func (c *Client) TraefikReport(ctx context.Context) (GatewayReport, error) {
 	var out GatewayReport
 	err := c.do(ctx, call{method: http.MethodGet, path: []string{"gateway", "traefik"}}, &out)
 	return out, err
+}
+
+// Forges returns the forges of the configuration. With check the server asks each, and says what is wrong.
+func (c *Client) Forges(ctx context.Context, check bool) ([]Forge, error) {
+	query := url.Values{}
+	if check {
+		query.Set("check", "true")
+	}
+	var out List[Forge]
+	return out.Items, c.do(ctx, call{method: http.MethodGet, path: []string{"forges"}, query: query}, &out)
 }

@@ -206,6 +206,7 @@ func TestECSLatencyCanFail(t *testing.T) {
 }
 
 func TestNotExercised(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := notExercised(t.Context(), "1")
 	require.NoError(t, err)
 	require.True(t, r.ok, r.figure)
@@ -213,12 +214,14 @@ func TestNotExercised(t *testing.T) {
 
 // TestNotExercisedCanFail holds that the proof sees that nothing loses the route.
 func TestNotExercisedCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := notExercised(t.Context(), "")
 	require.NoError(t, err)
 	require.False(t, r.ok, r.figure)
 }
 
 func TestVerdicts(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := verdicts(t.Context(), verdictsSmall())
 	require.NoError(t, err)
 	t.Log(r.figure) // of so few cases one flaky one more or less decides
@@ -227,6 +230,7 @@ func TestVerdicts(t *testing.T) {
 
 // TestVerdictsCanFail holds that the proof sees a bug that is not where it is said to be.
 func TestVerdictsCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	plan := verdictsSmall()
 	plan.sabotage = true
 	r, err := verdicts(t.Context(), plan)
@@ -235,6 +239,7 @@ func TestVerdictsCanFail(t *testing.T) {
 }
 
 func TestParallelRuns(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := parallelRuns(t.Context(), parallelSmall())
 	require.NoError(t, err)
 	require.Contains(t, r.figure, "200 requests of 5 runs at once: 0 runs got an answer that was not theirs, 0 requests are in the receipts")
@@ -242,6 +247,7 @@ func TestParallelRuns(t *testing.T) {
 
 // TestParallelRunsCanFail holds that the proof sees an answer that was meant for another run.
 func TestParallelRunsCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	plan := parallelSmall()
 	plan.sabotage = true
 	r, err := parallelRuns(t.Context(), plan)
@@ -250,6 +256,7 @@ func TestParallelRunsCanFail(t *testing.T) {
 }
 
 func TestRunners(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := runnersProof(t.Context(), "feature")
 	require.NoError(t, err)
 	t.Log(r.figure)
@@ -258,6 +265,7 @@ func TestRunners(t *testing.T) {
 
 // TestRunnersCanFail holds that the proof sees requests that carry no route.
 func TestRunnersCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := runnersProof(t.Context(), "")
 	require.NoError(t, err)
 	require.False(t, r.ok, r.figure)
@@ -265,6 +273,7 @@ func TestRunnersCanFail(t *testing.T) {
 }
 
 func TestCIJourney(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := ciJourney(t.Context(), false)
 	require.NoError(t, err)
 	require.True(t, r.ok, r.figure)
@@ -272,12 +281,14 @@ func TestCIJourney(t *testing.T) {
 
 // TestCIJourneyCanFail holds that the proof sees what is left where no webhook comes.
 func TestCIJourneyCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := ciJourney(t.Context(), true)
 	require.NoError(t, err)
 	require.False(t, r.ok, r.figure)
 }
 
 func TestWebhookFuzz(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := webhookFuzz(t.Context(), 100, forgeSecret)
 	require.NoError(t, err)
 	require.True(t, r.ok, r.figure)
@@ -285,6 +296,7 @@ func TestWebhookFuzz(t *testing.T) {
 
 // TestWebhookFuzzCanFail holds that the proof sees a version that is lost.
 func TestWebhookFuzzCanFail(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, err := webhookFuzz(t.Context(), 100, "known")
 	require.NoError(t, err)
 	require.False(t, r.ok, r.figure)

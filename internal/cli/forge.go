@@ -1,17 +1,23 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/forge"
 	"github.com/layover-dev/layover/internal/receipt"
+	"github.com/layover-dev/layover/internal/server"
 	"github.com/layover-dev/layover/internal/telemetry"
 	"github.com/layover-dev/layover/internal/testrun"
 )
@@ -123,9 +129,85 @@ func (e *environment) forgeFigures(f *telemetry.ServerFigures) {
 }
 
 // forgeHandler takes webhooks; nil where there are no forges.
-func (e *environment) forgeHandler() http.Handler {
+func (e *environment) forgeHandler() server.Forges {
 	if e.forges == nil {
 		return nil
 	}
 	return e.forges
+}
+
+func newForgeCmd(app *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "forge",
+		GroupID: groupTests,
+		Short:   "GitHub, GitLab and Bitbucket, with whose branches versions end",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newForgeListCmd(app, false), newForgeListCmd(app, true))
+	return cmd
+}
+
+// newForgeListCmd is ls, or check, which asks the forges and fails where something is wrong.
+func newForgeListCmd(app *App, check bool) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List the forges, their repositories, and webhooks that were refused",
+		Example: "  layover forge ls\n  layover forge ls --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := app.Client()
+			if err != nil {
+				return err
+			}
+			forges, err := client.Forges(cmd.Context(), check)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = app.json(forges)
+			} else {
+				showForges(app, forges)
+			}
+			if err == nil && slices.ContainsFunc(forges, func(f api.Forge) bool { return len(f.Problems) > 0 }) {
+				return &silentError{exitFailed}
+			}
+			return err
+		},
+	}
+	if check {
+		cmd.Use, cmd.Aliases, cmd.Short = "check", nil, "Ask each forge for its repositories, and say what is wrong"
+		cmd.Example = "  layover forge check"
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func showForges(app *App, forges []api.Forge) {
+	if len(forges) == 0 {
+		app.say("no forges; declare them in layover.yaml\n")
+	}
+	var rows [][]string
+	for _, f := range forges {
+		refused := uint64(0)
+		for _, n := range f.Refused {
+			refused += n
+		}
+		does := []string{}
+		for word, is := range map[string]bool{"webhooks": f.Webhooks, "asks": f.Asked, "comments": f.Comment, "status": f.Status} {
+			if is {
+				does = append(does, word)
+			}
+		}
+		slices.Sort(does)
+		for _, r := range f.Repositories {
+			rows = append(rows, []string{f.Name, f.Kind, r.Name, strings.Join(r.Services, ","), cmp.Or(strings.Join(does, ","), "-"), strconv.FormatUint(refused, 10)})
+		}
+	}
+	app.table([]string{"FORGE", "KIND", "REPOSITORY", "SERVICES", "DOES", "REFUSED"}, rows)
+	for _, f := range forges {
+		for _, p := range f.Problems {
+			app.say("%s %s: %s\n", app.red("✗"), f.Name, p)
+		}
+	}
 }

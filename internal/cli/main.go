@@ -181,7 +181,7 @@ all others answer with main.
 		newSleepCmd(app), newWakeCmd(app), newExtendCmd(app),
 		newListCmd(app), newStatusCmd(app), newLogsCmd(app), newEventsCmd(app), newWebhookCmd(app), newServiceCmd(app),
 		newRouteCmd(app), newExplainCmd(app), newCurlCmd(app), newReceiptCmd(app), newRequestsCmd(app), newXRayCmd(app), newGatewayCmd(app), newECSCmd(app),
-		newExecCmd(app), newTestCmd(app), newRunsCmd(app), newRunCmd(app), newSuiteCmd(app), newCICmd(app),
+		newExecCmd(app), newTestCmd(app), newRunsCmd(app), newRunCmd(app), newSuiteCmd(app), newCICmd(app), newForgeCmd(app),
 		newVersionCmd(app), newShopCmd(app),
 	)
 	root.SetHelpCommandGroupID("")

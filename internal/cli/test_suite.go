@@ -24,13 +24,14 @@ import (
 
 // suiteRun is a suite that is being run.
 type suiteRun struct {
-	app    *App
-	client *api.Client
-	job    suiteJob
-	opts   *testOptions
-	aim    *aim
-	run    api.TestRun
-	trials int // further runs of the command, which have IDs of their own
+	app        *App
+	client     *api.Client
+	job        suiteJob
+	opts       *testOptions
+	aim        *aim
+	run        api.TestRun
+	onDefaults string // ID of the trial on the default versions
+	trials     int    // further runs of the command, which have IDs of their own
 }
 
 // runSuite runs one suite, finds out what it proved, and stores that.
@@ -202,13 +203,25 @@ func (t *suiteRun) await(ctx context.Context, id string) error {
 	}
 }
 
-// under are the versions under test.
+// under are the versions under test: that of the suite's service, where the route has one, else all of the route.
 func (t *suiteRun) under() []string {
-	if t.job.suite.Service == "" {
-		return t.aim.versions()
+	if mine := t.mine(); mine != "" {
+		return []string{mine}
 	}
-	version := cmp.Or(t.aim.wanted(t.job.suite.Service), t.aim.defaultOf(t.job.suite.Service))
-	return []string{t.job.suite.Service + "@" + version}
+	if all := t.aim.versions(); len(all) > 0 || t.job.suite.Service == "" {
+		return all
+	}
+	return []string{t.job.suite.Service + "@" + t.aim.defaultOf(t.job.suite.Service)}
+}
+
+// mine is the version of the suite's service that the route has; "" where it has none.
+func (t *suiteRun) mine() string {
+	for _, id := range t.aim.versions() {
+		if service, _, _ := strings.Cut(id, "@"); service == t.job.suite.Service {
+			return id
+		}
+	}
+	return ""
 }
 
 // claim is what the run has to prove.
@@ -251,6 +264,7 @@ func (t *suiteRun) execute(ctx context.Context) api.TestRun {
 	if err := t.prove(ctx, &result); err != nil {
 		return fail(err)
 	}
+	t.blameMain(ctx, &result)
 	t.decide(&result)
 	return result
 }
@@ -279,7 +293,7 @@ func (t *suiteRun) command(ctx context.Context, value, id string, command []stri
 	}
 	began := time.Now()
 	exit, _, err := runWithRoute(running, t.app, t.aim, routed{
-		Route: value, Run: id, Command: command, Dir: t.job.suite.Dir, Env: env, Stdout: shown, Stderr: said,
+		Route: value, Run: id, Command: command, Dir: t.job.suite.Dir, Env: env, Stdout: shown, Stderr: said, Apart: true,
 	})
 	if err == nil && exit != 0 {
 		_, _ = io.Copy(out, &hidden)
@@ -490,14 +504,14 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 	for _, h := range histories {
 		past[h.Test] = suite.Past{Runs: h.Runs, Flips: h.Flips}
 	}
-	mine := ""
-	if t.job.suite.Service != "" {
-		mine = t.under()[0]
-	}
-	verdicts, err := suite.Judge(ctx, failed, mine, t.aim.versions(), past, func(ctx context.Context, trial suite.Trial, tests []string) (map[string]bool, error) {
+	verdicts, err := suite.Judge(ctx, failed, t.mine(), t.aim.versions(), past, func(ctx context.Context, trial suite.Trial, tests []string) (map[string]bool, error) {
 		t.trials++
 		t.app.say("whose fault? %d failed %s run %s\n", len(tests), plural(len(tests), "test is", "tests are"), trial)
-		return t.again(ctx, t.routeOf(trial), fmt.Sprintf("%s.%d", cut(t.run.ID, route.MaxRun-4), t.trials), tests)
+		id := fmt.Sprintf("%s.%d", cut(t.run.ID, route.MaxRun-4), t.trials)
+		if trial.Defaults {
+			t.onDefaults = id
+		}
+		return t.again(ctx, t.routeOf(trial), id, tests)
 	})
 	if err != nil {
 		return err
@@ -511,11 +525,21 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 		}
 		c.Verdict, c.Blame, c.Evidence, c.OnDefaults = string(j.Verdict), j.Blame, j.Evidence, j.OnDefaults
 		c.Flipped = j.Verdict == suite.Flaky
-		if j.Verdict == suite.MainFails {
-			c.Blame = t.guilty(ctx)
-		}
 	}
 	return nil
+}
+
+// blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then.
+func (t *suiteRun) blameMain(ctx context.Context, result *api.TestRun) {
+	var guilty []string
+	for i := range result.Cases {
+		if c := &result.Cases[i]; c.Verdict == string(suite.MainFails) {
+			if guilty == nil {
+				guilty = t.guilty(ctx)
+			}
+			c.Blame = guilty
+		}
+	}
 }
 
 // maxJudged is of how many failed tests the fault is looked for.
@@ -544,13 +568,24 @@ func (t *suiteRun) routeOf(trial suite.Trial) string {
 	return strings.Join(versions, "~")
 }
 
-// guilty are the default versions whose requests failed in the last trial, else that of the service under test.
+// guilty are the default versions whose requests failed in the trial on them, else that of the service under test. Of
+// a version that failed as one that it called did, only the latter is.
 func (t *suiteRun) guilty(ctx context.Context) []string {
-	r, err := t.client.Reached(ctx, fmt.Sprintf("%s.%d", cut(t.run.ID, route.MaxRun-4), t.trials))
+	id := t.onDefaults
+	if id == "" {
+		id = t.run.ID // it ran on the default versions
+	}
+	r, err := t.client.Reached(ctx, id)
 	var out []string
 	if err == nil {
+		calls := map[string]bool{} // versions that called one that failed
 		for _, e := range r.Edges {
 			if e.Errors > 0 {
+				calls[e.Caller] = true
+			}
+		}
+		for _, e := range r.Edges {
+			if e.Errors > 0 && !calls[e.ID()] {
 				out = append(out, e.ID())
 			}
 		}

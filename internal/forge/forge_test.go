@@ -432,3 +432,19 @@ func FuzzGitLab(f *testing.F) {
 func FuzzBitbucket(f *testing.F) {
 	fuzzEvent(f, Bitbucket, `{"repository":{"full_name":"a/b"},"push":{"changes":[{"closed":true,"new":null,"old":{"type":"branch","name":"x"}}]}}`)
 }
+
+func TestHub_Forges(t *testing.T) {
+	g, change := asked(t)
+	h, _, _ := hub(t, GitHub, change)
+	all := h.Forges(t.Context(), true)
+	require.Len(t, all, 1)
+	require.Equal(t, []api.ForgeRepository{{Name: repo, Services: []string{"cart"}}}, all[0].Repositories)
+	require.Empty(t, all[0].Problems)
+	g.RemoveRepository(repo)
+	require.Contains(t, h.Forges(t.Context(), true)[0].Problems[0], "the token does not see acme/cart")
+	require.Empty(t, h.Forges(t.Context(), false)[0].Problems)
+	g.Token = "another"
+	problem := h.Forges(t.Context(), true)[0].Problems[0]
+	require.Contains(t, problem, "401")
+	require.NotContains(t, problem, "another")
+}

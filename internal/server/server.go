@@ -41,7 +41,7 @@ type Options struct {
 	AllowedOrigins []string
 	Environment    api.Environment // described at /api/v1/environment
 	Webhooks       Webhooks        // nil where there are none
-	Forges         http.Handler    // takes webhooks of forges at /forges/{name}; nil where there are none
+	Forges         Forges          // takes webhooks of forges at /forges/{name}; nil where there are none
 	Tests          TestRuns        // nil where none are kept
 	Receipts       Receipts        // nil where nothing is kept of requests
 	Gateway        Gateway         // the zero value where there is no other data plane
@@ -123,6 +123,7 @@ func New(opts Options) (*Server, error) {
 	s.registerProxies()
 	s.registerReceipts()
 	s.registerTestRuns()
+	s.registerForges()
 	s.registerSuites()
 	s.registerGateway()
 	s.registerEvents()
