@@ -77,7 +77,7 @@ func mayImport() map[string][]string {
 			"internal/server", "internal/store", "internal/suite", "internal/suite/report", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
 		},
 		"proof": {
-			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/gateway/redis", "internal/gateway/redis/redistest",
+			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/forge/forgetest", "internal/gateway/redis", "internal/gateway/redis/redistest",
 			"internal/gateway/traefik", "internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/route/routetest", "internal/runtime/ecs", "internal/runtime/ecs/ecstest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
 		"proof/flaw": {},

@@ -37,12 +37,13 @@ func newCIDeployCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deploy [SERVICE[=IMAGE]...]",
 		Short: "Deploy what this job has built, and export route and preview addresses",
-		Long: `Deploy one or more services as the version of the job's branch: feature/2981 becomes feature-2981. A job of
-the default branch deploys the default version; one of a pull request from a branch of that name
-deploys pr-NUMBER, and with --by pr all do.
+		Long: `Deploy one or more services as the version of the job's branch: feature/2981 becomes
+feature-2981. A job of the default branch deploys the default version; one of a pull request
+from a branch of that name deploys pr-NUMBER, and with --by pr all do.
 
-Without SERVICE those of LAYOVER_SERVICE are deployed, else the one that is called as the repository. In images,
-{commit}, {version}, {branch} and {service} are filled in; {branch} is the name that stands for it.
+Without SERVICE those of LAYOVER_SERVICE are deployed, else the one that is called as the
+repository. In images, {commit}, {version}, {branch} and {service} are filled in; {branch} is
+the name that stands for it.
 
 All services are deployed at a time, and waited for. Where one fails, the others stay, and the exit
 code is 1. The route and the addresses are exported as LAYOVER_ROUTE, LAYOVER_VERSION and
@@ -53,6 +54,7 @@ Azure and CircleCI; elsewhere to the file of --export.`,
   layover ci deploy cart=reg/cart:{commit} orders=reg/orders:{commit} --env LOG_LEVEL=debug
   layover ci deploy web --by pr --export layover.env
   layover ci deploy cart --command ./bin/cart --dry-run`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Services = args
 			return runCIDeploy(cmd.Context(), app, opts)
@@ -275,12 +277,13 @@ func newCICleanupCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup [SERVICE...]",
 		Short: "Remove the versions of this job's branch or pull request",
-		Long: `Remove what layover ci deploy has deployed for a branch or pull request, in a job that runs when that is
-merged, closed or deleted. Services are found as for layover ci deploy: versions of the same name
-that other repositories have deployed stay. The default version is never removed. Where there is
-nothing to remove, that is no failure.`,
+		Long: `Remove what layover ci deploy has deployed for a branch or pull request, in a job that runs
+when that is merged, closed or deleted. Services are found as for layover ci deploy: versions of
+the same name that other repositories have deployed stay. The default version is never removed.
+Where there is nothing to remove, that is no failure.`,
 		Example: `  layover ci cleanup cart
   layover ci cleanup --branch feature/2981 --dry-run`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCICleanup(cmd.Context(), app, args, branch, version, dryRun, asJSON)
 		},

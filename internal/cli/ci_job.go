@@ -20,10 +20,10 @@ func newCICmd(app *App) *cobra.Command {
 		Use:     "ci",
 		GroupID: groupTests,
 		Short:   "Deploy from a CI job, and clean up when its branch is gone",
-		Long: `Deploy what a CI job has built as a version that is named after its branch. Branch, pull request,
-commit, author and a link to the build come from the job's environment: of GitHub Actions, GitLab CI,
-CircleCI, Buildkite, Bitbucket, Azure, Jenkins, or LAYOVER_CI_BRANCH, LAYOVER_CI_COMMIT,
-LAYOVER_CI_PULL_REQUEST, LAYOVER_CI_AUTHOR and LAYOVER_CI_URL, else from Git.
+		Long: `Deploy what a CI job has built as a version that is named after its branch. Branch, pull
+request, commit, author and a link to the build come from the job's environment: of GitHub
+Actions, GitLab CI, CircleCI, Buildkite, Bitbucket, Azure, Jenkins, or LAYOVER_CI_BRANCH,
+LAYOVER_CI_COMMIT, LAYOVER_CI_PULL_REQUEST, LAYOVER_CI_AUTHOR and LAYOVER_CI_URL, else from Git.
 
 Jobs of several repositories whose branches have the same name meet in one route by themselves.`,
 		Args: cobra.NoArgs,

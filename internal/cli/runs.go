@@ -150,8 +150,8 @@ func newRunHistoryCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history SUITE",
 		Short: "How the tests of a suite went in its last 100 runs, over all versions",
-		Long: `List the tests of a suite that failed, flip, or fail on main. FLIPS is in how many runs a test failed
-and passed on the same versions: such a test is not believed at its first failure.
+		Long: `List the tests of a suite that failed, flip, or fail on main. FLIPS is in how many runs a test
+failed and passed on the same versions: such a test is not believed at its first failure.
 
 A suite that is in no registry has the name of its repository before its own: cart.checkout.`,
 		Example: `  layover run history checkout-flow

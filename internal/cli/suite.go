@@ -22,9 +22,9 @@ func newSuiteCmd(app *App) *cobra.Command {
 		Use:     "suite",
 		GroupID: groupTests,
 		Short:   "Suites of tests that any repository can run",
-		Long: `A shared suite is one that a repository has published: its name, and where Git finds it at a ref. Whoever
-runs it with layover test --suite NAME@REF gets its files from there. Which services it touches is
-learned from the receipts of its runs.`,
+		Long: `A shared suite is one that a repository has published: its name, and where Git finds it at a
+ref. Whoever runs it with layover test --suite NAME@REF gets its files from there. Which services
+it touches is learned from the receipts of its runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

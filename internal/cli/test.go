@@ -48,9 +48,9 @@ that the versions under test were reached: a suite that never hit them fails as 
 with the edge that lost the route, and so does one in which a default version answered in place
 of a version of the route.
 
-A test that fails is run again against the default versions and parts of the route, to find out whose
-fault that is: yours, theirs (another version of the route), only together, main is broken, or flaky.
-Which of these fail the run is said with --fail-on. What is left out of it is told, and does not.
+A test that fails is run again against the default versions and parts of the route, to find out
+whose fault that is: yours, theirs (another version of the route), only together, main is broken,
+or flaky. Which of these fail the run is said with --fail-on. The others are told, and do not.
 
 Without a route the suites run against the default versions.`,
 		Example: `  layover test --route feature-2981

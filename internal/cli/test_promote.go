@@ -20,14 +20,13 @@ func newTestPromoteCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote SUITE --to FOLDER",
 		Short: "Move a suite from this repository to a shared one, with its history",
-		Long: `Move a suite of a layover.test.yaml to the repository that is checked out at FOLDER: its entry in the
-file, its folder where it has one of its own, and what is known of its tests. Both repositories are
-changed in their working trees, and nothing is committed; nothing is changed where something is in
-the way. Then commit both, and publish the suite from there.`,
+		Long: `Move a suite of a layover.test.yaml to the repository that is checked out at FOLDER: its entry
+in the file, its folder where it has one of its own, and what is known of its tests. Both
+repositories are changed in their working trees, and nothing is committed; nothing is changed
+where something is in the way. Then commit both, and publish the suite from there.`,
 		Example: `  layover test promote checkout --to ../shared-tests
   layover test promote checkout --to ../shared-tests --as checkout-flow
-  cd ../shared-tests && git add -A && git commit -m 'checkout, from cart' && git tag v1 && git push origin HEAD v1
-  layover suite publish checkout --ref v1`,
+  git -C ../shared-tests add -A && git -C ../shared-tests commit -m 'checkout, from cart'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runPromote(cmd.Context(), app, file, args[0], to, as)

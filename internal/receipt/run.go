@@ -54,6 +54,9 @@ type runEndpoint struct {
 
 type endpointKey struct{ method, path string }
 
+// kept is a key that holds on to nothing else: the path of a hop is a part of all of its text.
+func (k endpointKey) kept() endpointKey { return endpointKey{strings.Clone(k.method), strings.Clone(k.path)} }
+
 type count struct {
 	requests, errors int
 	last             int64
@@ -90,7 +93,7 @@ func (r *runs) see(h *hop) {
 			return
 		}
 		c = &count{}
-		of[key] = c
+		of[key.kept()] = c
 		r.size++
 	}
 	c.add(h)
@@ -182,6 +185,7 @@ func (r *runs) count(h, caller *hop, by proof) {
 	p := of.endpoints[point]
 	if p == nil && len(of.endpoints) < maxRunEndpoints {
 		p = &count{}
+		point.endpointKey = point.kept()
 		of.endpoints[point] = p
 	}
 	if p != nil {
