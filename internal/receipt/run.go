@@ -55,7 +55,9 @@ type runEndpoint struct {
 type endpointKey struct{ method, path string }
 
 // kept is a key that holds on to nothing else: the path of a hop is a part of all of its text.
-func (k endpointKey) kept() endpointKey { return endpointKey{strings.Clone(k.method), strings.Clone(k.path)} }
+func (k endpointKey) kept() endpointKey {
+	return endpointKey{strings.Clone(k.method), strings.Clone(k.path)}
+}
 
 type count struct {
 	requests, errors int
