@@ -193,22 +193,22 @@ func (h *Hub) comment(ctx context.Context, c *client, key change, versions []api
 	if !c.Comment {
 		return nil
 	}
-	plain := h.text(versions, tests, false)
+	plain := h.text(c.Kind, versions, tests, false)
 	now := h.opts.Clock()
 	if plain == t.text && (len(versions) == 0 || now.Sub(t.at) < figuresEvery) {
 		return nil
 	}
 	if t.id == "" {
-		id, err := c.comments(ctx, key.repository, key.pull, h.marker())
+		id, err := c.comments(ctx, key.repository, key.pull, h.marker(c.Kind))
 		if err != nil {
 			return err
 		}
 		t.id = id
 	}
-	id, err := c.putComment(ctx, key.repository, key.pull, t.id, h.text(versions, tests, true))
+	id, err := c.putComment(ctx, key.repository, key.pull, t.id, h.text(c.Kind, versions, tests, true))
 	if isNotFound(err) && t.id != "" { // somebody deleted it
 		t.id = ""
-		id, err = c.putComment(ctx, key.repository, key.pull, "", h.text(versions, tests, true))
+		id, err = c.putComment(ctx, key.repository, key.pull, "", h.text(c.Kind, versions, tests, true))
 	}
 	if err != nil {
 		return err
@@ -217,13 +217,18 @@ func (h *Hub) comment(ctx context.Context, c *client, key change, versions []api
 	return nil
 }
 
-// marker is how the comment is found again.
-func (h *Hub) marker() string { return "<!-- layover:" + h.opts.Environment + " -->" }
+// marker is how the comment is found again. It is not shown: Bitbucket shows comments of HTML, and no link that nothing uses.
+func (h *Hub) marker(kind string) string {
+	if kind == Bitbucket {
+		return "[//]: # (layover:" + h.opts.Environment + ")"
+	}
+	return "<!-- layover:" + h.opts.Environment + " -->"
+}
 
 // text is the comment. Figures that change all the time are in it where they are asked for.
-func (h *Hub) text(versions []api.Version, tests map[string][]api.TestRun, figures bool) string {
+func (h *Hub) text(kind string, versions []api.Version, tests map[string][]api.TestRun, figures bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n### Layover: %s\n\n", h.marker(), markdown(h.opts.Environment))
+	fmt.Fprintf(&b, "%s\n\n### Layover: %s\n\n", h.marker(kind), markdown(h.opts.Environment))
 	if len(versions) == 0 {
 		b.WriteString("The versions of this change have ended.\n")
 		return b.String()
