@@ -137,6 +137,16 @@ func junit(t *testing.T, dir string) (map[string]string, string) {
 	return map[string]string{"JUNIT_CONSOLE": jars[0]}, ""
 }
 
+// withGoCache is an environment in which Go finds what it has built before, and no settings of this machine.
+func withGoCache(t *testing.T, env map[string]string) map[string]string {
+	out := map[string]string{"GOFLAGS": "", "GOTOOLCHAIN": "local"}
+	cache, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE").Output()
+	require.NoError(t, err)
+	out["GOCACHE"] = strings.TrimSpace(string(cache))
+	maps.Copy(out, env)
+	return out
+}
+
 // k6 is not here: what the guide's script needs of it is made of curl.
 func k6(t *testing.T, dir string) (map[string]string, string) {
 	if env, missing := program("node", "curl")(t, dir); missing != "" {
@@ -185,16 +195,7 @@ func TestTestingGuide(t *testing.T) {
 			if missing != "" {
 				t.Skip("[tools] " + missing)
 			}
-			env = maps.Clone(env)
-			if env == nil {
-				env = map[string]string{}
-			}
-			maps.Copy(env, map[string]string{"GOFLAGS": "", "GOCACHE": os.Getenv("GOCACHE"), "GOTOOLCHAIN": "local"})
-			if env["GOCACHE"] == "" {
-				cache, err := os.UserCacheDir()
-				require.NoError(t, err)
-				env["GOCACHE"] = filepath.Join(cache, "go-build")
-			}
+			env = withGoCache(t, env)
 			out, err := e.run(t.Context(), dir, env, "layover", "test", "--route", "feature-2981", "--no-verdict")
 			require.NoError(t, err, out)
 			require.Contains(t, out, c.tests)
@@ -233,4 +234,51 @@ func TestTestingGuide_SaysWhatIsTried(t *testing.T) {
 		}
 	}
 	require.True(t, slices.Equal(sections, []string{"Playwright", "Cypress", "Selenium", "pytest", "Go", "JUnit", "k6", "Mobile apps"}), sections)
+}
+
+// TestTestingGuide_RunsFailedTestsAgain: what the guide gives as rerun finds the tests that failed, and them alone.
+func TestTestingGuide_RunsFailedTestsAgain(t *testing.T) {
+	t.Parallel()
+	e := newCIEnvironment(t, shopServices)
+	for name, c := range map[string]struct {
+		needs  tool
+		add    map[string]string
+		failed string
+	}{
+		"Playwright": {all(program("npx"), playwright), map[string]string{"e2e/wrong.spec.js": `
+const { test, expect } = require('@playwright/test');
+test.describe('prices (all)', () => {
+  test('are [as] ever?', async ({ request }) => {
+    expect((await (await request.get('/api/products')).json()).total).toBe(9600);
+  });
+});
+`}, "wrong.spec.js > prices (all) › are [as] ever?"},
+		"Go": {program("go"), map[string]string{"wrong_test.go": `package shop
+
+import "testing"
+
+func TestPrices(t *testing.T) {
+	t.Run("as ever", func(t *testing.T) {
+		if total := products(t).Total; total != 9600 {
+			t.Errorf("the total is %d", total)
+		}
+	})
+}
+`}, "example.com/shop-tests TestPrices/as_ever"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "shop-tests")
+			place(t, dir, files(t, "testing.md", name))
+			place(t, dir, c.add)
+			env, missing := c.needs(t, dir)
+			if missing != "" {
+				t.Skip("[tools] " + missing)
+			}
+			env = withGoCache(t, env)
+			out, err := e.run(t.Context(), dir, env, "layover", "test", "--route", "feature-2981", "--run", "again-"+strings.ToLower(name))
+			require.Error(t, err, out)
+			require.Contains(t, out, "✗ "+c.failed+"  yours: pricing@feature-2981")
+			require.Contains(t, out, "on the default versions: passed")
+		})
+	}
 }
