@@ -141,6 +141,23 @@ func TestConfigurationExamplesAreValid(t *testing.T) {
 	require.Greater(t, checked, 5)
 }
 
+func TestSuitesAreValid(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for path, text := range pages(t) {
+		for i, block := range fence.FindAllStringSubmatch(text, -1) {
+			if block[1] != "yaml" || !strings.Contains("\n"+block[2], "\nsuites:") {
+				continue
+			}
+			checked++
+			name := fmt.Sprintf("%s, block %d", path, i+1)
+			_, err := config.ParseTests(name, []byte(block[2]))
+			require.NoError(t, err, name)
+		}
+	}
+	require.Greater(t, checked, 8)
+}
+
 func TestCommandsExist(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "layover")

@@ -438,7 +438,7 @@ func failedOf(cases []api.TestCase) []string {
 func (t *suiteRun) again(ctx context.Context, value, id string, tests []string) (map[string]bool, error) {
 	command := t.job.suite.Command
 	if t.job.suite.Rerun != nil && !slices.Contains(tests, t.job.name) {
-		command = rerunCommand(t.job.suite.Rerun, tests)
+		command = rerunCommand(t.job.suite.Rerun, tests, t.job.suite.Report.Format)
 	}
 	cases, err := t.command(ctx, value, id, command)
 	if err != nil {
@@ -458,20 +458,27 @@ func (t *suiteRun) again(ctx context.Context, value, id string, tests []string) 
 	return out, nil
 }
 
-// rerunCommand is a command with the names of tests filled in: {tests} as one regular expression, {test} once for each. Of a
-// Go test there is the name alone, as -run takes it.
-func rerunCommand(template, tests []string) []string {
+// rerunCommand is a command with the names of tests filled in: {tests} as one regular expression, {test} once for each.
+//
+// Runners that take an expression search it in a name that has file and project in front, or match it with that of a function
+// of Go: so it is the test's own name, behind those of its file and groups, and holds at the end alone. What else has the same
+// name is run as well, and nobody asks for it.
+func rerunCommand(template, tests []string, format string) []string {
+	front := ""
+	if format == "go-json" {
+		front = "^"
+	}
 	var plain, quoted []string
 	for _, test := range tests {
 		name := test
-		if i := strings.LastIndexByte(test, ' '); i >= 0 && strings.HasPrefix(test[i+1:], "Test") {
+		if i := strings.LastIndexByte(test, ' '); i >= 0 && (format == "go-json" || goTestInJUnit.MatchString(test)) {
 			name = test[i+1:]
 		}
 		plain = append(plain, name)
-		quoted = append(quoted, regexp.QuoteMeta(name))
+		quoted = append(quoted, regexp.QuoteMeta(ownTestName(name)))
 	}
 	slices.Sort(quoted)
-	all := "^(" + strings.Join(slices.Compact(quoted), "|") + ")$"
+	all := front + "(" + strings.Join(slices.Compact(quoted), "|") + ")$"
 	var out []string
 	for _, word := range template {
 		switch {
@@ -484,6 +491,25 @@ func rerunCommand(template, tests []string) []string {
 		}
 	}
 	return out
+}
+
+// goTestInJUnit is a test of Go behind its package, as reports of JUnit have it.
+var goTestInJUnit = regexp.MustCompile(`^\S+ > (Test|Fuzz|Example)\S*$`)
+
+// goSubtest is a test of Go within another one, which -run finds by the outer one.
+var goSubtest = regexp.MustCompile(`^((?:Test|Fuzz|Example)[^\s/]*)/`)
+
+// ownTestName is the name of a test without those of its file, class and groups.
+func ownTestName(test string) string {
+	for _, between := range []string{" > ", " › "} { // ours, and Playwright's
+		if i := strings.LastIndex(test, between); i >= 0 && i+len(between) < len(test) {
+			test = test[i+len(between):]
+		}
+	}
+	if m := goSubtest.FindStringSubmatch(test); m != nil {
+		return m[1]
+	}
+	return test
 }
 
 // judge finds out whose fault the failed tests are.

@@ -37,7 +37,7 @@ type TestSuite struct {
 	Retries    int                 `yaml:"retries,omitempty" default:"0" minimum:"0" maximum:"10" doc:"How often failed tests are run again before anything is said. One that passes then has passed, and counts as flaky"`
 	Timeout    api.Duration        `yaml:"timeout,omitempty" default:"15m" doc:"How long one run of the command may take"`
 	Report     TestReport          `yaml:"report,omitempty" doc:"Where the results of single tests are. Default: the suite counts as one test, which passes with exit code 0"`
-	Rerun      []string            `yaml:"rerun,omitempty" doc:"What runs given tests alone, to find out whose fault their failure is. {tests} becomes a regular expression that matches them, {test} is repeated for each. Default: the whole suite runs again" example:"go test ./e2e -run {tests}"`
+	Rerun      []string            `yaml:"rerun,omitempty" doc:"What runs given tests alone, to find out whose fault their failure is. {tests} becomes a regular expression that matches the ends of their names, {test} is repeated for each. Default: the whole suite runs again" example:"go test ./e2e -run {tests}"`
 	Owners     []string            `yaml:"owners,omitempty" doc:"Who is told where the default versions fail a test. Default: the owner of the guilty version" example:"team-payments"`
 	Quarantine []TestQuarantine    `yaml:"quarantine,omitempty" doc:"Tests whose failure does not fail the run, for a time"`
 }
