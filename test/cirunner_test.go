@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,9 +154,7 @@ func newGitHubRunner(e *ciEnvironment, job map[string]string) *gitHubRunner {
 		"GITHUB_ACTIONS": "true", "GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "acme/cart", "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1",
 		"GITHUB_ACTOR": "ada", "GITHUB_SHA": strings.Repeat("a", 40),
 	}, context: map[string]string{}}
-	for name, value := range job {
-		r.variables[name] = value
-	}
+	maps.Copy(r.variables, job)
 	return r
 }
 
@@ -219,9 +218,7 @@ func (r *gitHubRunner) step(t *testing.T, s gitHubStep, inputs map[string]string
 	}
 	require.NotContains(t, s.Run, "${{", "what is filled in there can be run: it goes by env")
 	variables := map[string]string{}
-	for name, value := range r.variables {
-		variables[name] = value
-	}
+	maps.Copy(variables, r.variables)
 	for name, value := range s.Env {
 		variables[name] = r.fill(t, value, inputs)
 	}
