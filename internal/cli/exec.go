@@ -46,7 +46,7 @@ func newExecCmd(app *App) *cobra.Command {
   NO_PROXY                    what it was, without hosts of the environment
   SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, GIT_SSL_CAINFO, NODE_EXTRA_CA_CERTS
                               certificates that cover https:// hosts of the environment, by an
-                              authority that ends with the command
+                              authority that ends with the command; LAYOVER_CA_FILE is its own alone
   NODE_OPTIONS, JAVA_TOOL_OPTIONS
                               what makes Node and the JVM use that proxy
   BAGGAGE                     the value of the header, for programs that send it themselves
@@ -54,8 +54,9 @@ func newExecCmd(app *App) *cobra.Command {
   LAYOVER_URL_CART            where each service is, here cart
   LAYOVER_PREVIEW_URL_CART    where its version of the route is without a header, if it has one
 
-Signals are passed on to it. The exit code is the command's; 127 where it is not found, 126 where it cannot be run. Without a
-route the requests carry the ID of the run alone. layover requests --run ID shows them.`,
+Signals are passed on to it. The exit code is the command's; 127 where it is not found, 126 where
+it cannot be run. Without a route the requests carry the ID of the run alone. layover requests
+--run ID shows them.`,
 		Example: `  layover exec --route feature-2981 -- npm test
   layover exec --route 'cart@pr-88~feature-2981' --run ci-8812 -- pytest e2e
   layover exec --route feature-2981 -- sh -c 'curl -fsS "$LAYOVER_URL_CART/items"'`,

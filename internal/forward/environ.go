@@ -32,14 +32,14 @@ func (p *Proxy) Environ(environ []string, dir string) ([]string, error) {
 		}
 		return ""
 	}
-	own, script := filepath.Join(dir, "node.pem"), filepath.Join(dir, "preload.cjs")
+	ca, own, script := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "node.pem"), filepath.Join(dir, "preload.cjs")
 	node := p.ca.pem()
 	if more := get("NODE_EXTRA_CA_CERTS"); more != "" {
 		if text, err := os.ReadFile(more); err == nil {
 			node = append(append(text, '\n'), node...)
 		}
 	}
-	files := map[string][]byte{own: node, script: preload}
+	files := map[string][]byte{ca: p.ca.pem(), own: node, script: preload}
 	set := map[string]string{}
 	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"} {
 		trusted, err := p.trusted(name, cmp.Or(get(name), get("SSL_CERT_FILE")))
@@ -61,8 +61,8 @@ func (p *Proxy) Environ(environ []string, dir string) ([]string, error) {
 	maps.Copy(set, map[string]string{
 		"HTTP_PROXY": address, "http_proxy": address, "HTTPS_PROXY": address, "https_proxy": address,
 		"NO_PROXY": bypass, "no_proxy": bypass,
-		"NODE_EXTRA_CA_CERTS": own,
-		"NODE_USE_ENV_PROXY":  "1", "LAYOVER_FORWARD_PROXY": address,
+		"NODE_EXTRA_CA_CERTS": own, "LAYOVER_CA_FILE": ca,
+		"NODE_USE_ENV_PROXY": "1", "LAYOVER_FORWARD_PROXY": address,
 		"NODE_OPTIONS":      strings.TrimSpace(get("NODE_OPTIONS") + " --require " + nodeWord(script)),
 		"JAVA_TOOL_OPTIONS": strings.TrimSpace(get("JAVA_TOOL_OPTIONS") + " " + java),
 	})

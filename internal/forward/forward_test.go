@@ -255,7 +255,7 @@ func TestEnviron(t *testing.T) {
 	require.Equal(t, "<-loopback>,localhost,10.0.0.0/8", got["NO_PROXY"])
 	require.Contains(t, got["NODE_OPTIONS"], "--max-old-space-size=99 --require "+dir)
 	require.Contains(t, got["JAVA_TOOL_OPTIONS"], "-Xmx1g -Dhttp.proxyHost=127.0.0.1")
-	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"} {
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "LAYOVER_CA_FILE"} {
 		info, err := os.Stat(got[name])
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
