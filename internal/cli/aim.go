@@ -111,6 +111,17 @@ func (a *aim) isOurs(host string) bool {
 	return d.Service != nil || strings.HasSuffix(strings.TrimSuffix(strings.ToLower(host), "."), "."+a.env.Domain)
 }
 
+// hosts are those of all services, without the "*." of suffixes, and the domain of previews.
+func (a *aim) hosts() []string {
+	out := []string{a.env.Domain}
+	for service := range a.table.Services() {
+		for _, host := range service.Hosts {
+			out = append(out, strings.TrimPrefix(host, "*."))
+		}
+	}
+	return out
+}
+
 // proxyAddress is where the proxy of the environment is reached, as host:port.
 func (a *aim) proxyAddress() (string, error) {
 	if a.env.ProxyURL == "" {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -43,9 +44,9 @@ func newExecCmd(app *App) *cobra.Command {
                               baggage of requests to hosts of the environment, and leads them to
                               Layover's proxy, whatever DNS says; others pass as they are
   NO_PROXY                    what it was, without hosts of the environment
-  SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, NODE_EXTRA_CA_CERTS
+  SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, GIT_SSL_CAINFO, NODE_EXTRA_CA_CERTS
                               certificates that cover https:// hosts of the environment, by an
-                              authority that ends with the command
+                              authority that ends with the command; LAYOVER_CA_FILE is its own alone
   NODE_OPTIONS, JAVA_TOOL_OPTIONS
                               what makes Node and the JVM use that proxy
   BAGGAGE                     the value of the header, for programs that send it themselves
@@ -53,8 +54,9 @@ func newExecCmd(app *App) *cobra.Command {
   LAYOVER_URL_CART            where each service is, here cart
   LAYOVER_PREVIEW_URL_CART    where its version of the route is without a header, if it has one
 
-The exit code is the command's; 127 where it is not found, 126 where it cannot be run. Without a
-route the requests carry the ID of the run alone. layover requests --run ID shows them.`,
+Signals are passed on to it. The exit code is the command's; 127 where it is not found, 126 where
+it cannot be run. Without a route the requests carry the ID of the run alone. layover requests
+--run ID shows them.`,
 		Example: `  layover exec --route feature-2981 -- npm test
   layover exec --route 'cart@pr-88~feature-2981' --run ci-8812 -- pytest e2e
   layover exec --route feature-2981 -- sh -c 'curl -fsS "$LAYOVER_URL_CART/items"'`,
@@ -178,7 +180,7 @@ type routed struct {
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Apart   bool // in a process group of its own, all of which ends with ctx
+	Apart   bool // in a process group of its own, all of which ends with ctx; else it gets the signals that this program gets
 }
 
 // runWithRoute runs a command whose requests carry a route. It returns its exit code, 127 where it was not found and 126
@@ -189,7 +191,9 @@ func runWithRoute(ctx context.Context, app *App, a *aim, r routed) (exit int, re
 		return 0, nil, err
 	}
 	outer := outerProxies(app)
-	p, err := forward.Start(forward.Options{Route: r.Route, Run: r.Run, BaggageKey: a.env.BaggageKey, Proxy: address, Ours: a.isOurs, Upstream: outer})
+	p, err := forward.Start(forward.Options{
+		Route: r.Route, Run: r.Run, BaggageKey: a.env.BaggageKey, Proxy: address, Ours: a.isOurs, Hosts: a.hosts(), Upstream: outer,
+	})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -203,13 +207,20 @@ func runWithRoute(ctx context.Context, app *App, a *aim, r routed) (exit int, re
 	if err != nil {
 		return 0, nil, err
 	}
+	if !r.Apart {
+		ctx = context.WithoutCancel(ctx) // it gets the signals, and ends by itself
+	}
 	cmd := exec.CommandContext(ctx, r.Command[0], r.Command[1:]...)
 	cmd.Path, cmd.Err = lookUp(r.Command[0], r.Dir, environ)
 	cmd.Dir, cmd.Env = r.Dir, append(environ, a.variables(r.Route, r.Run)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.Stdin, r.Stdout, r.Stderr
 	cmd.WaitDelay = 10 * time.Second
-	endGently(cmd, r.Apart)
-	err = cmd.Run()
+	if r.Apart {
+		endGently(cmd)
+		err = cmd.Run()
+	} else {
+		err = runWithSignals(cmd)
+	}
 	if ended, ok := errors.AsType[*exec.ExitError](err); ok {
 		if exit = ended.ExitCode(); exit < 0 {
 			exit = exitOfSignal(ended)
@@ -305,7 +316,7 @@ func (a *aim) previewURL(service *route.ServiceEntry, version string) string {
 	if v == nil || err != nil {
 		return ""
 	}
-	_, port, _ := strings.Cut(address, ":")
+	_, port, _ := net.SplitHostPort(address)
 	host := v.PreviewHost()
 	if port != "" && port != "80" {
 		host += ":" + port

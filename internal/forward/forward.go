@@ -33,6 +33,7 @@ type Options struct {
 	BaggageKey string                                // of the route
 	Proxy      string                                // host:port of Layover's proxy
 	Ours       func(host string) bool                // says whether a host, with or without port, is one of the environment
+	Hosts      []string                              // of the environment that are known by name, to be kept out of NO_PROXY
 	Upstream   func(*http.Request) (*url.URL, error) // the proxy for other hosts; nil for none
 }
 
@@ -40,6 +41,7 @@ type Options struct {
 type Proxy struct {
 	opts    Options
 	ln      net.Listener
+	conns   *conns
 	server  *http.Server
 	inner   *http.Server // within tunnels
 	tunnels *tunnels
@@ -60,6 +62,9 @@ const (
 	dialTimeout = 10 * time.Second
 	sniffTime   = 30 * time.Second // until a tunnel's first byte
 	maxHosts    = 1000             // that are counted apart
+	maxConns    = 4096             // of programs; further ones wait
+	idleProgram = 3 * time.Minute  // as Layover's proxy: programs close first
+	idleLayover = time.Minute      // shorter than that proxy's, which so never closes what is about to be used
 )
 
 // Start returns a proxy that listens on loopback.
@@ -74,12 +79,14 @@ func Start(o Options) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{opts: o, ln: ln, ca: ca, counts: map[string]int{}, tunnels: newTunnels(ln.Addr())}
-	dial := (&net.Dialer{Timeout: dialTimeout}).DialContext
-	toLayover := func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, o.Proxy) }
-	p.plain = &http.Transport{DialContext: toLayover, DisableCompression: true, MaxIdleConnsPerHost: 64}
-	p.h2c = &http.Transport{DialContext: toLayover, DisableCompression: true, Protocols: new(http.Protocols)}
+	p.conns = newConns(ln, maxConns)
+	toLayover := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, o.Proxy)
+	}
+	p.plain = &http.Transport{DialContext: toLayover, DisableCompression: true, MaxIdleConnsPerHost: maxConns, IdleConnTimeout: idleLayover}
+	p.h2c = &http.Transport{DialContext: toLayover, DisableCompression: true, Protocols: new(http.Protocols), IdleConnTimeout: idleLayover}
 	p.h2c.Protocols.SetUnencryptedHTTP2(true)
-	p.outside = &http.Transport{DialContext: dial, Proxy: o.Upstream, DisableCompression: true, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16}
+	p.outside = &http.Transport{DialContext: p.dial, Proxy: o.Upstream, DisableCompression: true, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: idleLayover}
 	quiet := log.New(io.Discard, "", 0)
 	p.ours = &httputil.ReverseProxy{Rewrite: p.carry, Transport: roundTripper(p.toLayover), FlushInterval: -1, ErrorLog: quiet, ErrorHandler: p.refuse}
 	p.others = &httputil.ReverseProxy{Rewrite: keepForwarded, Transport: p.outside, FlushInterval: -1, ErrorLog: quiet, ErrorHandler: p.refuse}
@@ -87,11 +94,11 @@ func Start(o Options) (*Proxy, error) {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: sniffTime, MaxHeaderBytes: maxHead, ErrorLog: quiet}
+	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: sniffTime, IdleTimeout: idleProgram, MaxHeaderBytes: maxHead, ErrorLog: quiet}
 	p.inner = &http.Server{
-		Handler: http.HandlerFunc(p.serveTunnelled), ReadHeaderTimeout: sniffTime, MaxHeaderBytes: maxHead, ErrorLog: quiet, Protocols: &protocols,
+		Handler: http.HandlerFunc(p.serveTunnelled), ReadHeaderTimeout: sniffTime, IdleTimeout: idleProgram, MaxHeaderBytes: maxHead, ErrorLog: quiet, Protocols: &protocols,
 	}
-	go func() { _ = p.server.Serve(ln) }()
+	go func() { _ = p.server.Serve(p.conns) }()
 	go func() { _ = p.inner.Serve(p.tunnels) }()
 	return p, nil
 }
@@ -102,6 +109,7 @@ func (p *Proxy) Address() string { return p.ln.Addr().String() }
 // Close ends the proxy, and all that goes through it.
 func (p *Proxy) Close() error {
 	err := errors.Join(p.server.Close(), p.inner.Close(), p.tunnels.Close())
+	p.conns.end() // tunnels and upgraded connections are no longer the servers'
 	for _, t := range []*http.Transport{p.plain, p.h2c, p.outside} {
 		t.CloseIdleConnections()
 	}
@@ -156,6 +164,9 @@ func (p *Proxy) carry(pr *httputil.ProxyRequest) {
 	}
 	if len(lines) > 0 {
 		out.Header["Baggage"] = lines
+	}
+	if secure := pr.In.TLS != nil || pr.In.URL.Scheme == "https"; secure && len(out.Header["X-Forwarded-Proto"]) == 0 {
+		out.Header["X-Forwarded-Proto"] = []string{"https"} // the program's TLS ends here
 	}
 	if p.opts.Run != "" && !isTraced(out.Header) {
 		out.Header["Traceparent"] = []string{newTraceparent()}

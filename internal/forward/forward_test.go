@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,19 +17,29 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/net/http/httpproxy"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/interop"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // seen is what a server got.
 type seen struct {
-	Host, Baggage, Traceparent, Proto, Path, Forwarded, Agent string
-	Body                                                      int
+	Host, Baggage, Traceparent, Proto, Path, Forwarded, Agent, Scheme string
+	Body                                                              int
 }
 
 // layover stands for Layover's proxy: it says what it got, over HTTP/1.1 and h2c.
@@ -53,7 +64,7 @@ func layover(t *testing.T) string {
 		w.Header().Set("Trailer", "X-End")
 		_ = json.NewEncoder(w).Encode(seen{
 			Host: r.Host, Baggage: strings.Join(r.Header.Values("Baggage"), "|"), Traceparent: r.Header.Get("Traceparent"), Proto: r.Proto, Path: r.URL.String(),
-			Forwarded: r.Header.Get("X-Forwarded-For"), Agent: r.Header.Get("User-Agent"), Body: int(n),
+			Forwarded: r.Header.Get("X-Forwarded-For"), Agent: r.Header.Get("User-Agent"), Scheme: r.Header.Get("X-Forwarded-Proto"), Body: int(n),
 		})
 		w.Header().Set("X-End", "yes")
 	}))
@@ -107,6 +118,7 @@ func TestProxy_Carries(t *testing.T) {
 		require.Equal(t, "10.1.2.3", got.Forwarded)
 		require.Equal(t, 5, got.Body)
 		require.Regexp(t, `^00-[0-9a-f]{32}-[0-9a-f]{16}-01$`, got.Traceparent)
+		require.Equal(t, map[string]string{"https": "https"}[scheme], got.Scheme)
 	}
 	got := get(t, client, "http://cart.shop.test/", "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", "User-Agent: mine")
 	require.Equal(t, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", got.Traceparent)
@@ -243,7 +255,7 @@ func TestEnviron(t *testing.T) {
 	require.Equal(t, "<-loopback>,localhost,10.0.0.0/8", got["NO_PROXY"])
 	require.Contains(t, got["NODE_OPTIONS"], "--max-old-space-size=99 --require "+dir)
 	require.Contains(t, got["JAVA_TOOL_OPTIONS"], "-Xmx1g -Dhttp.proxyHost=127.0.0.1")
-	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"} {
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "LAYOVER_CA_FILE"} {
 		info, err := os.Stat(got[name])
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
@@ -255,7 +267,147 @@ func TestEnviron(t *testing.T) {
 	require.ErrorContains(t, err, "SSL_CERT_FILE")
 }
 
-// TestPreload runs a real Node, which asks no proxy by itself before version 24.
+// TestEnviron_KeepsCertificatesOfUser holds that a variable still names what it named, with the authority added.
+func TestEnviron_KeepsCertificatesOfUser(t *testing.T) {
+	p, _ := start(t, Options{})
+	mine := t.TempDir()
+	var given []string
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"} {
+		file := filepath.Join(mine, name)
+		require.NoError(t, os.WriteFile(file, []byte("# of "+name), 0o600))
+		given = append(given, name+"="+file)
+	}
+	environ, err := p.Environ(given, t.TempDir())
+	require.NoError(t, err)
+	for name, from := range map[string]string{
+		"SSL_CERT_FILE": "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE": "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS": "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE": "SSL_CERT_FILE",
+	} {
+		at := slices.IndexFunc(environ, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+		require.GreaterOrEqual(t, at, 0, name)
+		text, err := os.ReadFile(strings.TrimPrefix(environ[at], name+"="))
+		require.NoError(t, err)
+		require.Contains(t, string(text), "# of "+from+"\n")
+		require.Contains(t, string(text), string(p.ca.pem()))
+	}
+}
+
+// FuzzBypass holds that no list of exceptions leads a program past the proxy to a host of the environment, as Go reads the list.
+func FuzzBypass(f *testing.F) {
+	for _, list := range []string{"", "localhost,.localhost", ".shop.test", "*", "shop.test:80,*.shop.test", "10.0.0.0/8, cart.shop.test ,x", ".test", "TEST.", "CART.Shop.Test", "<-loopback>"} {
+		f.Add(list)
+	}
+	p := &Proxy{opts: Options{Hosts: []string{"cart.shop.test"}, Ours: func(host string) bool { return strings.HasSuffix(strings.ToLower(withoutPort(host)), ".shop.test") }}}
+	f.Fuzz(func(t *testing.T, list string) {
+		config := httpproxy.Config{HTTPProxy: "http://127.0.0.1:1", NoProxy: p.bypass(list)}
+		to, err := config.ProxyFunc()(&url.URL{Scheme: "http", Host: "cart.shop.test"})
+		require.NoError(t, err)
+		require.NotNil(t, to, "%q became %q", list, config.NoProxy)
+	})
+}
+
+// TestProxy_CloseEndsTunnels holds that nothing outlives the proxy, be it a tunnel or an upgraded connection.
+func TestProxy_CloseEndsTunnels(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = silent.Close() }()
+	p, err := Start(Options{Proxy: "127.0.0.1:1", Ours: func(host string) bool { return strings.HasPrefix(host, "cart.") }})
+	require.NoError(t, err)
+	for _, target := range []string{silent.Addr().String(), "cart.shop.test:80"} {
+		conn, err := net.Dial("tcp", p.Address())
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		require.NoError(t, connectIn(conn, target))
+		defer func() {
+			require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+			_, err := conn.Read(make([]byte, 1))
+			require.Error(t, err)
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		}()
+	}
+	require.NoError(t, p.Close())
+}
+
+func connectIn(conn net.Conn, target string) error {
+	if _, err := io.WriteString(conn, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n"); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(bufio.NewReaderSize(conn, 1), &http.Request{Method: http.MethodConnect})
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = errors.New(res.Status)
+	}
+	return err
+}
+
+// TestProxy_NeverCallsItself holds that no request goes round and round.
+func TestProxy_NeverCallsItself(t *testing.T) {
+	p, client := start(t, Options{})
+	conn, err := net.Dial("tcp", p.Address())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	require.ErrorContains(t, connectIn(conn, p.Address()), "502")
+	client.Transport.(*http.Transport).Proxy = func(*http.Request) (*url.URL, error) { return &url.URL{Scheme: "http", Host: p.Address()}, nil }
+	res, err := client.Get("http://" + p.Address() + "/")
+	require.NoError(t, err)
+	text, _ := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	require.Equal(t, http.StatusBadGateway, res.StatusCode)
+	require.Contains(t, string(text), "itself")
+}
+
+// TestProxy_CarriesGRPC has gRPC's own client pass its interoperability cases against its own server, of all four kinds.
+func TestProxy_CarriesGRPC(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var baggage sync.Map
+	server := grpc.NewServer(
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			in, _ := metadata.FromIncomingContext(ctx)
+			baggage.Store(strings.Join(in.Get("baggage"), "|"), true)
+			return next(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			in, _ := metadata.FromIncomingContext(stream.Context())
+			baggage.Store(strings.Join(in.Get("baggage"), "|"), true)
+			return next(srv, stream)
+		}),
+	)
+	testgrpc.RegisterTestServiceServer(server, interop.NewTestServer())
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(server.Stop)
+	p, _ := start(t, Options{Route: "pr-1", Proxy: ln.Addr().String()})
+	roots := x509.NewCertPool()
+	roots.AddCert(p.ca.cert)
+	for name, creds := range map[string]credentials.TransportCredentials{"plain": insecure.NewCredentials(), "TLS": credentials.NewClientTLSFromCert(roots, "")} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := grpc.NewClient("passthrough:///greet.shop.test:50051", grpc.WithTransportCredentials(creds), grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+				conn, err := net.Dial("tcp", p.Address())
+				if err != nil {
+					return nil, err
+				}
+				return conn, connectIn(conn, "greet.shop.test:50051")
+			}))
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			client := testgrpc.NewTestServiceClient(conn)
+			ctx := t.Context()
+			interop.DoEmptyUnaryCall(ctx, client)
+			interop.DoLargeUnaryCall(ctx, client)
+			interop.DoClientStreaming(ctx, client)
+			interop.DoServerStreaming(ctx, client)
+			interop.DoPingPong(ctx, client)
+			interop.DoEmptyStream(ctx, client)
+			interop.DoStatusCodeAndMessage(ctx, client)
+			interop.DoCancelAfterFirstResponse(ctx, client)
+			interop.DoCustomMetadata(ctx, client)
+		})
+	}
+	baggage.Range(func(text, _ any) bool {
+		require.Equal(t, "dynamic_route=pr-1", text)
+		return true
+	})
+}
+
+// TestPreload runs a real Node, which asks no proxy by itself before 22.21 and 24.5.
 func TestPreload(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
@@ -279,7 +431,7 @@ const get = (from, url, options) => new Promise((ok, no) => from.get(url, option
   agent.destroy();
   say('loopback', await get(http, process.argv[2]));
   say('loopback-fetch', await (await fetch(process.argv[2])).text());
-  try { await fetch('http://nowhere.invalid/'); say('nowhere', 'reached'); } catch (e) { say('nowhere', String(e.cause || e)); }
+  try { await fetch('https://nowhere.invalid/'); say('nowhere', 'reached'); } catch (e) { say('nowhere', String(e.cause || e)); }
 })();
 `), 0o600))
 	environ, err := p.Environ(os.Environ(), t.TempDir())
@@ -301,5 +453,6 @@ const get = (from, url, options) => new Promise((ok, no) => from.get(url, option
 	require.Contains(t, lines["fetch-tls"], `"Body":5`)
 	require.Equal(t, "other", lines["loopback"])
 	require.Equal(t, "other", lines["loopback-fetch"])
-	require.Contains(t, lines["nowhere"], "502")
+	require.NotEmpty(t, lines["nowhere"])
+	require.NotContains(t, lines["nowhere"], "reached")
 }

@@ -1,6 +1,6 @@
 'use strict';
-// Node before version 24 asks no proxy: what is required here leads the connections of http, https and fetch through the one of
-// layover exec, by CONNECT. Connections to loopback addresses stay as they are.
+// Node before 22.21 and 24.5 asks no proxy, and later ones none for agents that a program makes: what is required here leads the
+// connections of http, https and fetch through the one of layover exec, by CONNECT. Connections to loopback addresses stay as they are.
 const net = require('node:net');
 const tls = require('node:tls');
 const http = require('node:http');
@@ -15,7 +15,13 @@ function passes(host) {
 function tunnel(host, port, done) {
   const socket = net.connect({ host: proxy.hostname, port: Number(proxy.port) });
   let head = Buffer.alloc(0);
-  const fail = (err) => { socket.destroy(); done(err); };
+  const fail = (err) => {
+    socket.removeListener('data', read);
+    socket.removeListener('close', closed);
+    socket.destroy();
+    done(err);
+  };
+  const closed = () => fail(new Error('layover exec: its proxy ended before it answered CONNECT'));
   const read = (chunk) => {
     head = Buffer.concat([head, chunk]);
     const end = head.indexOf('\r\n\r\n');
@@ -24,18 +30,20 @@ function tunnel(host, port, done) {
       return;
     }
     socket.removeListener('data', read);
-    socket.removeListener('error', fail);
+    socket.removeListener('close', closed);
     socket.pause();
     const status = head.toString('latin1', 0, end).split('\r\n')[0];
     if (!/^HTTP\/1\.[01] 200 /.test(status)) {
       fail(new Error('layover exec: CONNECT ' + host + ':' + port + ' was answered with ' + status));
       return;
     }
+    socket.removeListener('error', fail);
     const rest = head.subarray(end + 4);
     if (rest.length) socket.unshift(rest);
     done(null, socket);
   };
   socket.once('error', fail);
+  socket.once('close', closed);
   socket.on('data', read);
   socket.setNoDelay(true);
   const name = host.includes(':') ? '[' + host + ']' : host;
@@ -66,7 +74,7 @@ if (proxy) {
   const dispatcher = Symbol.for('undici.globalDispatcher.1');
   void globalThis.Response; // loads the fetch that Node brings
   const usual = globalThis[dispatcher];
-  if (usual) {
+  if (usual && usual.constructor.name !== 'EnvHttpProxyAgent') { // that one asks the proxy by itself
     globalThis[dispatcher] = new usual.constructor({
       connect(options, done) {
         const secure = options.protocol === 'https:';

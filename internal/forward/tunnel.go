@@ -46,7 +46,7 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	conn := &readAhead{Conn: in, reader: buffered.Reader}
 	if out != nil {
-		join(conn, out)
+		join(conn, p.conns.keep(out, nil))
 		return
 	}
 	p.terminate(conn, target)
@@ -77,11 +77,21 @@ func (p *Proxy) terminate(conn *readAhead, target string) {
 	p.tunnels.add(tls.Server(conn, config))
 }
 
+// dial connects to a host that is none of ours, or to a proxy for such. It never connects the proxy with itself: what was asked of
+// it would go round and round.
+func (p *Proxy) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err == nil && conn.RemoteAddr().String() == p.Address() {
+		_ = conn.Close()
+		return nil, fmt.Errorf("%s is the forward proxy of layover exec itself", address)
+	}
+	return conn, err
+}
+
 // dialOutside connects to a host that is none of ours, through the proxy of the program's surroundings where there is one.
 func (p *Proxy) dialOutside(ctx context.Context, target string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var d net.Dialer
 	var upstream *url.URL
 	if p.opts.Upstream != nil {
 		var err error
@@ -90,13 +100,13 @@ func (p *Proxy) dialOutside(ctx context.Context, target string) (net.Conn, error
 		}
 	}
 	if upstream == nil {
-		return d.DialContext(ctx, "tcp", target)
+		return p.dial(ctx, "tcp", target)
 	}
 	address := upstream.Host
 	if upstream.Port() == "" {
 		address = net.JoinHostPort(upstream.Hostname(), "80")
 	}
-	conn, err := d.DialContext(ctx, "tcp", address)
+	conn, err := p.dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
