@@ -22,8 +22,10 @@ var (
 // Tests are named by those they lie in, and their own description. Lines that are none of TAP are passed over. A plan that is
 // not met or not there, and "Bail out!", are failures of their own: tests are missing then.
 func ParseTAP(r io.Reader) ([]Case, error) {
-	p := &tapParser{levels: make([]tapLevel, maxDepth+1)}
-	p.reset(0)
+	p := &tapParser{}
+	for i := range p.levels {
+		p.levels[i].planned = -1
+	}
 	lines := bufio.NewReaderSize(&bounded{r, maxBytes}, 64<<10)
 	for {
 		line, err := lines.ReadSlice('\n')
@@ -59,10 +61,10 @@ type tapParser struct {
 	seen   bool
 	bailed bool
 	cases  []tapCase
-	levels []tapLevel // by depth: 0 for the tests that lie in none
-	yaml   int        // where the block of YAML begins that is being read, and 1; 0 for none
-	last   int        // the case that such a block belongs to; -1 for one that is not kept
-	ready  bool       // a block may begin
+	levels [maxDepth]tapLevel // by depth: 0 for the tests that lie in none
+	yaml   int                // where the block of YAML begins that is being read, and 1; 0 for none
+	last   int                // the case that such a block belongs to; -1 for one that is not kept
+	ready  bool               // a block may begin
 }
 
 type tapCase struct {
@@ -120,7 +122,7 @@ func (p *tapParser) line(text string) error {
 		return nil
 	}
 	depth := indentOf(text[:indent])
-	if depth > maxDepth-1 {
+	if depth >= maxDepth {
 		return errors.New("it is no TAP: its tests lie too deep in each other")
 	}
 	level := &p.levels[depth]
@@ -159,7 +161,7 @@ func (p *tapParser) unbrace(depth int) {
 
 // close ends a level, and those that lie in it: what its plan says is there, or there is a failure.
 func (p *tapParser) close(depth int) {
-	for d := maxDepth; d >= depth; d-- {
+	for d := maxDepth - 1; d >= depth; d-- {
 		p.unbrace(d)
 		level := p.levels[d]
 		message := ""
@@ -173,13 +175,7 @@ func (p *tapParser) close(depth int) {
 		if message != "" {
 			p.add(tapCase{Case{Name: "the plan of TAP", Outcome: Failed, Message: message}, d})
 		}
-		p.reset(d)
-	}
-}
-
-func (p *tapParser) reset(depth int) {
-	for i := depth; i < len(p.levels); i++ {
-		p.levels[i] = tapLevel{planned: -1}
+		p.levels[d] = tapLevel{planned: -1}
 	}
 }
 
