@@ -13,7 +13,8 @@ import (
 )
 
 // ParseJUnit reads JUnit XML, as Surefire, pytest, Jest, Playwright, gotestsum and Node write it. A test is named by its class
-// and its name, and by the suites it lies in where it has no class. A suite is no case, unless it has an error of its own.
+// and its name, and by the suites it lies in where it has no class; one that is the whole report is none of them. A suite is no
+// case, unless it has an error of its own.
 func ParseJUnit(r io.Reader) ([]Case, error) {
 	text, err := io.ReadAll(&bounded{r, maxBytes})
 	if err != nil {
@@ -36,7 +37,7 @@ func ParseJUnit(r io.Reader) ([]Case, error) {
 			if depth++; depth > maxDepth {
 				return nil, errors.New("it is no JUnit XML: its elements lie too deep in each other")
 			}
-			p.begin(t)
+			p.begin(t, depth == 1)
 		case xml.CharData:
 			p.text(t)
 		case xml.EndElement:
@@ -61,7 +62,10 @@ type junitParser struct {
 	cases   []within
 }
 
-type junitSuite struct{ name, file string }
+type junitSuite struct {
+	name, file string
+	whole      bool // it is the whole report
+}
 
 // junitProblem is a failure, an error, or why a test was skipped.
 type junitProblem struct {
@@ -80,14 +84,14 @@ func attributes(t xml.StartElement) map[string]string {
 	return out
 }
 
-func (p *junitParser) begin(t xml.StartElement) {
+func (p *junitParser) begin(t xml.StartElement, whole bool) {
 	switch element := t.Name.Local; element {
 	case "testsuites":
 		p.seen = true
 	case "testsuite":
 		p.seen = true
 		a := attributes(t)
-		p.suites = append(p.suites, junitSuite{oneLine(a["name"]), p.file(a)})
+		p.suites = append(p.suites, junitSuite{oneLine(a["name"]), p.file(a), whole})
 	case "testcase":
 		p.seen = true
 		p.current = p.testcase(attributes(t))
@@ -111,7 +115,7 @@ func (p *junitParser) file(a map[string]string) string {
 }
 
 func (p *junitParser) testcase(a map[string]string) *within {
-	c := &within{Case: Case{Outcome: Passed, File: p.file(a)}, group: a["classname"], name: a["name"], inGo: goTestName(a["name"])}
+	c := &within{Case: Case{Outcome: Passed, File: p.file(a)}, group: a["classname"], name: a["name"]}
 	c.Name = p.named(a["classname"], a["name"])
 	s, _ := strconv.ParseFloat(strings.ReplaceAll(a["time"], ",", ""), 64) // Surefire writes 1,234.5
 	c.Duration = seconds(s)
@@ -133,7 +137,7 @@ const nodeClass = "test"
 // named is the name of a test. It is the same in all runs, and the same from Node's TAP.
 func (p *junitParser) named(class, name string) string {
 	switch class = strings.TrimSpace(class); class {
-	case strings.TrimSpace(name): // of Jest, and of WriteJUnit
+	case strings.TrimSpace(name): // of Jest
 		return name
 	case "", nodeClass:
 		return joined(p.path(), name)
@@ -146,7 +150,9 @@ func (p *junitParser) named(class, name string) string {
 func (p *junitParser) path() string {
 	var names []string
 	for _, s := range p.suites {
-		names = append(names, s.name)
+		if !s.whole {
+			names = append(names, s.name)
+		}
 	}
 	return joined(names...)
 }
@@ -171,6 +177,9 @@ func (p *junitParser) end(element string) {
 			problem.tell(p.current)
 		} else if element != "skipped" { // of the suite: its set-up failed
 			c := within{Case: Case{Name: p.path(), File: p.file(nil)}}
+			if c.Name == "" && len(p.suites) > 0 {
+				c.Name = p.suites[0].name
+			}
 			problem.tell(&c)
 			p.cases = append(p.cases, c)
 		}
@@ -183,14 +192,18 @@ func (j *junitProblem) tell(c *within) {
 	if !strings.Contains(message, j.message) {
 		message = strings.TrimSpace(j.message + "\n" + message)
 	}
-	if plain := strings.TrimPrefix(message, "Failed\n"); c.inGo && strings.HasPrefix(plain, "=== ") {
-		message = told(plain) // of gotestsum
+	if j.element == "failure" && j.message == "Failed" && goTestName(c.name) { // as gotestsum and go-junit-report say it
+		c.inGo = true
+		message = told(strings.TrimPrefix(message, "Failed\n"))
 	}
 	todo := j.kind == "todo" // of Node, as is a reason "true" for none
 	switch {
 	case j.element == "skipped":
 		if j.message != "" { // the text behind it says where
 			message = j.message
+		}
+		if strings.HasPrefix(message, "=== RUN ") { // of gotestsum
+			message = told(message)
 		}
 		if message == "true" && (todo || j.kind == "skipped") {
 			message = ""
@@ -222,7 +235,7 @@ func xmlText(text []byte) []byte {
 		if digits[0] == 'x' {
 			digits, base = digits[1:], 16
 		}
-		if n, err := strconv.ParseUint(digits, base, 32); err != nil || inXML(rune(n)) {
+		if n, err := strconv.ParseInt(digits, base, 32); err != nil || inXML(rune(n)) {
 			return ref
 		} else if n < ' ' {
 			return []byte{byte(n)}
@@ -286,7 +299,7 @@ func WriteJUnit(w io.Writer, name string, cases []Case) error {
 	}
 	out := testsuite{Name: name, Tests: len(cases)}
 	for _, c := range cases {
-		t := testcase{Class: c.Name, Name: c.Name, File: c.File, Time: strconv.FormatFloat(c.Duration.Seconds(), 'f', -1, 64)}
+		t := testcase{Name: c.Name, File: c.File, Time: strconv.FormatFloat(c.Duration.Seconds(), 'f', -1, 64)}
 		if class, rest, ok := strings.Cut(c.Name, " > "); ok && class != nodeClass && class != rest && joined(class, rest) == c.Name {
 			t.Class, t.Name = class, rest
 		}

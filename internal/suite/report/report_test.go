@@ -93,6 +93,7 @@ func TestParse_Message(t *testing.T) {
 		{"go-ends.json", "example.com/shop/exits TestExits/sub", "no database"},
 		{"go-ends.json", "example.com/shop/panics TestPanics/sub", "panic: assignment to entry in nil map"}, // which the parent prints
 		{"go-ends.json", "example.com/shop/timeout TestHangs", "panic: test timed out after 2s"},
+		{"gotestsum.xml", "example.com/shop/cart > TestSkips", "c_test.go:5: no database"},
 		{"gotestsum.xml", "example.com/shop/panics > TestPanics/sub", "panic: assignment to entry in nil map"},
 		{"node.tap", "cart > adds twice", "error: '3 == 2'"},
 		{"node-nested.tap", "orders > adds", "\n  ...\n  ok 9 - evil\n"}, // a text in YAML
@@ -126,6 +127,7 @@ func find(t *testing.T, cases []Case, name string) Case {
 func TestParseJUnit(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"suites in suites":               {`<testsuites><testsuite name="a"><testsuite name="b"><testcase name="c"/></testsuite><testcase name="d"/></testsuite></testsuites>`, "a > b > c: passed\na > d: passed\n"},
+		"a suite that is the whole":      {`<testsuite name="a"><testsuite name="b"><testcase name="c"/></testsuite><testcase name="d"/></testsuite>`, "b > c: passed\nd: passed\n"},
 		"a class is enough":              {`<testsuite name="a"><testsuite name="b"><testcase classname="X" name="c"/></testsuite></testsuite>`, "X > c: passed\n"},
 		"the same name twice":            {`<testsuite><testcase name="a"/><testcase name="a"><failure/></testcase><testcase name="a (2)"/></testsuite>`, "a: passed\na (2): failed\na (2) (2): passed\n"},
 		"no case":                        {`<testsuites/>`, ""},
@@ -133,7 +135,7 @@ func TestParseJUnit(t *testing.T) {
 		"failure and skipped":            {`<testsuite><testcase name="a"><failure/><skipped/></testcase><testcase name="b"><skipped/><failure/></testcase></testsuite>`, "a: failed\nb: failed\n"},
 		"to be done, of Node":            {`<testsuite><testcase name="a"><skipped type="todo"/><failure/></testcase><testcase name="b"><failure/><skipped type="todo"/></testcase></testsuite>`, "a: skipped\nb: skipped\n"},
 		"not run, of GoogleTest":         {`<testsuite><testcase name="a" status="notrun" result="suppressed"/><testcase name="b" status="run" result="skipped"/></testsuite>`, "a: skipped\nb: skipped\n"},
-		"a suite that cannot begin":      {`<testsuite name="a"><error message="no database"/><testsuite name="b"><failure/></testsuite><testcase name="c"/></testsuite>`, "a: failed\na > b: failed\na > c: passed\n"},
+		"a suite that cannot begin":      {`<testsuite name="a"><error message="no database"/><testsuite name="b"><failure/></testsuite><testcase name="c"/></testsuite>`, "a: failed\nb: failed\nc: passed\n"},
 		"a failed class of Surefire":     {`<testsuite><testcase classname="X" name=""><error/></testcase><testcase classname="X" name="a"><failure/></testcase></testsuite>`, "X: failed\nX > a: failed\n"},
 		"slashes are no subtests":        {`<testsuite><testcase classname="X" name="a"><failure/></testcase><testcase classname="X" name="a/b"><failure/></testcase></testsuite>`, "X > a: failed\nX > a/b: failed\n"},
 		"references to what XML forbids": {`<testsuite><testcase name="a&#27;[31mb&#x1B;[0m&#0;&#xFFFF;&#99999999;"/></testsuite>`, "ab ?&#99999999;: passed\n"},
@@ -294,6 +296,7 @@ func TestWriteJUnit_OfRunners(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, WriteJUnit(&b, "suite", []Case{{Name: "a", Outcome: "unheard of"}}))
 	require.Contains(t, b.String(), "<failure") // and it is nothing that passes
+	requireReadBack(t, []Case{{Name: "p > TestA", Outcome: Failed, Message: "x"}, {Name: "p > TestA/b", Outcome: Failed, Message: "y"}})
 }
 
 func requireReadBack(t require.TestingT, cases []Case) {
@@ -301,7 +304,7 @@ func requireReadBack(t require.TestingT, cases []Case) {
 	require.NoError(t, WriteJUnit(&b, "suite", cases))
 	out, err := ParseJUnit(&b)
 	require.NoError(t, err)
-	require.Equal(t, len(cases), len(out))
+	require.Len(t, out, len(cases))
 	for i := range out {
 		require.Equal(t, cases[i], out[i])
 	}
@@ -337,7 +340,7 @@ func fuzz(f *testing.F, parse func(io.Reader) ([]Case, error)) {
 		require.NoError(t, WriteJUnit(&b, "suite", cases))
 		again, err := ParseJUnit(&b)
 		require.NoError(t, err)
-		require.Equal(t, len(cases), len(again))
+		require.Len(t, again, len(cases))
 	})
 }
 
