@@ -9,60 +9,20 @@ import (
 )
 
 // ParseGoJSON reads the output of go test -json (go doc test2json). A test is named by its package and its name. A test that
-// failed through its subtests alone is none of the cases, and neither is a package, unless it failed apart from any test.
-// Lines that are no JSON, as a test prints them that writes to the standard error, are passed over.
+// failed through its subtests alone is none of the cases, and neither is a package, unless it failed apart from any test. A test
+// that began and did not end, as where the program exits or the time is up, failed. Lines that are no JSON, as a test prints
+// them that writes to the standard error, are passed over.
 func ParseGoJSON(r io.Reader) ([]Case, error) {
-	type event struct {
-		Action     string
-		Package    string
-		ImportPath string
-		Test       string
-		Elapsed    float64
-		Output     string
-	}
+	p := &goParser{running: map[goKey]*goTest{}, packages: map[string]string{}}
 	lines := bufio.NewReaderSize(&bounded{r, maxBytes}, 64<<10)
-	type key struct{ pkg, test string }
-	outputs := map[key]*strings.Builder{}
-	outcomes := map[key]Case{}
-	var order []key
-	seen := false
 	for {
 		line, err := lines.ReadBytes('\n')
-		var e event
-		if len(line) > 0 && line[0] == '{' && json.Unmarshal(line, &e) == nil && e.Action != "" {
-			seen = true
-			k := key{e.Package, e.Test}
-			if e.Package == "" {
-				k.pkg, _, _ = strings.Cut(e.ImportPath, " ") // "pkg [pkg.test]": what was built for the tests of pkg
-			}
-			switch e.Action {
-			case "output", "build-output":
-				b := outputs[k]
-				if b == nil {
-					b = &strings.Builder{}
-					outputs[k] = b
-				}
-				if b.Len() < 2*maxMessage {
-					b.WriteString(e.Output)
-				}
-			case "pass", "fail", "skip":
-				if _, twice := outcomes[k]; !twice {
-					order = append(order, k)
-				}
-				c := Case{Name: strings.TrimSpace(k.pkg + " " + k.test), Duration: seconds(e.Elapsed)}
-				switch e.Action {
-				case "pass":
-					c.Outcome = Passed
-				case "skip":
-					c.Outcome = Skipped
-				default:
-					c.Outcome = Failed
-				}
-				outcomes[k] = c
-			}
-			if len(outcomes) > maxCases {
-				return nil, errTooMany
-			}
+		var e goEvent
+		if len(line) > 0 && line[0] == '{' && json.Unmarshal(line, &e) == nil {
+			p.event(&e)
+		}
+		if len(p.tests) > 2*maxCases { // with packages and parents
+			return nil, errTooMany
 		}
 		if errors.Is(err, io.EOF) {
 			break
@@ -71,36 +31,156 @@ func ParseGoJSON(r io.Reader) ([]Case, error) {
 			return nil, err
 		}
 	}
-	if !seen {
+	if !p.seen {
 		return nil, errors.New("it is no output of go test -json")
 	}
-	failedBelow := map[key]bool{} // tests and packages of which something within failed
-	hasTests := map[string]bool{}
-	for k, c := range outcomes {
-		if k.test == "" {
-			continue
-		}
-		hasTests[k.pkg] = true
-		if c.Outcome != Failed {
-			continue
-		}
-		failedBelow[key{k.pkg, ""}] = true
-		for at := strings.LastIndexByte(k.test, '/'); at > 0; at = strings.LastIndexByte(k.test[:at], '/') {
-			failedBelow[key{k.pkg, k.test[:at]}] = true
+	cases, err := withoutParents(p.cases())
+	for i := range cases {
+		if c := &cases[i]; c.Outcome == Failed && c.Message == "" {
+			c.Message = "it failed without a word"
 		}
 	}
-	var out list
-	for _, k := range order {
-		c := outcomes[k]
-		if k.test == "" && c.Outcome != Failed || c.Outcome == Failed && failedBelow[k] {
-			continue
-		}
-		if b := outputs[k]; b != nil && c.Outcome == Failed {
-			c.Message = b.String()
-		}
-		if err := out.add(c); err != nil {
-			return nil, err
-		}
+	return cases, err
+}
+
+type goEvent struct {
+	Action      string
+	Package     string
+	ImportPath  string // of what is built
+	Test        string
+	Elapsed     float64
+	Output      string
+	FailedBuild string
+}
+
+// goKey is a test, a package where it has no test, and what is built where it has no package.
+type goKey struct{ pkg, test, built string }
+
+// goTest is one run of a test: there are several with -count.
+type goTest struct {
+	key     goKey
+	outcome Outcome // "" for one that has not ended
+	elapsed float64
+	output  excerpt
+	build   string // what failed to build
+}
+
+type goParser struct {
+	seen     bool
+	running  map[goKey]*goTest // the last run of each
+	tests    []*goTest
+	packages map[string]string // the last action of each
+}
+
+func (p *goParser) event(e *goEvent) {
+	k := goKey{e.Package, e.Test, ""}
+	if e.Package == "" {
+		k.built = e.ImportPath
 	}
-	return out.cases, nil
+	if k == (goKey{}) {
+		return
+	}
+	switch e.Action {
+	case "start", "run":
+		p.seen = true
+		p.begin(k)
+	case "output", "build-output":
+		p.seen = true
+		p.last(k).output.add(e.Output)
+	case "pass", "fail", "skip":
+		p.seen = true
+		t := p.last(k)
+		if t.outcome != "" {
+			t = p.begin(k)
+		}
+		t.outcome = map[string]Outcome{"pass": Passed, "fail": Failed, "skip": Skipped}[e.Action]
+		t.elapsed, t.build = e.Elapsed, e.FailedBuild
+		if t.outcome == Passed {
+			t.output = excerpt{}
+		}
+	case "bench": // a benchmark ended
+		p.last(k).outcome = Passed
+	default:
+		return
+	}
+	if e.Package != "" && e.Test == "" {
+		p.packages[e.Package] = e.Action
+	}
+}
+
+func (p *goParser) begin(k goKey) *goTest {
+	t := &goTest{key: k}
+	p.running[k] = t
+	p.tests = append(p.tests, t)
+	return t
+}
+
+func (p *goParser) last(k goKey) *goTest {
+	if t := p.running[k]; t != nil {
+		return t
+	}
+	return p.begin(k)
+}
+
+func (p *goParser) cases() []within {
+	var all []within
+	for _, t := range p.tests {
+		c := within{group: t.key.pkg, name: t.key.test, inGo: true}
+		c.Name, c.Outcome, c.Duration = strings.TrimSpace(t.key.pkg+" "+t.key.test), t.outcome, seconds(t.elapsed)
+		ended := p.packages[t.key.pkg]
+		switch {
+		case t.key.built != "", t.key.test == "" && (t.outcome == Passed || t.outcome == Skipped):
+			continue // that it did not build is said of the packages that need it
+		case t.outcome == Skipped:
+			c.Message = told(t.output.String())
+		case t.outcome == Failed:
+			c.Message = told(t.output.String())
+			if built := p.running[goKey{built: t.build}]; t.build != "" && built != nil {
+				c.Message = built.output.String() + "\n" + c.Message
+			}
+		case t.outcome == "":
+			if ended == "pass" || ended == "skip" || strings.HasPrefix(t.key.test, "Benchmark") { // these say no end
+				continue
+			}
+			c.Outcome, c.Message = Failed, told(t.output.String())
+			if c.Message == "" {
+				c.Message = "it began, and did not end"
+			}
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// excerpt keeps the beginning and the end of a text: a log may be long, and why a test failed stands at its end.
+type excerpt struct {
+	head, tail []byte
+	left       bool // something between them is left out
+}
+
+const maxExcerpt = maxMessage/2 - 8
+
+func (e *excerpt) add(text string) {
+	if room := maxExcerpt - len(e.head); room > 0 {
+		n := min(room, len(text))
+		e.head, text = append(e.head, text[:n]...), text[n:]
+	}
+	if len(text) > maxExcerpt {
+		text, e.tail, e.left = text[len(text)-maxExcerpt:], nil, true
+	}
+	e.tail = append(e.tail, text...)
+	if over := len(e.tail) - maxExcerpt; over > maxExcerpt {
+		e.tail, e.left = append([]byte(nil), e.tail[over:]...), true
+	}
+}
+
+func (e *excerpt) String() string {
+	tail, left := e.tail, e.left
+	if over := len(tail) - maxExcerpt; over > 0 {
+		tail, left = tail[over:], true
+	}
+	if left {
+		return string(e.head) + "\n…\n" + string(tail)
+	}
+	return string(e.head) + string(tail)
 }

@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
-// ParseJUnit reads JUnit XML, as Surefire, pytest, Jest, Playwright, gotestsum and Node write it. A test is named by its
-// class and its name.
+// ParseJUnit reads JUnit XML, as Surefire, pytest, Jest, Playwright, gotestsum and Node write it. A test is named by its class
+// and its name, and by the suites it lies in where it has no class; one that is the whole report is none of them. A suite is no
+// case, unless it has an error of its own.
 func ParseJUnit(r io.Reader) ([]Case, error) {
 	text, err := io.ReadAll(&bounded{r, maxBytes})
 	if err != nil {
@@ -21,10 +23,8 @@ func ParseJUnit(r io.Reader) ([]Case, error) {
 	d := xml.NewDecoder(bytes.NewReader(xmlText(text)))
 	d.Strict = false
 	d.CharsetReader = func(_ string, in io.Reader) (io.Reader, error) { return in, nil } // names and messages in ASCII are the same
-	var out list
-	var current *junitCase
-	depth, seen := 0, false
-	for {
+	var p junitParser
+	for depth := 0; ; {
 		token, err := d.Token()
 		if errors.Is(err, io.EOF) {
 			break
@@ -37,118 +37,231 @@ func ParseJUnit(r io.Reader) ([]Case, error) {
 			if depth++; depth > maxDepth {
 				return nil, errors.New("it is no JUnit XML: its elements lie too deep in each other")
 			}
-			switch t.Name.Local {
-			case "testsuites", "testsuite":
-				seen = true
-			case "testcase":
-				seen = true
-				current = newJUnitCase(t.Attr)
-			default:
-				current.begin(t)
-			}
+			p.begin(t, depth == 1)
 		case xml.CharData:
-			current.text(t)
+			p.text(t)
 		case xml.EndElement:
 			depth--
-			if t.Name.Local == "testcase" && current != nil {
-				if err := out.add(current.Case); err != nil {
-					return nil, err
-				}
-				current = nil
-			} else {
-				current.end(t.Name.Local)
-			}
+			p.end(t.Name.Local)
+		}
+		if len(p.cases) > 2*maxCases { // with parents
+			return nil, errTooMany
 		}
 	}
-	if !seen {
+	if !p.seen {
 		return nil, errors.New("it is no JUnit XML: it has no testsuite")
 	}
-	return out.cases, nil
+	return withoutParents(p.cases)
 }
 
-// junitCase is a test that is being read.
-type junitCase struct {
-	Case
-	in string // the element whose text is wanted
+type junitParser struct {
+	seen    bool
+	suites  []junitSuite // that the parser is in
+	current *within      // likewise
+	problem *junitProblem
+	cases   []within
 }
 
-func newJUnitCase(attributes []xml.Attr) *junitCase {
-	c := &junitCase{Case: Case{Outcome: Passed}}
-	var class, name string
-	for _, a := range attributes {
-		switch a.Name.Local {
-		case "classname":
-			class = a.Value
-		case "name":
-			name = a.Value
-		case "file":
-			c.File = clean(a.Value, maxName)
-		case "time":
-			s, _ := strconv.ParseFloat(strings.ReplaceAll(a.Value, ",", ""), 64) // Surefire writes 1,234.5
-			c.Duration = seconds(s)
-		case "status", "result": // of some runners
-			if a.Value == "disabled" || a.Value == "skipped" {
-				c.Outcome = Skipped
-			}
+type junitSuite struct {
+	name, file string
+	whole      bool // it is the whole report
+}
+
+// junitProblem is a failure, an error, or why a test was skipped.
+type junitProblem struct {
+	element string
+	kind    string // the type: of an exception, mostly
+	message string
+	text    []byte
+}
+
+// attributes are those of an element, by name.
+func attributes(t xml.StartElement) map[string]string {
+	out := map[string]string{}
+	for _, a := range t.Attr {
+		out[a.Name.Local] = a.Value
+	}
+	return out
+}
+
+func (p *junitParser) begin(t xml.StartElement, whole bool) {
+	switch element := t.Name.Local; element {
+	case "testsuites":
+		p.seen = true
+	case "testsuite":
+		p.seen = true
+		a := attributes(t)
+		p.suites = append(p.suites, junitSuite{oneLine(a["name"]), p.file(a), whole})
+	case "testcase":
+		p.seen = true
+		p.current = p.testcase(attributes(t))
+	case "failure", "error", "skipped": // rerunFailure and flakyFailure of Surefire say nothing of how it ended
+		if p.problem == nil {
+			a := attributes(t)
+			p.problem = &junitProblem{element: element, kind: a["type"], message: strings.TrimSpace(clean(a["message"], maxMessage))}
 		}
 	}
-	if class == name {
-		class = ""
+}
+
+// file is where something is: as it says, or the suite around it.
+func (p *junitParser) file(a map[string]string) string {
+	if len(p.suites) > 0 && a["file"] == "" && a["filepath"] == "" {
+		return p.suites[len(p.suites)-1].file
 	}
-	c.Name = joined(class, name)
+	if a["file"] != "" {
+		return a["file"]
+	}
+	return a["filepath"]
+}
+
+func (p *junitParser) testcase(a map[string]string) *within {
+	c := &within{Case: Case{Outcome: Passed, File: p.file(a)}, group: a["classname"], name: a["name"]}
+	c.Name = p.named(a["classname"], a["name"])
+	s, _ := strconv.ParseFloat(strings.ReplaceAll(a["time"], ",", ""), 64) // Surefire writes 1,234.5
+	c.Duration = seconds(s)
+	for _, how := range []string{a["status"], a["result"]} { // GoogleTest and others
+		switch how {
+		case "disabled", "skipped", "notrun", "suppressed":
+			c.Outcome = Skipped
+		}
+	}
+	if c.group == "" && len(p.suites) > 0 {
+		c.group = p.suites[len(p.suites)-1].name
+	}
 	return c
 }
 
-// begin is the start of an element within a test.
-func (c *junitCase) begin(t xml.StartElement) {
-	if c == nil {
-		return
+// nodeClass is what the runner of Node writes for the class of every test.
+const nodeClass = "test"
+
+// named is the name of a test. It is the same in all runs, and the same from Node's TAP.
+func (p *junitParser) named(class, name string) string {
+	switch class = strings.TrimSpace(class); class {
+	case strings.TrimSpace(name): // of Jest
+		return name
+	case "", nodeClass:
+		return joined(p.path(), name)
+	default:
+		return joined(class, name)
 	}
-	switch t.Name.Local {
-	case "failure", "error":
-		c.Outcome = Failed
-	case "skipped":
+}
+
+// path is the name of the suites that the parser is in.
+func (p *junitParser) path() string {
+	var names []string
+	for _, s := range p.suites {
+		if !s.whole {
+			names = append(names, s.name)
+		}
+	}
+	return joined(names...)
+}
+
+func (p *junitParser) text(text []byte) {
+	if p.problem != nil && len(p.problem.text) < 2*maxMessage {
+		p.problem.text = append(p.problem.text, text[:min(len(text), 2*maxMessage)]...)
+	}
+}
+
+func (p *junitParser) end(element string) {
+	switch {
+	case element == "testsuite" && len(p.suites) > 0:
+		p.suites = p.suites[:len(p.suites)-1]
+	case element == "testcase" && p.current != nil:
+		p.cases = append(p.cases, *p.current)
+		p.current, p.problem = nil, nil
+	case p.problem != nil && p.problem.element == element:
+		problem := p.problem
+		p.problem = nil
+		if p.current != nil {
+			problem.tell(p.current)
+		} else if element != "skipped" { // of the suite: its set-up failed
+			c := within{Case: Case{Name: p.path(), File: p.file(nil)}}
+			if c.Name == "" && len(p.suites) > 0 {
+				c.Name = p.suites[0].name
+			}
+			problem.tell(&c)
+			p.cases = append(p.cases, c)
+		}
+	}
+}
+
+// tell says of a test how it ended, and why. What was still to be done is excused, as with TAP.
+func (j *junitProblem) tell(c *within) {
+	message := strings.TrimSpace(clean(string(j.text), maxMessage))
+	if !strings.Contains(message, j.message) {
+		message = strings.TrimSpace(j.message + "\n" + message)
+	}
+	if j.element == "failure" && j.message == "Failed" && goTestName(c.name) { // as gotestsum and go-junit-report say it
+		c.inGo = true
+		message = told(strings.TrimPrefix(message, "Failed\n"))
+	}
+	todo := j.kind == "todo" // of Node, as is a reason "true" for none
+	switch {
+	case j.element == "skipped":
+		if j.message != "" { // the text behind it says where
+			message = j.message
+		}
+		if strings.HasPrefix(message, "=== RUN ") { // of gotestsum
+			message = told(message)
+		}
+		if message == "true" && (todo || j.kind == "skipped") {
+			message = ""
+		}
+		if c.Outcome != Failed || todo {
+			c.Outcome, c.Message = Skipped, message
+			c.excused = c.excused || todo
+		}
+	case !c.excused:
 		if c.Outcome != Failed {
-			c.Outcome = Skipped
+			c.Outcome, c.Message = Failed, ""
 		}
-	default: // rerunFailure and flakyFailure of Surefire say nothing of how it ended
-		return
-	}
-	c.in = t.Name.Local
-	for _, a := range t.Attr {
-		if a.Name.Local == "message" && c.Outcome == Failed {
-			c.Message += clean(a.Value, maxMessage) + "\n"
-		}
+		c.Message = strings.TrimSpace(c.Message + "\n" + message)
 	}
 }
 
-func (c *junitCase) text(text []byte) {
-	if c == nil || c.in != "failure" && c.in != "error" || len(c.Message) > maxMessage {
-		return
-	}
-	more := strings.TrimSpace(clean(string(text), maxMessage))
-	if first, _, _ := strings.Cut(c.Message, "\n"); first != "" && strings.HasPrefix(more, first) {
-		c.Message = "" // the text begins with the message
-	}
-	c.Message += more + "\n"
+func goTestName(name string) bool {
+	return strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz")
 }
 
-func (c *junitCase) end(name string) {
-	if c != nil && c.in == name {
-		c.in = ""
-	}
-}
+// forbidden are references to characters that XML cannot hold, and that test runners write nonetheless.
+var forbidden = regexp.MustCompile(`&#(?:x[0-9A-Fa-f]{1,6}|[0-9]{1,7});`)
 
-// xmlText replaces what XML cannot hold and test runners write nonetheless: control characters and bytes that are no UTF-8.
+// xmlText makes XML of what test runners write for it: without colours, control characters, bytes that are no UTF-8, and an end
+// of CDATA where there is none.
 func xmlText(text []byte) []byte {
+	text = forbidden.ReplaceAllFunc(text, func(ref []byte) []byte {
+		digits, base := string(ref[2:len(ref)-1]), 10
+		if digits[0] == 'x' {
+			digits, base = digits[1:], 16
+		}
+		if n, err := strconv.ParseInt(digits, base, 32); err != nil || inXML(rune(n)) {
+			return ref
+		} else if n < ' ' {
+			return []byte{byte(n)}
+		}
+		return []byte("?")
+	})
+	text = colours.ReplaceAll(text, nil)
 	out := make([]byte, 0, len(text))
+	cdata := false
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
 		case r == utf8.RuneError && n == 1:
 			out = append(out, '?')
-		case r < ' ' && r != '\n' && r != '\t' && r != '\r', r == 0xfffe, r == 0xffff:
+		case !inXML(r):
 			out = append(out, ' ')
+		case !cdata && r == '<' && bytes.HasPrefix(text, []byte("<![CDATA[")):
+			cdata, n = true, len("<![CDATA[")
+			out = append(out, text[:n]...)
+		case r == ']' && bytes.HasPrefix(text, []byte("]]>")):
+			if n = len("]]>"); cdata {
+				out = append(out, "]]>"...)
+			} else {
+				out = append(out, "]]&gt;"...)
+			}
+			cdata = false
 		default:
 			out = append(out, text[:n]...)
 		}
@@ -157,7 +270,12 @@ func xmlText(text []byte) []byte {
 	return out
 }
 
-// WriteJUnit writes cases as JUnit XML, in one suite with the given name.
+// inXML reports whether XML can hold a character.
+func inXML(r rune) bool {
+	return r == '\n' || r == '\t' || r == '\r' || r >= ' ' && r <= 0xd7ff || r >= 0xe000 && r <= 0xfffd || r >= 0x10000 && r <= 0x10ffff
+}
+
+// WriteJUnit writes cases as JUnit XML, in one suite with the given name. ParseJUnit reads them back as they are.
 func WriteJUnit(w io.Writer, name string, cases []Case) error {
 	type message struct {
 		Message string `xml:"message,attr"`
@@ -181,19 +299,19 @@ func WriteJUnit(w io.Writer, name string, cases []Case) error {
 	}
 	out := testsuite{Name: name, Tests: len(cases)}
 	for _, c := range cases {
-		t := testcase{Name: c.Name, File: c.File, Time: strconv.FormatFloat(c.Duration.Seconds(), 'f', 3, 64)}
-		if class, rest, ok := strings.Cut(c.Name, " > "); ok {
+		t := testcase{Name: c.Name, File: c.File, Time: strconv.FormatFloat(c.Duration.Seconds(), 'f', -1, 64)}
+		if class, rest, ok := strings.Cut(c.Name, " > "); ok && class != nodeClass && class != rest && joined(class, rest) == c.Name {
 			t.Class, t.Name = class, rest
 		}
 		switch c.Outcome {
-		case Failed:
-			out.Failures++
-			first, _, _ := strings.Cut(c.Message, "\n")
-			t.Failure = &message{first, c.Message}
+		case Passed:
 		case Skipped:
 			out.Skipped++
 			t.Skipped = &message{Message: c.Message}
-		case Passed:
+		default:
+			out.Failures++
+			first, _, _ := strings.Cut(c.Message, "\n")
+			t.Failure = &message{first, c.Message}
 		}
 		out.Cases = append(out.Cases, t)
 	}
