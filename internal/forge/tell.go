@@ -197,7 +197,6 @@ const (
 	figuresEvery = 10 * time.Minute // a comment is changed for its figures alone
 	pauseFailed  = time.Minute
 	lookFor      = 5 * time.Minute // how long it is believed which pull request a branch has
-	maxComment   = 60_000
 	maxRows      = 100
 )
 
@@ -388,6 +387,10 @@ func (h *Hub) marker(kind string) string {
 	return "<!-- layover:" + h.opts.Environment + " -->"
 }
 
+// maxComment is how many bytes a comment may have, below what forges take: 65,536 characters in GitHub, 1,000,000 in GitLab, 32,768
+// in Bitbucket.
+var maxComment = map[string]int{GitHub: 60_000, GitLab: 60_000, Bitbucket: 30_000}
+
 // ended is what the comment says in the end.
 const ended = "The versions of this change have ended."
 
@@ -444,7 +447,7 @@ func (h *Hub) text(kind string, versions []api.Version, tests map[string][]api.T
 	if !tested {
 		b.WriteString("\nNo test run was aimed at these versions yet.\n")
 	}
-	return cut(b.String(), maxComment)
+	return cut(b.String(), maxComment[kind])
 }
 
 // share is how many of all failed.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -37,7 +36,7 @@ func NewGitHub(token string) *GitHub {
 		}
 		send(w, r, http.StatusOK, map[string]any{"name": r.PathValue("branch"), "commit": map[string]string{"sha": sha}})
 	}))
-	pull := func(r *http.Request, number int, p *pull) map[string]any {
+	request := func(r *http.Request, number int, p *pull) map[string]any {
 		return map[string]any{
 			"number": number, "state": p.state,
 			"head": map[string]any{"ref": p.head, "sha": p.sha, "repo": map[string]string{"full_name": g.name(r)}},
@@ -45,7 +44,7 @@ func NewGitHub(token string) *GitHub {
 	}
 	mux.HandleFunc("GET /repos/{owner}/{repo}/pulls/{number}", g.with(func(w http.ResponseWriter, r *http.Request, repo *repository) {
 		if n, p := g.pull(w, r, repo); p != nil {
-			send(w, r, http.StatusOK, pull(r, n, p))
+			send(w, r, http.StatusOK, request(r, n, p))
 		}
 	}))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/pulls", g.with(func(w http.ResponseWriter, r *http.Request, repo *repository) {
@@ -54,7 +53,7 @@ func NewGitHub(token string) *GitHub {
 		for _, n := range repo.numbers() {
 			p := repo.pulls[n]
 			if (head == "" || p.head == head) && (r.URL.Query().Get("state") == "all" || p.state == "open") {
-				list = append(list, pull(r, n, p))
+				list = append(list, request(r, n, p))
 			}
 		}
 		send(w, r, http.StatusOK, list)
