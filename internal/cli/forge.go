@@ -79,12 +79,19 @@ func (f forged) Versions(ctx context.Context) ([]api.Version, error) {
 	}
 }
 
-func (f forged) Remove(ctx context.Context, service, version, actor string) error {
-	_, err := f.control.Remove(ctx, control.Key{Service: service, Version: version}, control.By{Actor: actor})
-	if control.CodeOf(err) == api.CodeNotFound {
-		return nil // somebody was faster
+func (f forged) Remove(ctx context.Context, v api.Version, actor string) (bool, error) {
+	key := control.Key{Service: v.Service, Version: v.Name}
+	now, err := f.control.Version(ctx, key)
+	if err == nil && now.Generation != v.Generation {
+		return false, nil // it was deployed anew: that is another one
 	}
-	return err
+	if err == nil {
+		_, err = f.control.Remove(ctx, key, control.By{Actor: actor, Branch: v.Branch})
+	}
+	if err != nil && control.CodeOf(err) == api.CodeNotFound {
+		return false, nil // somebody was faster
+	}
+	return err == nil, err
 }
 
 func (f forged) TestRuns(ctx context.Context, id string) ([]api.TestRun, error) {

@@ -1,10 +1,10 @@
 package forge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 
 	"github.com/layover-dev/layover/api"
@@ -54,9 +54,39 @@ func (c *client) problems(ctx context.Context) []string {
 		return out
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Repositories)) {
-		if err := c.do(ctx, http.MethodGet, c.repo(name), nil, nil, nil); err != nil {
+		r, err := c.repository(ctx, name)
+		if err != nil {
 			out = append(out, fmt.Sprintf("the token does not see %s: %s", name, err))
+			continue
+		}
+		main := cmp.Or(r.DefaultBranch, r.MainBranch.Name)
+		if main == "" {
+			out = append(out, name+" has no branch yet")
+		} else if is, err := c.hasBranch(ctx, name, main); err != nil || !is {
+			out = append(out, fmt.Sprintf("the token does not see branches of %s, not even %s: give it the right to read the contents", name, main))
+		}
+		if (c.Comment || c.Status) && !r.mayWrite() {
+			out = append(out, "the token may not write to "+name+": it sets no status and no comment")
 		}
 	}
 	return out
+}
+
+// developer is who may comment and set statuses in GitLab (docs.gitlab.com/api/members, Roles).
+const developer = 30
+
+// mayWrite says whether comments and statuses may be written, where the forge says that.
+func (r repositoryInfo) mayWrite() bool {
+	p := r.Permissions
+	if p.Push != nil {
+		return *p.Push
+	}
+	level, told := 0, false
+	if p.Project != nil {
+		level, told = max(level, p.Project.Level), true
+	}
+	if p.Group != nil {
+		level, told = max(level, p.Group.Level), true
+	}
+	return !told || level >= developer
 }

@@ -1,9 +1,11 @@
 package forge
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,18 +14,29 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/layover-dev/layover/api"
 )
 
-// signed says whether a webhook is genuine: by an HMAC of its body (GitHub, Bitbucket: X-Hub-Signature), or by the secret
-// itself (GitLab: X-Gitlab-Token).
-func signed(kind string, header http.Header, body, secret []byte) bool {
+// maxSkew is how old a webhook may be where its time is signed, and how far clocks may differ.
+const maxSkew = 5 * time.Minute
+
+// signed says why a webhook is not genuine; "" where it is: by an HMAC of its body (GitHub, Bitbucket), of its body, ID and time
+// (GitLab, with a signing token), or by the secret itself (GitLab, with a secret token).
+func signed(kind string, header http.Header, body, secret []byte, now time.Time) string {
 	if len(secret) == 0 {
-		return false
+		return refusedSignature
 	}
 	if kind == GitLab {
+		if key, ok := strings.CutPrefix(string(secret), "whsec_"); ok {
+			return signedStandard(header, body, key, now)
+		}
 		got := sha256.Sum256([]byte(header.Get("X-Gitlab-Token"))) // of one length, so that the time tells nothing
 		want := sha256.Sum256(secret)
-		return len(header.Values("X-Gitlab-Token")) == 1 && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+		if len(header.Values("X-Gitlab-Token")) != 1 || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			return refusedSignature
+		}
+		return ""
 	}
 	name := "X-Hub-Signature-256"
 	if kind == Bitbucket {
@@ -31,17 +44,58 @@ func signed(kind string, header http.Header, body, secret []byte) bool {
 	}
 	values := header.Values(name)
 	if len(values) != 1 {
-		return false
+		return refusedSignature
 	}
 	digits, ok := strings.CutPrefix(values[0], "sha256=")
 	got, err := hex.DecodeString(digits)
 	if !ok || err != nil {
-		return false
+		return refusedSignature
 	}
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(body)
-	return hmac.Equal(got, mac.Sum(nil))
+	if !hmac.Equal(got, mac.Sum(nil)) {
+		return refusedSignature
+	}
+	return ""
 }
+
+// signedStandard checks a webhook by Standard Webhooks (standardwebhooks.com), as GitLab signs where it has a signing token.
+func signedStandard(header http.Header, body []byte, key string, now time.Time) string {
+	secret, err := base64.StdEncoding.DecodeString(key)
+	if err != nil || len(secret) == 0 {
+		return refusedSignature
+	}
+	for _, name := range []string{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
+		if len(header.Values(name)) != 1 {
+			return refusedSignature
+		}
+	}
+	id, at := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp")
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(id + "." + at + "."))
+	mac.Write(body)
+	want := mac.Sum(nil)
+	signatures := strings.Fields(header.Get("Webhook-Signature"))
+	genuine := false
+	for _, s := range signatures[:min(len(signatures), maxSignatures)] { // there are several while a token is changed
+		text, ok := strings.CutPrefix(s, "v1,")
+		got, err := base64.StdEncoding.DecodeString(text)
+		genuine = ok && err == nil && hmac.Equal(got, want) || genuine
+	}
+	if !genuine {
+		return refusedSignature
+	}
+	seconds, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return refusedMalformed
+	}
+	if age := now.Sub(time.Unix(seconds, 0)); age > maxSkew || age < -maxSkew {
+		return refusedOld
+	}
+	return ""
+}
+
+const maxSignatures = 10
 
 // event is what a webhook says.
 type event struct {
@@ -51,6 +105,9 @@ type event struct {
 	gone       []gone // none where it is about something else
 }
 
+// maxDelivery bounds the ID of a delivery.
+const maxDelivery = 200
+
 var errNoJSON = errors.New("the body is not the JSON of this event")
 
 // parse reads a webhook. Events that end nothing are none of ours, and no error.
@@ -58,22 +115,40 @@ func parse(kind string, header http.Header, body []byte) (event, error) {
 	if !json.Valid(body) {
 		return event{}, errNoJSON
 	}
+	var e event
+	var err error
 	switch kind {
 	case GitHub:
-		return parseGitHub(header, body)
+		e, err = parseGitHub(header, body)
 	case GitLab:
-		return parseGitLab(header, body)
+		e, err = parseGitLab(header, body)
 	default:
-		return parseBitbucket(header, body)
+		e, err = parseBitbucket(header, body)
 	}
+	switch {
+	case err != nil:
+		return e, err
+	case e.delivery == "":
+		return e, errors.New("the delivery has no ID")
+	case len(e.delivery) > maxDelivery:
+		return e, fmt.Errorf("the ID of the delivery is longer than %d bytes", maxDelivery)
+	}
+	for _, g := range e.gone {
+		if len(g.branch) > api.MaxWho {
+			return e, fmt.Errorf("the name of the branch is longer than %d bytes", api.MaxWho)
+		}
+	}
+	return e, nil
 }
 
-// parseGitHub reads delete and pull_request (docs.github.com/webhooks/webhook-events-and-payloads).
+// parseGitHub reads delete, push and pull_request (docs.github.com/webhooks/webhook-events-and-payloads).
 func parseGitHub(header http.Header, body []byte) (event, error) {
 	var in struct {
 		Action      string `json:"action"`
 		Ref         string `json:"ref"`
 		RefType     string `json:"ref_type"`
+		Before      string `json:"before"`
+		Deleted     bool   `json:"deleted"`
 		PullRequest struct {
 			Number   int       `json:"number"`
 			ClosedAt time.Time `json:"closed_at"`
@@ -105,6 +180,11 @@ func parseGitHub(header http.Header, body []byte) (event, error) {
 			return e, errors.New("the branch or the repository is missing")
 		}
 		e.gone = []gone{{branch: in.Ref, at: pushedAt(in.Repository.PushedAt)}}
+	case kind == "push" && in.Deleted && strings.HasPrefix(in.Ref, branchRef):
+		if in.Ref == branchRef || e.repository == "" {
+			return e, errors.New("the branch or the repository is missing")
+		}
+		e.gone = []gone{{branch: strings.TrimPrefix(in.Ref, branchRef), commit: in.Before, at: pushedAt(in.Repository.PushedAt)}}
 	case kind == "pull_request" && in.Action == "closed":
 		p := in.PullRequest
 		if p.Number <= 0 || e.repository == "" {
@@ -129,6 +209,8 @@ func pushedAt(text json.RawMessage) time.Time {
 	_ = json.Unmarshal(text, &at)
 	return at
 }
+
+const branchRef = "refs/heads/"
 
 const noCommit = "0000000000000000000000000000000000000000"
 
@@ -161,15 +243,14 @@ func parseGitLab(header http.Header, body []byte) (event, error) {
 	if err := json.Unmarshal(body, &in); err != nil {
 		return event{}, errNoJSON
 	}
-	e := event{delivery: header.Get("X-Gitlab-Event-Uuid"), repository: in.Project.Path, login: in.Username}
-	if e.login == "" {
-		e.login = in.User.Username
-	}
+	e := event{repository: in.Project.Path, login: cmp.Or(in.Username, in.User.Username)}
+	// The ID is signed where there is a signing token. The same one comes again where GitLab tries again.
+	e.delivery = cmp.Or(header.Get("Webhook-Id"), header.Get("Idempotency-Key"), header.Get("X-Gitlab-Event-Uuid"))
 	switch {
 	case in.ObjectKind == "":
 		return e, errors.New("object_kind is missing")
 	case in.ObjectKind == "push" && strings.Trim(in.After, "0") == "" && len(in.After) >= len(noCommit):
-		branch, ok := strings.CutPrefix(in.Ref, "refs/heads/")
+		branch, ok := strings.CutPrefix(in.Ref, branchRef)
 		if !ok || branch == "" || e.repository == "" {
 			return e, errors.New("the branch or the project is missing")
 		}

@@ -9,6 +9,7 @@ package forge
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,6 @@ import (
 	"time"
 
 	"github.com/layover-dev/layover/api"
-	"github.com/layover-dev/layover/internal/route"
 )
 
 // The kinds of forges.
@@ -49,8 +49,9 @@ type Forge struct {
 type Environment interface {
 	// Versions returns all versions.
 	Versions(ctx context.Context) ([]api.Version, error)
-	// Remove ends one, as layover rm does.
-	Remove(ctx context.Context, service, version, actor string) error
+	// Remove ends one, as layover rm does, where it is still the generation that v is, and says whether it was: one that was
+	// deployed anew meanwhile stays.
+	Remove(ctx context.Context, v api.Version, actor string) (bool, error)
 	// TestRuns returns the newest test runs of a version, service@version, the newest first.
 	TestRuns(ctx context.Context, id string) ([]api.TestRun, error)
 	// Requests returns how many requests a version answered lately, and how many of those failed.
@@ -75,13 +76,17 @@ type Hub struct {
 	forges map[string]*client
 	log    *slog.Logger
 
+	reading chan struct{} // one for each webhook that is read
+
 	mu      sync.Mutex
-	taken   map[string]bool // deliveries, by forge and ID
+	taken   map[string]bool // deliveries, by forge and ID or body
 	order   []string        // of taken
 	refused map[Refusal]uint64
+	logged  map[Refusal]time.Time
 	removed uint64
-	gone    map[string]int // how often in a row something was not there, by version
+	absent  map[string]absence // what was not there, by version
 	told    map[change]telling
+	pulls   map[branchKey]found // pull requests of branches
 	wake    chan struct{}
 }
 
@@ -98,12 +103,19 @@ const (
 	refusedRepository = "repository"
 	refusedOrder      = "out of order"
 	refusedUnknown    = "not confirmed"
+	refusedOld        = "too old"
+	refusedProtected  = "protected"
+	refusedBusy       = "busy"
 )
 
 const (
 	maxBody      = 1 << 20
-	maxTaken     = 10_000
-	removeTime   = 30 * time.Second
+	maxReading   = 32
+	maxTaken     = 20_000
+	maxLogin     = 100
+	logEvery     = time.Minute // how often a refusal for the same reason is logged
+	readTime     = 10 * time.Second
+	removeTime   = 20 * time.Second // GitHub waits for 10 s, and takes that for a failure; what was begun goes on
 	defaultEvery = 5 * time.Minute
 	defaultTell  = 10 * time.Second
 )
@@ -121,8 +133,8 @@ func New(o Options) (*Hub, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{
-		opts: o, forges: map[string]*client{}, log: o.Logger, taken: map[string]bool{}, refused: map[Refusal]uint64{}, gone: map[string]int{},
-		told: map[change]telling{}, wake: make(chan struct{}, 1),
+		opts: o, forges: map[string]*client{}, log: o.Logger, taken: map[string]bool{}, refused: map[Refusal]uint64{}, logged: map[Refusal]time.Time{},
+		absent: map[string]absence{}, told: map[change]telling{}, pulls: map[branchKey]found{}, wake: make(chan struct{}, 1), reading: make(chan struct{}, maxReading),
 	}
 	for _, f := range o.Forges {
 		c, err := newClient(f, o.HTTP, o.Clock)
@@ -149,6 +161,15 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, "", refusedForge, http.StatusNotFound, "no forge with this name takes webhooks")
 		return
 	}
+	select {
+	case h.reading <- struct{}{}:
+		defer func() { <-h.reading }()
+	default:
+		w.Header().Set("Retry-After", "10")
+		h.refuse(w, name, refusedBusy, http.StatusServiceUnavailable, "too many webhooks come at once; send it again")
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // some writers have none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -164,8 +185,16 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, name, refusedSignature, http.StatusUnauthorized, "the signature cannot be checked")
 		return
 	}
-	if !signed(c.Kind, r.Header, body, secret) {
-		h.refuse(w, name, refusedSignature, http.StatusUnauthorized, "the signature is not that of the secret")
+	switch reason := signed(c.Kind, r.Header, body, secret, h.opts.Clock()); reason {
+	case "":
+	case refusedMalformed:
+		h.refuse(w, name, reason, http.StatusBadRequest, "the time of the delivery is no number")
+		return
+	case refusedOld:
+		h.refuse(w, name, reason, http.StatusUnauthorized, fmt.Sprintf("it was sent more than %s ago, or later than now", maxSkew))
+		return
+	default:
+		h.refuse(w, name, reason, http.StatusUnauthorized, "the signature is not that of the secret")
 		return
 	}
 	e, err := parse(c.Kind, r.Header, body)
@@ -173,114 +202,177 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, name, refusedMalformed, http.StatusBadRequest, err.Error())
 		return
 	}
-	if e.delivery == "" {
-		h.refuse(w, name, refusedMalformed, http.StatusBadRequest, "the delivery has no ID")
-		return
-	}
-	h.take(r.Context(), w, c, e)
+	h.take(r.Context(), w, c, e, body)
 }
 
-// take does what a webhook that is genuine asks for.
-func (h *Hub) take(ctx context.Context, w http.ResponseWriter, c *client, e event) {
-	if !h.isFirst(c.Name, e.delivery) {
+// take does what a webhook that is genuine asks for. It answers with success also where nothing comes of it: forges switch off
+// webhooks that fail.
+func (h *Hub) take(ctx context.Context, w http.ResponseWriter, c *client, e event, body []byte) {
+	marks := []string{c.Name + "/id/" + e.delivery}
+	if len(e.gone) > 0 && c.Token == nil && c.Kind != GitLab {
+		// Its ID is in no signature: who has seen one may send it again with another. A forge that can be asked is asked instead.
+		marks = append(marks, fmt.Sprintf("%s/body/%x", c.Name, sha256.Sum256(body)))
+	}
+	if !h.isFirst(marks) {
 		h.refuse(w, c.Name, refusedReplayed, http.StatusConflict, "this delivery was taken before")
 		return
 	}
+	_, known := c.Repositories[e.repository]
 	if len(e.gone) == 0 {
-		answer(w, http.StatusOK, map[string]any{"removed": []string{}})
+		if known {
+			h.forgetPulls(c.Name, e.repository) // it may be of a new one
+			h.stir()
+		}
+		answer(w, http.StatusOK, taken{Removed: []string{}})
 		return
 	}
-	if _, known := c.Repositories[e.repository]; !known {
-		h.refuse(w, c.Name, refusedRepository, http.StatusNotFound, "no service is of this repository")
+	if !known {
+		h.pass(w, c.Name, refusedRepository)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
-	var removed []string
-	refused := ""
+	actor := c.Kind + "/" + cmp.Or(loginOf(e.login), "webhook")
+	removed, refused := []string{}, ""
 	for _, g := range e.gone {
-		ids, reason, err := h.end(ctx, c, e.repository, g, c.Kind+"/"+cmp.Or(e.login, "webhook"))
+		ids, reason, err := h.end(ctx, c, e.repository, g, actor)
 		removed = append(removed, ids...)
 		if err != nil {
-			h.forget(c.Name, e.delivery) // it may be sent again
+			h.forget(marks) // it may be sent again
 			h.log.ErrorContext(ctx, "a webhook could not be followed", "forge", c.Name, "repository", e.repository, "err", err)
+			w.Header().Set("Retry-After", "60")
 			writeProblem(w, http.StatusServiceUnavailable, "the versions could not be removed; send it again")
 			return
 		}
 		refused = cmp.Or(refused, reason)
 	}
+	h.forgetPulls(c.Name, e.repository)
+	h.stir()
 	if len(removed) == 0 && refused != "" {
-		h.refuse(w, c.Name, refused, http.StatusConflict, "nothing is removed: "+refused)
+		if refused == refusedUnknown || refused == refusedProtected {
+			h.forget(marks) // it may be true later
+		}
+		h.pass(w, c.Name, refused)
 		return
 	}
-	h.stir()
-	answer(w, http.StatusOK, map[string]any{"removed": orNone(removed)})
+	answer(w, http.StatusOK, taken{Removed: removed})
 }
 
-func orNone(list []string) []string {
-	if list == nil {
-		return []string{}
-	}
-	return list
+// taken is what came of a webhook that is genuine.
+type taken struct {
+	Removed []string `json:"removed"`
+	Refused string   `json:"refused,omitempty"` // why none, where there was one to remove
+}
+
+// pass counts a genuine webhook that nothing comes of.
+func (h *Hub) pass(w http.ResponseWriter, forge, reason string) {
+	h.count(forge, reason)
+	answer(w, http.StatusOK, taken{Removed: []string{}, Refused: reason})
+}
+
+// loginOf is the name of an account, without what no forge allows in one.
+func loginOf(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.[]", r)) {
+			return r
+		}
+		return -1
+	}, text[:min(len(text), 4*maxLogin)])
+	return text[:min(len(text), maxLogin)]
 }
 
 // isFirst notes a delivery, and says whether it is new.
-func (h *Hub) isFirst(forge, id string) bool {
-	key := forge + "/" + id
+func (h *Hub) isFirst(marks []string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.taken[key] {
-		return false
+	for _, m := range marks {
+		if h.taken[m] {
+			return false
+		}
 	}
-	h.taken[key] = true
-	if h.order = append(h.order, key); len(h.order) > maxTaken {
+	for _, m := range marks {
+		h.taken[m] = true
+		h.order = append(h.order, m)
+	}
+	for len(h.order) > maxTaken {
 		delete(h.taken, h.order[0])
 		h.order = h.order[1:]
 	}
 	return true
 }
 
-func (h *Hub) forget(forge, id string) {
+func (h *Hub) forget(marks []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.taken, forge+"/"+id)
+	for _, m := range marks {
+		delete(h.taken, m)
+	}
+	h.order = slices.DeleteFunc(h.order, func(m string) bool { return slices.Contains(marks, m) })
 }
 
-// end removes the versions of what is gone. It says why it removed none where there are some.
+// end removes the versions of what is gone. It says why it removed none where there are some. One that cannot be removed does not
+// keep the others.
 func (h *Hub) end(ctx context.Context, c *client, repository string, g gone, actor string) (removed []string, refused string, err error) {
 	all, err := h.opts.Of.Versions(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	confirmed, asked := false, false
+	all = slices.DeleteFunc(all, func(v api.Version) bool {
+		return !slices.Contains(c.Repositories[repository], v.Service) || v.Default || v.State == api.StateRemoving || !g.is(v)
+	})
+	if len(all) == 0 {
+		return nil, "", nil
+	}
+	if c.Token != nil {
+		confirmed, err := c.isGone(ctx, repository, g.branch, g.pull)
+		if err != nil {
+			return nil, "", err
+		}
+		if !confirmed {
+			return nil, refusedUnknown, nil
+		}
+	}
+	var failed []error
 	for _, v := range all {
-		if !slices.Contains(c.Repositories[repository], v.Service) || v.Default || v.State == api.StateRemoving || !g.is(v) {
+		switch {
+		case c.Token == nil && !g.isBehind(v):
+			refused = cmp.Or(refused, refusedOrder)
+			continue
+		case h.isProtected(v):
+			refused = cmp.Or(refused, refusedProtected)
 			continue
 		}
-		if c.Token != nil {
-			if !asked {
-				asked = true
-				if confirmed, err = c.isGone(ctx, repository, g.branch, g.pull); err != nil {
-					return removed, "", err
-				}
-			}
-			if !confirmed {
-				return removed, refusedUnknown, nil
-			}
-		} else if !g.isBehind(v) {
-			refused = refusedOrder
-			continue
+		is, err := h.remove(ctx, c, repository, v, actor)
+		switch {
+		case err != nil:
+			failed = append(failed, err)
+		case is:
+			removed = append(removed, v.ID())
+		default:
+			refused = cmp.Or(refused, refusedOrder)
 		}
-		if err := h.opts.Of.Remove(ctx, v.Service, v.Name, actor); err != nil {
-			return removed, "", err
-		}
+	}
+	return removed, refused, errors.Join(failed...)
+}
+
+// isProtected says whether somebody wants it kept, whatever becomes of its branch.
+func (h *Hub) isProtected(v api.Version) bool {
+	return v.Lease != nil && h.opts.Clock().Before(v.Lease.ProtectUntil)
+}
+
+// remove ends a version. It says whether it did.
+func (h *Hub) remove(ctx context.Context, c *client, repository string, v api.Version, actor string) (bool, error) {
+	is, err := h.opts.Of.Remove(ctx, v, actor)
+	if err != nil {
+		return false, fmt.Errorf("remove %s: %w", v.ID(), err)
+	}
+	if is {
 		h.mu.Lock()
 		h.removed++
 		h.mu.Unlock()
-		removed = append(removed, v.ID())
-		h.log.InfoContext(ctx, "a version ends with its branch", "version", v.ID(), "forge", c.Name, "repository", repository, "branch", g.branch, "pull_request", g.pull)
+		h.log.InfoContext(ctx, "a version ends with its branch", "version", v.ID(), "forge", c.Name, "repository", repository, "branch", branchOf(v), "pull_request", v.Origin.PullRequest)
 	}
-	return removed, refused, nil
+	return is, nil
 }
 
 // stir has comments looked at now.
@@ -299,33 +391,46 @@ type gone struct {
 	at     time.Time // zero where that is not told
 }
 
-// is says whether a version is of it.
+// is says whether a version was deployed from it, as was recorded: its name alone says nothing.
 func (g gone) is(v api.Version) bool {
 	if g.pull != "" && v.Origin.PullRequest != "" {
 		return v.Origin.PullRequest == g.pull
 	}
-	if g.branch == "" {
-		return g.pull != "" && v.Name == route.NameOf("pr-"+g.pull)
-	}
-	branch := cmp.Or(v.Branch, v.Origin.Branch)
-	return branch == g.branch || branch == "" && v.Name == route.NameOf(g.branch)
+	return g.branch != "" && branchOf(v) == g.branch
 }
 
-// isBehind says whether the end came behind the deployment, as its commit or its time says. Without either it is not believed.
+// branchOf is the branch that a version was deployed from.
+func branchOf(v api.Version) string { return cmp.Or(v.Branch, v.Origin.Branch) }
+
+// isBehind says whether the end came behind the deployment: by its time, or by its commit where it has none. What has neither is
+// not believed.
 func (g gone) isBehind(v api.Version) bool {
-	if len(g.commit) >= 7 && strings.HasPrefix(v.Origin.Commit, g.commit) {
-		return true
+	if !g.at.IsZero() {
+		return g.at.After(v.DeployedAt)
 	}
-	return !g.at.IsZero() && g.at.After(v.DeployedAt)
+	return len(g.commit) >= 7 && len(v.Origin.Commit) >= 7 && (strings.HasPrefix(v.Origin.Commit, g.commit) || strings.HasPrefix(g.commit, v.Origin.Commit))
 }
 
 // refuse answers a webhook that nothing comes of, and counts it.
 func (h *Hub) refuse(w http.ResponseWriter, forge, reason string, status int, detail string) {
-	h.mu.Lock()
-	h.refused[Refusal{forge, reason}]++
-	h.mu.Unlock()
-	h.log.Warn("a webhook is refused", "forge", forge, "reason", reason)
+	h.count(forge, reason)
 	writeProblem(w, status, detail)
+}
+
+// count counts a refusal. The log says the same only now and then: anybody may send anything.
+func (h *Hub) count(forge, reason string) {
+	r, now := Refusal{forge, reason}, h.opts.Clock()
+	h.mu.Lock()
+	h.refused[r]++
+	n, last := h.refused[r], h.logged[r]
+	again := last.IsZero() || now.Sub(last) >= logEvery
+	if again {
+		h.logged[r] = now
+	}
+	h.mu.Unlock()
+	if again {
+		h.log.Warn("a webhook is refused", "forge", forge, "reason", reason, "refused", n)
+	}
 }
 
 // writeProblem answers with a problem (RFC 9457).
