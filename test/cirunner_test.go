@@ -122,8 +122,8 @@ func (e *ciEnvironment) gone(t *testing.T, id string) {
 
 // gitHubStep is a step of a workflow or a composite action.
 type gitHubStep struct {
-	ID, Uses, Shell, Run string
-	Env, With            map[string]string
+	ID, If, Uses, Shell, Run string
+	Env, With                map[string]string
 }
 
 // gitHubAction is a composite action.
@@ -201,6 +201,9 @@ func (r *gitHubRunner) run(t *testing.T, steps []gitHubStep, inputs map[string]s
 
 func (r *gitHubRunner) step(t *testing.T, s gitHubStep, inputs map[string]string) (string, error) {
 	t.Helper()
+	if left, ok := strings.CutSuffix(s.If, " != ''"); ok && r.fill(t, "${{ "+left+" }}", inputs) == "" {
+		return "", nil
+	}
 	if s.Uses != "" {
 		with := map[string]string{}
 		for name, value := range s.With {
@@ -213,7 +216,10 @@ func (r *gitHubRunner) step(t *testing.T, s gitHubStep, inputs map[string]string
 		}
 		path, _, ok := strings.Cut(own, "@")
 		require.True(t, ok, "%s names no version", s.Uses)
-		out, _, err := r.action(t, readAction(t, filepath.Join("..", path, "action.yml")), with)
+		out, outputs, err := r.action(t, readAction(t, filepath.Join("..", path, "action.yml")), with)
+		for name, value := range outputs {
+			r.context["steps."+s.ID+".outputs."+name] = value
+		}
 		return out, err
 	}
 	require.NotContains(t, s.Run, "${{", "what is filled in there can be run: it goes by env")

@@ -193,7 +193,7 @@ func TestTestingGuide(t *testing.T) {
 			place(t, dir, files(t, "testing.md", name))
 			env, missing := c.needs(t, dir)
 			if missing != "" {
-				t.Skip("[tools] " + missing)
+				t.Skip("left out: " + t.Name() + " of the guide; " + missing)
 			}
 			env = withGoCache(t, env)
 			out, err := e.run(t.Context(), dir, env, "layover", "test", "--route", "feature-2981", "--no-verdict")
@@ -272,7 +272,7 @@ func TestPrices(t *testing.T) {
 			place(t, dir, c.add)
 			env, missing := c.needs(t, dir)
 			if missing != "" {
-				t.Skip("[tools] " + missing)
+				t.Skip("left out: " + t.Name() + " of the guide; " + missing)
 			}
 			env = withGoCache(t, env)
 			out, err := e.run(t.Context(), dir, env, "layover", "test", "--route", "feature-2981", "--run", "again-"+strings.ToLower(name))
