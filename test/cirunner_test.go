@@ -67,7 +67,23 @@ func newCIEnvironment(t *testing.T, services string, env ...string) *ciEnvironme
 		return true
 	}, time.Minute, 20*time.Millisecond, "no server: %s", said)
 	e.env = append(e.env, "LAYOVER_SERVER="+e.server)
+	var declared struct {
+		Services map[string]struct{ Versions map[string]any }
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(services), &declared))
+	for service, s := range declared.Services {
+		e.becomes(t, service+"@main")
+		for version := range s.Versions {
+			e.becomes(t, service+"@"+version)
+		}
+	}
 	return e
+}
+
+// becomes waits until a version runs.
+func (e *ciEnvironment) becomes(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return e.versions(t)[id].State == api.StateRunning }, time.Minute, 50*time.Millisecond, "%s does not run", id)
 }
 
 // saidSoFar is what a program has written, while it still writes.
