@@ -163,7 +163,7 @@ func readGitLab(t *testing.T, text []byte) (jobs map[string]gitLabJob, variables
 		one, err := yaml.Marshal(part)
 		require.NoError(t, err)
 		switch name {
-		case "include", "stages":
+		case "include", "stages", "default":
 		case "variables":
 			require.NoError(t, yaml.Unmarshal(one, &variables))
 		default:

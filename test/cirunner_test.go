@@ -67,7 +67,23 @@ func newCIEnvironment(t *testing.T, services string, env ...string) *ciEnvironme
 		return true
 	}, time.Minute, 20*time.Millisecond, "no server: %s", said)
 	e.env = append(e.env, "LAYOVER_SERVER="+e.server)
+	var declared struct {
+		Services map[string]struct{ Versions map[string]any }
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(services), &declared))
+	for service, s := range declared.Services {
+		e.becomes(t, service+"@main")
+		for version := range s.Versions {
+			e.becomes(t, service+"@"+version)
+		}
+	}
 	return e
+}
+
+// becomes waits until a version runs.
+func (e *ciEnvironment) becomes(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return e.versions(t)[id].State == api.StateRunning }, time.Minute, 50*time.Millisecond, "%s does not run", id)
 }
 
 // saidSoFar is what a program has written, while it still writes.
@@ -122,8 +138,8 @@ func (e *ciEnvironment) gone(t *testing.T, id string) {
 
 // gitHubStep is a step of a workflow or a composite action.
 type gitHubStep struct {
-	ID, Uses, Shell, Run string
-	Env, With            map[string]string
+	ID, If, Uses, Shell, Run string
+	Env, With                map[string]string
 }
 
 // gitHubAction is a composite action.
@@ -201,6 +217,9 @@ func (r *gitHubRunner) run(t *testing.T, steps []gitHubStep, inputs map[string]s
 
 func (r *gitHubRunner) step(t *testing.T, s gitHubStep, inputs map[string]string) (string, error) {
 	t.Helper()
+	if left, ok := strings.CutSuffix(s.If, " != ''"); ok && r.fill(t, "${{ "+left+" }}", inputs) == "" {
+		return "", nil
+	}
 	if s.Uses != "" {
 		with := map[string]string{}
 		for name, value := range s.With {
@@ -213,7 +232,10 @@ func (r *gitHubRunner) step(t *testing.T, s gitHubStep, inputs map[string]string
 		}
 		path, _, ok := strings.Cut(own, "@")
 		require.True(t, ok, "%s names no version", s.Uses)
-		out, _, err := r.action(t, readAction(t, filepath.Join("..", path, "action.yml")), with)
+		out, outputs, err := r.action(t, readAction(t, filepath.Join("..", path, "action.yml")), with)
+		for name, value := range outputs {
+			r.context["steps."+s.ID+".outputs."+name] = value
+		}
 		return out, err
 	}
 	require.NotContains(t, s.Run, "${{", "what is filled in there can be run: it goes by env")
