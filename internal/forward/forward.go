@@ -88,8 +88,8 @@ func Start(o Options) (*Proxy, error) {
 	p.h2c.Protocols.SetUnencryptedHTTP2(true)
 	p.outside = &http.Transport{DialContext: p.dial, Proxy: o.Upstream, DisableCompression: true, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: idleLayover}
 	quiet := log.New(io.Discard, "", 0)
-	p.ours = &httputil.ReverseProxy{Rewrite: p.carry, Transport: roundTripper(p.toLayover), FlushInterval: -1, ErrorLog: quiet, ErrorHandler: p.refuse}
-	p.others = &httputil.ReverseProxy{Rewrite: keepForwarded, Transport: p.outside, FlushInterval: -1, ErrorLog: quiet, ErrorHandler: p.refuse}
+	p.ours = &httputil.ReverseProxy{Rewrite: p.carry, Transport: roundTripper(p.toLayover), ErrorLog: quiet, ErrorHandler: p.refuse}
+	p.others = &httputil.ReverseProxy{Rewrite: keepForwarded, Transport: roundTripper(p.toOthers), ErrorLog: quiet, ErrorHandler: p.refuse}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -215,9 +215,20 @@ func (p *Proxy) count(host string) {
 // toLayover sends a request in the protocol that it came in: gRPC needs HTTP/2.
 func (p *Proxy) toLayover(r *http.Request) (*http.Response, error) {
 	if r.ProtoMajor == 2 {
-		return p.h2c.RoundTrip(r)
+		return flushed(p.h2c.RoundTrip(r))
 	}
-	return p.plain.RoundTrip(r)
+	return flushed(p.plain.RoundTrip(r))
+}
+
+func (p *Proxy) toOthers(r *http.Request) (*http.Response, error) { return flushed(p.outside.RoundTrip(r)) }
+
+// flushed has a response passed on as it comes, unless it has no body: ReverseProxy flushes what is of unknown length. Were it to
+// flush all, it would cut the end of the stream off an answer of gRPC that is trailers alone, which so would be none.
+func flushed(res *http.Response, err error) (*http.Response, error) {
+	if err == nil && res.ContentLength > 0 {
+		res.ContentLength = -1 // the header says it still
+	}
+	return res, err
 }
 
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
