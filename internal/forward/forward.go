@@ -220,7 +220,9 @@ func (p *Proxy) toLayover(r *http.Request) (*http.Response, error) {
 	return flushed(p.plain.RoundTrip(r))
 }
 
-func (p *Proxy) toOthers(r *http.Request) (*http.Response, error) { return flushed(p.outside.RoundTrip(r)) }
+func (p *Proxy) toOthers(r *http.Request) (*http.Response, error) {
+	return flushed(p.outside.RoundTrip(r))
+}
 
 // flushed has a response passed on as it comes, unless it has no body: ReverseProxy flushes what is of unknown length. Were it to
 // flush all, it would cut the end of the stream off an answer of gRPC that is trailers alone, which so would be none.
