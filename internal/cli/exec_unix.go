@@ -63,7 +63,7 @@ func pass(cmd *exec.Cmd, s syscall.Signal, terminal *os.File) {
 		_ = syscall.Kill(-cmd.Process.Pid, s)
 		return
 	}
-	front, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP) //nolint:gosec // a descriptor
+	front, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP)
 	if ofTerminal := s == syscall.SIGINT || s == syscall.SIGQUIT; ofTerminal && err == nil && front == unix.Getpgrp() {
 		return
 	}

@@ -536,8 +536,8 @@ func (c *client) comments(ctx context.Context, repository, pull, marker string) 
 	return nil, fmt.Errorf("forge %s: pull request %s of %s has too many comments to look through", c.Name, pull, repository)
 }
 
-// putComment writes a comment, or replaces the one with the ID, and returns its ID.
-func (c *client) putComment(ctx context.Context, repository, pull, id, text string) (string, error) {
+// putComment writes a comment, or replaces the one with the ID.
+func (c *client) putComment(ctx context.Context, repository, pull, id, text string) error {
 	var in any = map[string]string{"body": text}
 	if c.Kind == Bitbucket {
 		in = map[string]any{"content": map[string]string{"raw": text}}
@@ -546,14 +546,7 @@ func (c *client) putComment(ctx context.Context, repository, pull, id, text stri
 	if id != "" {
 		method, segments = c.oneNote(pull, id)
 	}
-	var out struct {
-		ID json.Number `json:"id"`
-	}
-	err := c.do(ctx, method, c.repo(repository, segments...), nil, in, &out)
-	if err == nil && out.ID == "" {
-		err = fmt.Errorf("forge %s: a comment on pull request %s of %s has no ID", c.Name, pull, repository)
-	}
-	return out.ID.String(), err
+	return c.do(ctx, method, c.repo(repository, segments...), nil, in, nil)
 }
 
 func (c *client) oneNote(pull, id string) (method string, segments []string) {

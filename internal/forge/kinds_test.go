@@ -666,7 +666,7 @@ func FuzzCode(f *testing.F) {
 			return
 		}
 		inside := strings.TrimSuffix(strings.TrimPrefix(got, "`"), "`")
-		require.Equal(t, len(got)-2, len(inside))
+		require.Len(t, inside, len(got)-2)
 		require.NotEmpty(t, strings.TrimSpace(inside))
 		require.False(t, strings.ContainsAny(inside, "`|\n\r\u202e"))
 	})

@@ -331,7 +331,7 @@ func (h *Hub) comment(ctx context.Context, c *client, key change, versions []api
 	}
 	text := h.text(c.Kind, versions, tests, true)
 	if t.id != "" {
-		switch _, err := c.putComment(ctx, key.repository, key.pull, t.id, text); {
+		switch err := c.putComment(ctx, key.repository, key.pull, t.id, text); {
 		case err == nil:
 			t.text, t.at = plain, h.opts.Clock()
 			return nil
@@ -357,7 +357,7 @@ func (h *Hub) begin(ctx context.Context, c *client, key change, text string) (id
 		return "", err
 	}
 	if len(ids) == 0 {
-		if _, err = c.putComment(ctx, key.repository, key.pull, "", text); err != nil {
+		if err = c.putComment(ctx, key.repository, key.pull, "", text); err != nil {
 			return "", err
 		}
 		if ids, err = c.comments(ctx, key.repository, key.pull, marker); err != nil {
@@ -366,7 +366,7 @@ func (h *Hub) begin(ctx context.Context, c *client, key change, text string) (id
 		if len(ids) == 0 {
 			return "", fmt.Errorf("forge %s: the comment on pull request %s of %s is not listed", c.Name, key.pull, key.repository)
 		}
-	} else if _, err = c.putComment(ctx, key.repository, key.pull, ids[0], text); err != nil {
+	} else if err = c.putComment(ctx, key.repository, key.pull, ids[0], text); err != nil {
 		return "", err
 	}
 	if me, err := c.whose(ctx); err == nil && me != "" { // it is certain that the others are ours

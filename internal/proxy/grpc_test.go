@@ -168,6 +168,22 @@ func TestGRPC_StatusOfTheService(t *testing.T) {
 	require.Equal(t, codes.Unimplemented, status.Code(err))
 }
 
+// TestGRPC_StatusWithoutABody holds that an answer that is trailers alone stays one, also where its header might have been flushed
+// first, as on a machine that is slow at that moment.
+func TestGRPC_StatusWithoutABody(t *testing.T) {
+	w := grpcWorld(t, ready("main", greeter(t, "main")))
+	w.relays.New = func() any {
+		x := newRelay(w.Proxy)
+		x.forward.FlushInterval = -1 // at once
+		return x
+	}
+	conn := grpcClient(t, w, "greet.localhost")
+	for range 200 {
+		err := conn.Invoke(t.Context(), "/test.Greeter/Unary", wrapperspb.String("fail"), new(word))
+		require.Equal(t, codes.FailedPrecondition, status.Code(err), err)
+	}
+}
+
 func TestGRPC_Problems(t *testing.T) {
 	w := grpcWorld(t, ready("main", deadAddress(t)), state("pr-1", route.Failed, "broken ü 100%"))
 	cases := map[string]struct {

@@ -212,6 +212,7 @@ func (x *relay) modify(res *http.Response) error {
 	if len(res.Trailer) > 0 && x.in.ProtoMajor == 1 {
 		delete(res.Header, "Content-Length") // HTTP/1.1 has trailers with the chunked encoding only
 	}
+	x.w.empty = res.ContentLength == 0
 	if res.ContentLength < 0 && res.StatusCode != http.StatusSwitchingProtocols {
 		res.Body = trailedBody{res.Body, res, &x.record}
 	}

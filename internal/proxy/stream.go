@@ -18,6 +18,7 @@ type answerWriter struct {
 	first   time.Time  // when the header was written
 	failed  bool       // writing to the client failed
 	kept    int        // bytes that may not have been sent yet
+	empty   bool       // there is no body
 	limit   *sendLimit // of HTTP/2; nil for what has no such limit
 	tunnel  *tunnel    // set where the connection was upgraded
 }
@@ -49,8 +50,12 @@ func (w *answerWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// FlushError sends what was kept back.
+// FlushError sends what was kept back. An answer without a body is its header, and goes out at its end: flushed before, one of gRPC
+// that is trailers alone would have a body that is empty, and no trailers (gRPC over HTTP/2, "Trailers-Only").
 func (w *answerWriter) FlushError() error {
+	if w.empty {
+		return nil
+	}
 	if w.limit != nil {
 		w.limit.wait()
 		defer w.limit.done()

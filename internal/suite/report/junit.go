@@ -235,7 +235,7 @@ func xmlText(text []byte) []byte {
 		if digits[0] == 'x' {
 			digits, base = digits[1:], 16
 		}
-		if n, err := strconv.ParseInt(digits, base, 32); err != nil || inXML(rune(n)) {
+		if n, err := strconv.ParseUint(digits, base, 31); err != nil || inXML(rune(n)) {
 			return ref
 		} else if n < ' ' {
 			return []byte{byte(n)}
