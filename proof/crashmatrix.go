@@ -29,6 +29,14 @@ type crashPlan struct {
 	sabotage bool                          // something is left over that the proof has to find
 }
 
+// patience is how long a case may take until all is as wanted.
+func (p *crashPlan) patience() time.Duration {
+	if p.sabotage {
+		return 3 * time.Second // nothing will change any more
+	}
+	return 30 * time.Second
+}
+
 // The stores of the matrix.
 const (
 	crashSQLite   = "SQLite"
@@ -294,7 +302,7 @@ type crashing struct {
 	arm       string // the file that names the point
 	hook      string // the program of the hooks
 	databases *databases
-	sabotage  bool
+	plan      *crashPlan
 }
 
 // work takes one case after another, in an environment of its own. database is "" for SQLite.
@@ -310,7 +318,7 @@ func (m *matrix) work(ctx context.Context, number int, database string, queue <-
 		return err
 	}
 	defer stop()
-	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), hook: m.hook, databases: db, sabotage: m.plan.sabotage}
+	w := &crashing{killing: k, arm: filepath.Join(e.dir, "failpoint"), hook: m.hook, databases: db, plan: &m.plan}
 	e.variables = []string{fp.Variable + "=" + w.arm, "LAYOVER_STORE=" + database}
 	if err := k.prepare(ctx); err != nil {
 		return err
@@ -453,7 +461,7 @@ func (w *crashing) died(limit time.Duration) bool {
 
 // spoil leaves a process behind that nobody knows, where the proof is to fail.
 func (w *crashing) spoil(ctx context.Context) error {
-	if !w.sabotage {
+	if !w.plan.sabotage {
 		return nil
 	}
 	cmd := exec.CommandContext(ctx, "sleep", "60")
@@ -468,11 +476,11 @@ func (w *crashing) spoil(ctx context.Context) error {
 // converged waits until all is as wanted, and says what is not in the end.
 func (w *crashing) converged(ctx context.Context, c *crashCase, version string, replicas int) []string {
 	var wrong []string
-	err := until(ctx, 30*time.Second, func() (bool, error) {
+	err := until(ctx, w.plan.patience(), func() (bool, error) {
 		var err error
 		wrong, err = w.wrong(ctx, c, version, replicas)
 		return len(wrong) == 0, err
-	}, func() string { return "not as wanted after 30 s" })
+	}, func() string { return fmt.Sprintf("not as wanted after %s", w.plan.patience()) })
 	if err != nil && len(wrong) == 0 {
 		wrong = []string{err.Error()}
 	}
