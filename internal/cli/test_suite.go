@@ -76,7 +76,7 @@ func (t *suiteRun) aimedAt() string {
 	case t.run.Route == "":
 		return "against the default versions"
 	case len(t.run.Versions) == 0:
-		return "route " + t.run.Route + ", of which no version is there"
+		return "route " + t.run.Route + ", which means the default versions"
 	}
 	return "route " + t.run.Route + " (" + strings.Join(t.run.Versions, ", ") + ")"
 }
@@ -133,9 +133,37 @@ func (t *suiteRun) prepare(ctx context.Context, value string) error {
 		}
 	}
 	if deployed {
-		t.aim, err = aimAt(ctx, t.client, value)
+		if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+			return err
+		}
 	}
-	return err
+	return t.checkAim()
+}
+
+// checkAim refuses a route that does not lead to what it names: the default versions would answer in its place, and the tests
+// would pass without having met what they are to test. A selector without a service may match nothing where others do: it is
+// part of a chain.
+func (t *suiteRun) checkAim() error {
+	unknown, hint := t.aim.unknown()
+	r, err := route.ParseRoute(t.aim.route)
+	if err == nil && len(unknown) < len(r.Selectors) {
+		unknown = slices.DeleteFunc(unknown, func(s route.Selector) bool { return s.Service == "" })
+	}
+	if len(unknown) > 0 {
+		return usagef(hint, "nothing in the environment is called %s: the default versions would be tested in its place", selectorsText(unknown))
+	}
+	if t.opts.Affected == "" {
+		return nil
+	}
+	service, version, _ := strings.Cut(t.opts.Affected, "@")
+	met := t.aim.defaultOf(service)
+	if s := t.aim.table.Service(service); s != nil {
+		met = cmp.Or(t.aim.versionOf(s), met)
+	}
+	if met != version {
+		return usagef("layover ls shows what is there; --route says what to aim at", "route %s leads to %s@%s, not to %s", t.aim.route, service, met, t.opts.Affected)
+	}
+	return nil
 }
 
 func dirOf(command []string, dir string) string {
