@@ -49,7 +49,7 @@ func newRunsCmd(app *App) *cobra.Command {
 					took = precise(r.Ended.Sub(r.Began))
 				}
 				rows = append(rows, []string{
-					r.ID, string(r.Status), suiteName(r), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
+					r.ID, string(r.Status), oneLine(suiteName(r)), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
 					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(r.Reason),
 				})
 			}
@@ -179,13 +179,13 @@ A suite that is in no registry has the name of its repository before its own: ca
 				}
 				broken := "-"
 				if h.Broken != nil {
-					broken = app.age(h.Broken.Since) + " " + strings.Join(h.Broken.Blame, ",")
+					broken = oneLine(app.age(h.Broken.Since) + " " + strings.Join(h.Broken.Blame, ","))
 				}
 				last := "-"
 				if n := len(h.Last); n > 0 {
 					last = app.age(h.Last[n-1].At)
 				}
-				rows = append(rows, []string{h.Test, strconv.Itoa(h.Runs), strconv.Itoa(h.Failed), strconv.Itoa(h.Flips), broken, last})
+				rows = append(rows, []string{oneLine(h.Test), strconv.Itoa(h.Runs), strconv.Itoa(h.Failed), strconv.Itoa(h.Flips), broken, last})
 			}
 			app.table([]string{"TEST", "RUNS", "FAILED", "FLIPS", "MAIN BROKEN", "LAST"}, rows)
 			return nil

@@ -60,8 +60,8 @@ func newSuiteListCmd(app *App) *cobra.Command {
 					touches = append(touches, t.Service)
 				}
 				rows = append(rows, []string{
-					s.Name, s.Ref, s.Commit[:min(len(s.Commit), 12)], cmp.Or(strings.Join(touches, ","), "-"), cmp.Or(strings.Join(s.Owners, ","), "-"),
-					app.age(s.Published), s.Repository,
+					s.Name, s.Ref, s.Commit[:min(len(s.Commit), 12)], cmp.Or(strings.Join(touches, ","), "-"), cmp.Or(oneLine(strings.Join(s.Owners, ",")), "-"),
+					app.age(s.Published), oneLine(s.Repository),
 				})
 			}
 			app.table([]string{"SUITE", "REF", "COMMIT", "TOUCHES", "OWNERS", "PUBLISHED", "REPOSITORY"}, rows)

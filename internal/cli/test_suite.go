@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,17 +59,41 @@ func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, o
 	}
 	app.say("%s  run %s  %s\n", app.bold(job.name), t.run.ID, t.aimedAt())
 	result := t.execute(ctx)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	stored, err := client.EndRun(ending, fit(result))
+	stored, err := t.store(ctx, result)
 	if err != nil {
-		return result, fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
+		err = fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
+		stored = fit(result)
+		stored.Count()
 	}
 	t.show(stored)
-	if ctx.Err() != nil {
-		return stored, ctx.Err()
+	stored.Cases, stored.Omitted = result.Cases, api.TestCounts{} // here there is room for all
+	return stored, cmp.Or(err, ctx.Err())
+}
+
+// store stores the result, also of a run that is broken off. A server that is away is waited for, as another one may take over.
+func (t *suiteRun) store(ctx context.Context, result api.TestRun) (api.TestRun, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+	defer cancel()
+	told := false
+	for {
+		stored, err := t.client.EndRun(ctx, fit(result))
+		_, away := errors.AsType[*api.UnreachableError](err)
+		if p, ok := asProblem(err); ok && p.Code == api.CodeUnavailable {
+			away = true
+		}
+		if !away {
+			return stored, err
+		}
+		if !told {
+			told = true
+			t.app.say("the server is gone, waiting for it to come back: %s\n", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return stored, err
+		}
 	}
-	return stored, nil
 }
 
 func (t *suiteRun) aimedAt() string {
@@ -279,6 +304,9 @@ func (t *suiteRun) execute(ctx context.Context) api.TestRun {
 		return result
 	}
 	cases, err := t.command(ctx, t.run.Route, t.run.ID, t.job.suite.Command)
+	if err == nil && len(cases) == 0 {
+		err = errors.New("no test was run: the report has none, which proves nothing")
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -369,7 +397,7 @@ func (t *suiteRun) report(printed io.Reader, exit int, began time.Time) ([]api.T
 		}
 	}
 	var out []api.TestCase
-	taken := map[string]int{}
+	names := takenNames{}
 	failed := false
 	for _, in := range readers {
 		cases, err := readReport(r.Format, in)
@@ -377,18 +405,30 @@ func (t *suiteRun) report(printed io.Reader, exit int, began time.Time) ([]api.T
 			return nil, fmt.Errorf("read the report (%s): %w; the command ended with exit code %d", r.Format, err, exit)
 		}
 		for _, c := range cases {
-			name := cut(c.Name, 480)
-			if taken[name]++; taken[name] > 1 {
-				name = fmt.Sprintf("%s (%d)", name, taken[name])
-			}
+			name := names.take(cut(c.Name, 480))
 			failed = failed || c.Outcome == report.Failed
 			out = append(out, api.TestCase{Name: name, Outcome: string(c.Outcome), Took: api.Duration(c.Duration), Message: cut(c.Message, 4000)})
 		}
 	}
 	if exit != 0 && !failed { // it failed apart from any test
+		whole.Name = names.take(whole.Name)
 		out = append(out, whole)
 	}
 	return out, nil
+}
+
+// takenNames are names of tests, and how many begin with each: a report in several files may have the same one in each.
+type takenNames map[string]int
+
+// take returns a name that is not taken, with a number behind it where it has to.
+func (t takenNames) take(name string) string {
+	out := name
+	for t[out] > 0 {
+		t[name]++
+		out = fmt.Sprintf("%s (%d)", name, t[name])
+	}
+	t[out]++
+	return out
 }
 
 func readReport(format string, in io.Reader) ([]report.Case, error) {
@@ -773,31 +813,44 @@ func (t *suiteRun) decide(result *api.TestRun) {
 
 // fit leaves out what is too much for the server: the messages of tests first, and then the tests that passed.
 func fit(r api.TestRun) api.TestRun {
-	size := 0
+	size := func(c api.TestCase) int {
+		text, _ := json.Marshal(c) // of strings and numbers
+		return len(text) + 1
+	}
+	total := 0
 	for _, c := range r.Cases {
-		size += len(c.Name) + len(c.Message) + 150
-		for _, e := range c.Evidence {
-			size += len(e)
-		}
+		total += size(c)
 	}
 	const room = 800_000
-	if size > room {
+	if total > room {
 		r.Cases = slices.Clone(r.Cases)
 		slices.SortStableFunc(r.Cases, func(a, b api.TestCase) int { return cmp.Compare(a.Outcome, b.Outcome) }) // failed first
-		size = 0
+		total = 0
 		for i := range r.Cases {
 			c := &r.Cases[i]
 			c.Message = cut(c.Message, 200)
-			if size += len(c.Name) + len(c.Message) + 300; size > room {
-				r.Cases = r.Cases[:i]
+			if total += size(*c); total > room {
+				r = omit(r, i)
 				break
 			}
 		}
 	}
-	r.Cases = r.Cases[:min(len(r.Cases), 10_000)]
+	r = omit(r, 10_000)
 	r.Findings = r.Findings[:min(len(r.Findings), 100)]
 	r.Unreached = r.Unreached[:min(len(r.Unreached), 500)]
 	r.Versions = r.Versions[:min(len(r.Versions), 100)]
+	return r
+}
+
+// omit leaves out all tests but the first most, and counts them.
+func omit(r api.TestRun, most int) api.TestRun {
+	if len(r.Cases) <= most {
+		return r
+	}
+	for _, c := range r.Cases[most:] {
+		r.Omitted.Add(c)
+	}
+	r.Cases = r.Cases[:most]
 	return r
 }
 
