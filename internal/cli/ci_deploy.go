@@ -54,7 +54,8 @@ Azure and CircleCI; elsewhere to the file of --export.`,
   layover ci deploy cart=reg/cart:{commit} orders=reg/orders:{commit} --env LOG_LEVEL=debug
   layover ci deploy web --by pr --export layover.env
   layover ci deploy cart --command ./bin/cart --dry-run`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeServices(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Services = args
 			return runCIDeploy(cmd.Context(), app, opts)
@@ -286,7 +287,8 @@ the same name that other repositories have deployed stay. The default version is
 Where there is nothing to remove, that is no failure.`,
 		Example: `  layover ci cleanup cart
   layover ci cleanup --branch feature/2981 --dry-run`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeServices(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCICleanup(cmd.Context(), app, args, branch, version, dryRun, asJSON)
 		},

@@ -57,6 +57,7 @@ Without a route the suites run against the default versions.`,
   layover test checkout --route 'cart@pr-88~feature-2981' --junit report.xml
   layover test --suite checkout-flow@v3 --route feature-2981
   layover test --affected cart@feature-2981      # the suites whose runs touch cart, as receipts say`,
+		ValidArgsFunction: completeOwn,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Suites = args
 			return runTest(cmd.Context(), app, opts)
@@ -75,6 +76,9 @@ Without a route the suites run against the default versions.`,
 	f.BoolVar(&opts.Quiet, "quiet", false, "show what the commands print only where they fail")
 	f.BoolVar(&opts.JSON, "json", false, "print the runs as JSON; what the commands print goes to the standard error")
 	completeFlag(cmd, "route", completeRoutes(app))
+	completeFlag(cmd, "suite", completeShared(app))
+	completeFlag(cmd, "affected", completeTargets(app))
+	completeFlag(cmd, "fail-on", cobra.FixedCompletions([]cobra.Completion{"yours", "theirs", "together", "main", "flaky", "undecided", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(newTestPromoteCmd(app))
 	return cmd
 }

@@ -35,7 +35,7 @@ type Store interface {
 
 	// UpdateTestHistory lets edit change what is known of each test, all or none. TestHistory returns that of a suite,
 	// ordered by test. RenameSuite moves it, with what the suite touches, to another name, and returns control.ErrStored
-	// where something is known under that.
+	// where something is known under that. A test that is the only one and called as the suite is it, and renamed as well.
 	UpdateTestHistory(ctx context.Context, suite string, tests []string, edit func(*api.TestHistory)) error
 	TestHistory(ctx context.Context, suite string) ([]api.TestHistory, error)
 	RenameSuite(ctx context.Context, from, to string) error
