@@ -37,6 +37,9 @@ type suiteRun struct {
 
 // runSuite runs one suite, finds out what it proved, and stores that.
 func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, opts *testOptions, many bool) (api.TestRun, error) {
+	if info, err := os.Stat(job.suite.Dir); err != nil || !info.IsDir() {
+		return api.TestRun{}, usagef("", "suite %s is run in %s, and there is no such folder", job.name, job.suite.Dir)
+	}
 	t := &suiteRun{app: app, client: client, job: job, opts: opts}
 	value, err := t.routeWithNeeds(ctx)
 	if err != nil {
@@ -113,10 +116,12 @@ func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, service := range slices.Backward(slices.Sorted(maps.Keys(t.job.suite.Needs))) {
+	for _, service := range t.named() {
 		if a.table.Service(service) == nil {
-			return "", usagef("layover service ls lists them", "suite %s needs service %q, which the environment does not have", t.job.name, service)
+			return "", usagef("layover service ls lists them", "suite %s is of service %q, which the environment does not have", t.job.name, service)
 		}
+	}
+	for _, service := range slices.Backward(slices.Sorted(maps.Keys(t.job.suite.Needs))) {
 		want := t.job.suite.Needs[service].Version
 		if want == "" || want == a.wanted(service) || a.route == "" && want == a.defaultOf(service) {
 			continue
@@ -128,6 +133,19 @@ func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
 		}
 	}
 	return value, nil
+}
+
+// named are the services that the suite is to test, needs, and must reach.
+func (t *suiteRun) named() []string {
+	out := slices.Sorted(maps.Keys(t.job.suite.Needs))
+	if t.job.suite.Service != "" {
+		out = append(out, t.job.suite.Service)
+	}
+	for _, target := range t.job.suite.Reach {
+		service, _, _ := strings.Cut(target, "@")
+		out = append(out, service)
+	}
+	return out
 }
 
 // prepare deploys what is missing, and waits until all versions of the route are there.
@@ -362,7 +380,7 @@ func (t *suiteRun) command(ctx context.Context, value, id string, command []stri
 	case err != nil:
 		return nil, err
 	case exit == exitNotFound || exit == exitNotExecutable:
-		return nil, fmt.Errorf("%s cannot be run: is it installed?", command[0])
+		return nil, fmt.Errorf("%s cannot be run, or what it runs: is it installed? (exit code %d)", command[0], exit)
 	}
 	return t.report(&printed, exit, began)
 }
