@@ -641,14 +641,22 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 	return nil
 }
 
-// blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then.
+// blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then. Tests that
+// asked nothing of the environment there fail by themselves, as where something is not installed, and say nothing of main.
 func (t *suiteRun) blameMain(ctx context.Context, result *api.TestRun) {
-	var guilty []string
+	if !slices.ContainsFunc(result.Cases, func(c api.TestCase) bool { return c.Verdict == string(suite.MainFails) }) {
+		return
+	}
+	reached, err := t.client.Reached(ctx, cmp.Or(t.onDefaults, t.run.ID)) // without a trial it ran on the default versions
+	silent := err == nil && reached.Requests == 0 && !t.opts.NoProof
+	guilty := t.guilty(reached)
 	for i := range result.Cases {
-		if c := &result.Cases[i]; c.Verdict == string(suite.MainFails) {
-			if guilty == nil {
-				guilty = t.guilty(ctx)
-			}
+		switch c := &result.Cases[i]; {
+		case c.Verdict != string(suite.MainFails):
+		case silent:
+			c.Verdict = string(suite.Undecided)
+			c.Evidence = append(c.Evidence, "it asked nothing of the environment on the default versions: so it says nothing of them")
+		default:
 			c.Blame = guilty
 		}
 	}
@@ -682,24 +690,17 @@ func (t *suiteRun) routeOf(trial suite.Trial) string {
 
 // guilty are the default versions whose requests failed in the trial on them, else that of the service under test. Of
 // a version that failed as one that it called did, only the latter is.
-func (t *suiteRun) guilty(ctx context.Context) []string {
-	id := t.onDefaults
-	if id == "" {
-		id = t.run.ID // it ran on the default versions
-	}
-	r, err := t.client.Reached(ctx, id)
+func (t *suiteRun) guilty(r api.Reached) []string {
 	var out []string
-	if err == nil {
-		calls := map[string]bool{} // versions that called one that failed
-		for _, e := range r.Edges {
-			if e.Errors > 0 {
-				calls[e.Caller] = true
-			}
+	calls := map[string]bool{} // versions that called one that failed
+	for _, e := range r.Edges {
+		if e.Errors > 0 {
+			calls[e.Caller] = true
 		}
-		for _, e := range r.Edges {
-			if e.Errors > 0 && !calls[e.ID()] {
-				out = append(out, e.ID())
-			}
+	}
+	for _, e := range r.Edges {
+		if e.Errors > 0 && !calls[e.ID()] {
+			out = append(out, e.ID())
 		}
 	}
 	if len(out) == 0 {
