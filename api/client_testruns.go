@@ -22,7 +22,7 @@ func (c *Client) EndRun(ctx context.Context, r TestRun) (TestRun, error) {
 	var out TestRun
 	return out, c.do(ctx, call{method: http.MethodPut, path: []string{"runs", r.ID, "result"}, body: map[string]any{
 		"status": r.Status, "reason": r.Reason, "versions": orNone(r.Versions), "exercised": r.Exercised, "extra_runs": r.ExtraRuns,
-		"cases": orNone(r.Cases), "findings": orNone(r.Findings), "unreached": orNone(r.Unreached),
+		"cases": orNone(r.Cases), "omitted": r.Omitted, "findings": orNone(r.Findings), "unreached": orNone(r.Unreached),
 	}}, &out)
 }
 

@@ -25,6 +25,7 @@ type TestRun struct {
 	Until      time.Time    `json:"until,omitzero" doc:"When it is given up, where nothing is heard of it"`
 	Touches    []string     `json:"touches,omitempty" maxItems:"1000" doc:"The services that its requests reached"`
 	Cases      []TestCase   `json:"cases,omitempty" maxItems:"10000" doc:"Its tests; not in lists"`
+	Omitted    TestCounts   `json:"omitted,omitzero" doc:"Tests that were too many to be stored. They count nonetheless"`
 	Findings   []RunFinding `json:"findings,omitempty" maxItems:"100" doc:"What the receipts of its requests say against it; not in lists"`
 	Unreached  []Endpoint   `json:"unreached,omitempty" maxItems:"500" doc:"What others ask of the service lately, and the run did not; not in lists"`
 	Reached    *Reached     `json:"reached,omitempty" doc:"What its requests reached; not in lists"`
@@ -44,6 +45,38 @@ const (
 	RunCanceled RunStatus = "canceled" // somebody ended it
 	RunLost     RunStatus = "lost"     // nothing was heard of it
 )
+
+// TestCounts says of how many tests went how.
+type TestCounts struct {
+	Passed  int `json:"passed,omitempty" minimum:"0"`
+	Failed  int `json:"failed,omitempty" minimum:"0"`
+	Skipped int `json:"skipped,omitempty" minimum:"0"`
+	Excused int `json:"excused,omitempty" minimum:"0" doc:"Of the failed"`
+}
+
+// Add counts a test.
+func (n *TestCounts) Add(c TestCase) {
+	switch c.Outcome {
+	case "passed":
+		n.Passed++
+	case "failed":
+		n.Failed++
+		if c.Excused {
+			n.Excused++
+		}
+	default:
+		n.Skipped++
+	}
+}
+
+// Count fills in how many of its tests passed, failed, were skipped and excused.
+func (r *TestRun) Count() {
+	n := r.Omitted
+	for _, c := range r.Cases {
+		n.Add(c)
+	}
+	r.Passed, r.Failed, r.Skipped, r.Excused = n.Passed, n.Failed, n.Skipped, n.Excused
+}
 
 // TestCase is one test of a run.
 type TestCase struct {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
@@ -133,11 +132,11 @@ func (a *App) table(header []string, rows [][]string) {
 }
 
 // oneLine makes text from elsewhere fit into a cell of a table: its first line,
-// without tabs and other control characters.
+// without tabs and other characters that a terminal may act on.
 func oneLine(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if r == '\t' || controls(r) {
 			return ' '
 		}
 		return r

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"unicode"
 
 	"github.com/layover-dev/layover/api"
 )
@@ -40,12 +41,15 @@ func ciSystems() []ciSystem {
 			}
 		}},
 		{"buildkite", "BUILDKITE", func(env func(string) string) api.Origin {
-			pull := env("BUILDKITE_PULL_REQUEST")
+			pull, branch := env("BUILDKITE_PULL_REQUEST"), env("BUILDKITE_BRANCH")
 			if pull == "false" {
 				pull = ""
 			}
+			if env("BUILDKITE_TAG") != "" { // then the branch has the name of the tag
+				branch = ""
+			}
 			return api.Origin{
-				Commit: env("BUILDKITE_COMMIT"), Branch: env("BUILDKITE_BRANCH"), PullRequest: pull,
+				Commit: strings.TrimPrefix(env("BUILDKITE_COMMIT"), "HEAD"), Branch: branch, PullRequest: pull,
 				Author: cmp.Or(env("BUILDKITE_BUILD_AUTHOR_EMAIL"), env("BUILDKITE_BUILD_CREATOR_EMAIL"), env("BUILDKITE_BUILD_AUTHOR"), env("BUILDKITE_BUILD_CREATOR")),
 				URL:    env("BUILDKITE_BUILD_URL"),
 			}
@@ -59,9 +63,13 @@ func ciSystems() []ciSystem {
 		}},
 		{"azure-pipelines", "TF_BUILD", azurePipelines},
 		{"jenkins", "JENKINS_URL", func(env func(string) string) api.Origin {
+			branch := cmp.Or(env("CHANGE_BRANCH"), env("BRANCH_NAME"), strings.TrimPrefix(env("GIT_BRANCH"), "origin/"))
+			if env("TAG_NAME") != "" || branch == "detached" { // the name of a tag, or that there is none
+				branch = ""
+			}
 			return api.Origin{
 				Commit:      env("GIT_COMMIT"),
-				Branch:      cmp.Or(env("CHANGE_BRANCH"), env("BRANCH_NAME"), strings.TrimPrefix(env("GIT_BRANCH"), "origin/")),
+				Branch:      branch,
 				PullRequest: env("CHANGE_ID"),
 				Author:      cmp.Or(env("CHANGE_AUTHOR_EMAIL"), env("CHANGE_AUTHOR")),
 				URL:         env("BUILD_URL"),
@@ -79,15 +87,35 @@ func ciOrigin(env func(string) string) (api.Origin, bool) {
 		}
 		o := system.origin(env)
 		o.Provider = system.name
-		for _, text := range []*string{&o.Commit, &o.Branch, &o.PullRequest, &o.Author} {
+		for _, text := range []*string{&o.Commit, &o.PullRequest, &o.Author} {
 			*text = api.CleanActor(*text)
 		}
+		o.Branch = cleanBranch(o.Branch)
 		if len(o.URL) > api.MaxURL || strings.ContainsFunc(o.URL, func(r rune) bool { return r < ' ' || r == 0x7f }) || !api.IsWebPage(o.URL) {
 			o.URL = ""
 		}
 		return o, true
 	}
 	return api.Origin{}, false
+}
+
+// cleanBranch is the name of a branch without control characters. It is not cut: another branch may begin like it, and a forge
+// knows none that is called as its beginning.
+func cleanBranch(name string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(name, "")))
+}
+
+// fitting is a branch as the server keeps it: "" for one that is too long, whose version is told apart by its own name alone.
+func fitting(branch string) string {
+	if len(branch) > api.MaxWho {
+		return ""
+	}
+	return branch
 }
 
 func gitHubActions(env func(string) string) api.Origin {
@@ -106,7 +134,7 @@ func gitHubActions(env func(string) string) api.Origin {
 
 func azurePipelines(env func(string) string) api.Origin {
 	o := api.Origin{
-		Commit:      env("BUILD_SOURCEVERSION"),
+		Commit:      cmp.Or(env("SYSTEM_PULLREQUEST_SOURCECOMMITID"), env("BUILD_SOURCEVERSION")), // the latter is that of a merge that nobody has
 		PullRequest: cmp.Or(env("SYSTEM_PULLREQUEST_PULLREQUESTNUMBER"), env("SYSTEM_PULLREQUEST_PULLREQUESTID")),
 		Author:      cmp.Or(env("BUILD_REQUESTEDFOREMAIL"), env("BUILD_REQUESTEDFOR")),
 	}

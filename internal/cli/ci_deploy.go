@@ -54,7 +54,8 @@ Azure and CircleCI; elsewhere to the file of --export.`,
   layover ci deploy cart=reg/cart:{commit} orders=reg/orders:{commit} --env LOG_LEVEL=debug
   layover ci deploy web --by pr --export layover.env
   layover ci deploy cart --command ./bin/cart --dry-run`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeServices(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Services = args
 			return runCIDeploy(cmd.Context(), app, opts)
@@ -171,12 +172,15 @@ func plansText(plans []ciPlan) string {
 func (o *ciDeployOptions) plan(ctx context.Context, app *App, client *api.Client, job ciJob, text, name, branch string) (ciPlan, error) {
 	service, image, _ := strings.Cut(text, "=")
 	p := ciPlan{service: service, version: name}
-	if name == "" {
+	if pull := job.Origin.PullRequest; name == "" || pull != "" && o.Version == "" {
 		s, err := client.Service(ctx, service)
 		if err != nil {
 			return p, err
 		}
-		p.version = cmp.Or(s.Default, route.DefaultVersion)
+		p.version = cmp.Or(name, s.Default, route.DefaultVersion)
+		if pull != "" && p.version == cmp.Or(s.Default, route.DefaultVersion) { // that of a fork may come from a branch of any name
+			return p, usagef("name versions by pull request: --by pr", "%s is the default version, and this job is of pull request %s", p.id(), pull)
+		}
 	}
 	env, err := readEnv(app, o.EnvFile, o.Env)
 	if err != nil {
@@ -188,7 +192,7 @@ func (o *ciDeployOptions) plan(ctx context.Context, app *App, client *api.Client
 	}
 	image = strings.NewReplacer("{commit}", job.Origin.Commit, "{version}", p.version, "{branch}", route.NameOf(cmp.Or(job.Origin.Branch, p.version)), "{service}", service).Replace(image)
 	deploy := deployOptions{
-		Target: p.id(), Image: image, Command: o.Command, Dir: o.Dir, Branch: branch, Timeout: o.Timeout, TTL: o.TTL, Idle: o.Idle,
+		Target: p.id(), Image: image, Command: o.Command, Dir: o.Dir, Branch: fitting(branch), Timeout: o.Timeout, TTL: o.TTL, Idle: o.Idle,
 		Who: whoOptions{
 			Owner: cmp.Or(o.Owner, app.env("LAYOVER_OWNER"), job.Origin.Author), Source: "ci", Commit: job.Origin.Commit, PullRequest: job.Origin.PullRequest,
 			Author: job.Origin.Author, Link: job.Origin.URL,
@@ -283,7 +287,8 @@ the same name that other repositories have deployed stay. The default version is
 Where there is nothing to remove, that is no failure.`,
 		Example: `  layover ci cleanup cart
   layover ci cleanup --branch feature/2981 --dry-run`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeServices(app),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCICleanup(cmd.Context(), app, args, branch, version, dryRun, asJSON)
 		},
@@ -361,5 +366,5 @@ func (j ciJob) deployed(v api.Version, named string) bool {
 	if v.Origin.PullRequest != "" { // a branch of a fork may have any name
 		return v.Origin.PullRequest == o.PullRequest
 	}
-	return byBranch && o.Branch != cmp.Or(j.Default, "main") || v.Name == route.NameOf("pr-"+o.PullRequest)
+	return byBranch && !j.likeDefault() || v.Name == route.NameOf("pr-"+o.PullRequest)
 }

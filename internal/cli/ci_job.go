@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -48,27 +49,27 @@ func jobOf(ctx context.Context, app *App) ciJob {
 	if o, ci := ciOrigin(app.env); ci {
 		j.System, j.Origin = o.Provider, o
 	}
-	generic := func(to *string, name string) {
+	if j.System == "github-actions" {
+		j.gitHubEvent(app.env("GITHUB_EVENT_PATH"), app.env("GITHUB_EVENT_NAME"))
+	}
+	generic := func(to *string, name string, clean func(string) string) {
 		if value := app.env(name); value != "" {
-			*to = api.CleanActor(value)
+			*to = clean(value)
 			if j.System == "git" {
 				j.System = "generic"
 			}
 		}
 	}
-	generic(&j.Origin.Branch, "LAYOVER_CI_BRANCH")
-	generic(&j.Origin.Commit, "LAYOVER_CI_COMMIT")
-	generic(&j.Origin.PullRequest, "LAYOVER_CI_PULL_REQUEST")
-	generic(&j.Origin.Author, "LAYOVER_CI_AUTHOR")
+	generic(&j.Origin.Branch, "LAYOVER_CI_BRANCH", cleanBranch)
+	generic(&j.Origin.Commit, "LAYOVER_CI_COMMIT", api.CleanActor)
+	generic(&j.Origin.PullRequest, "LAYOVER_CI_PULL_REQUEST", api.CleanActor)
+	generic(&j.Origin.Author, "LAYOVER_CI_AUTHOR", api.CleanActor)
 	if page := app.env("LAYOVER_CI_URL"); api.IsWebPage(page) && len(page) <= api.MaxURL {
 		j.Origin.URL = page
 	}
-	j.Default = cmp.Or(app.env("LAYOVER_CI_DEFAULT_BRANCH"), app.env("CI_DEFAULT_BRANCH"), app.env("BUILDKITE_PIPELINE_DEFAULT_BRANCH"))
+	j.Default = cmp.Or(app.env("LAYOVER_CI_DEFAULT_BRANCH"), app.env("CI_DEFAULT_BRANCH"), app.env("BUILDKITE_PIPELINE_DEFAULT_BRANCH"), j.Default)
 	j.Repository = cmp.Or(app.env("GITHUB_REPOSITORY"), app.env("CI_PROJECT_NAME"), app.env("BITBUCKET_REPO_SLUG"), app.env("CIRCLE_PROJECT_REPONAME"),
 		app.env("BUILD_REPOSITORY_NAME"), app.env("BUILDKITE_REPO"), app.env("GIT_URL"))
-	if j.System == "github-actions" {
-		j.gitHubEvent(app.env("GITHUB_EVENT_PATH"), app.env("GITHUB_EVENT_NAME"))
-	}
 	if j.System == "git" {
 		j.fromGit(ctx)
 	}
@@ -85,7 +86,8 @@ func jobOf(ctx context.Context, app *App) ciJob {
 // maxEvent bounds the event of GitHub that is read, in bytes.
 const maxEvent = 10 << 20
 
-// gitHubEvent takes from the event what its variables do not say: the default branch, and which branch was deleted.
+// gitHubEvent takes from the event what its variables do not say: the default branch, which branch was deleted, and the pull
+// request. GITHUB_REF is that of the base branch in jobs of pull_request_target, and of pull requests that are merged.
 func (j *ciJob) gitHubEvent(name, kind string) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -99,7 +101,9 @@ func (j *ciJob) gitHubEvent(name, kind string) {
 			DefaultBranch string `json:"default_branch"`
 		} `json:"repository"`
 		PullRequest struct {
-			Head struct {
+			Number int `json:"number"`
+			Head   struct {
+				Ref string `json:"ref"`
 				SHA string `json:"sha"`
 			} `json:"head"`
 		} `json:"pull_request"`
@@ -107,9 +111,13 @@ func (j *ciJob) gitHubEvent(name, kind string) {
 	if json.NewDecoder(io.LimitReader(f, maxEvent)).Decode(&event) != nil {
 		return
 	}
-	j.Default = cmp.Or(j.Default, event.Repository.DefaultBranch)
+	j.Default = event.Repository.DefaultBranch
 	if event.RefType == "branch" && kind == "delete" {
-		j.Origin.Branch, j.Origin.Commit, j.Deleted = api.CleanActor(event.Ref), "", true
+		j.Origin.Branch, j.Origin.Commit, j.Deleted = cleanBranch(event.Ref), "", true
+	}
+	if pull := event.PullRequest; pull.Number > 0 {
+		j.Origin.PullRequest = strconv.Itoa(pull.Number)
+		j.Origin.Branch = cleanBranch(cmp.Or(pull.Head.Ref, j.Origin.Branch))
 	}
 	if sha := event.PullRequest.Head.SHA; sha != "" {
 		j.Origin.Commit = api.CleanActor(sha) // GITHUB_SHA is that of a merge that nobody has
@@ -119,7 +127,7 @@ func (j *ciJob) gitHubEvent(name, kind string) {
 // fromGit takes what the working tree says.
 func (j *ciJob) fromGit(ctx context.Context) {
 	if branch, err := git(ctx, ".", "symbolic-ref", "--short", "-q", "HEAD"); err == nil {
-		j.Origin.Branch = cmp.Or(j.Origin.Branch, api.CleanActor(branch))
+		j.Origin.Branch = cmp.Or(j.Origin.Branch, cleanBranch(branch))
 	}
 	if commit, err := git(ctx, ".", "rev-parse", "--verify", "-q", "HEAD"); err == nil {
 		j.Origin.Commit = cmp.Or(j.Origin.Commit, commit)
@@ -131,10 +139,10 @@ func (j *ciJob) fromGit(ctx context.Context) {
 
 // isDefault says whether the job is one of the repository's default branch, and not of a pull request: that of a fork may come from
 // a branch of the same name.
-func (j ciJob) isDefault() bool {
-	if j.Origin.PullRequest != "" {
-		return false
-	}
+func (j ciJob) isDefault() bool { return j.Origin.PullRequest == "" && j.likeDefault() }
+
+// likeDefault says whether the branch is called as the default one.
+func (j ciJob) likeDefault() bool {
 	if j.Default != "" {
 		return j.Origin.Branch == j.Default
 	}
@@ -147,7 +155,7 @@ func (j ciJob) version(by string) (name, branch string, err error) {
 	switch {
 	case j.isDefault():
 		return "", "", nil
-	case o.PullRequest != "" && (by == "pr" || o.Branch == "" || o.Branch == cmp.Or(j.Default, "main")):
+	case o.PullRequest != "" && (by == "pr" || o.Branch == "" || j.likeDefault()):
 		return route.NameOf("pr-" + o.PullRequest), o.Branch, nil
 	case by == "pr":
 		return "", "", usagef("leave --by out for jobs of branches", "this job is of no pull request")

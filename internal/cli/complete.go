@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/layover-dev/layover/api"
+	"github.com/layover-dev/layover/internal/config"
 )
 
 // complete makes a completion of words that the server knows. Where no server
@@ -138,6 +139,55 @@ func namedRoutes(ctx context.Context, client *api.Client, _ []string) ([]cobra.C
 		out = append(out, r.Name)
 	}
 	return out, err
+}
+
+// completeRuns offers the newest test runs.
+func completeRuns(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		var out []cobra.Completion
+		runs, err := client.TestRuns(ctx, api.TestRunFilter{Limit: 50})
+		for _, r := range runs {
+			out = append(out, cobra.CompletionWithDesc(r.ID, r.Suite+", "+string(r.Status)))
+		}
+		return out, err
+	})
+}
+
+// completeRanSuites offers suites that ran lately.
+func completeRanSuites(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		seen := map[string]bool{}
+		runs, err := client.TestRuns(ctx, api.TestRunFilter{Limit: 1000})
+		for _, r := range runs {
+			seen[r.Suite] = true
+		}
+		return slices.Sorted(maps.Keys(seen)), err
+	})
+}
+
+// completeShared offers shared suites, as NAME@REF.
+func completeShared(app *App) cobra.CompletionFunc {
+	return complete(app, func(ctx context.Context, client *api.Client, _ []string) ([]cobra.Completion, error) {
+		var out []cobra.Completion
+		suites, err := client.Suites(ctx, "")
+		for _, s := range suites {
+			out = append(out, cobra.CompletionWithDesc(s.Name+"@"+s.Ref, s.Note))
+		}
+		return out, err
+	})
+}
+
+// completeOwn offers the suites of the file that --file names.
+func completeOwn(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out []cobra.Completion
+	if file, err := config.LoadTests(cmd.Flag("file").Value.String()); err == nil {
+		for _, name := range file.Suites() {
+			if !slices.Contains(args, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // completeFlag offers words for the value of a flag of cmd.

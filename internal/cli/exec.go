@@ -133,31 +133,48 @@ func sayRequests(app *App, run string, requests map[string]int) {
 
 // checkRoute refuses a strict route that names what is not there, and warns of another one that means nothing anywhere.
 func (a *aim) checkRoute(app *App) error {
-	if a.route == "" {
+	unknown, hint := a.unknown()
+	r, err := route.ParseRoute(a.route)
+	switch {
+	case a.route == "":
 		return nil
+	case err != nil:
+		return err
+	case len(unknown) == 0 || !r.Strict && len(unknown) < len(r.Selectors):
+		return nil
+	case r.Strict:
+		return usagef(hint, "the route %s is strict, and nothing is called %s", a.route, selectorsText(unknown))
 	}
+	app.say("warning: nothing in the environment is called %s: the default versions answer (%s)\n", selectorsText(unknown), hint)
+	return nil
+}
+
+// unknown are the selectors of the route that match nothing in the environment, and what to do about them.
+func (a *aim) unknown() (unknown []route.Selector, hint string) {
 	r, err := route.ParseRoute(a.route)
 	if err != nil {
-		return err
+		return nil, ""
 	}
-	var unknown []string
 	for _, s := range r.Selectors {
 		if !a.knows(s) {
-			unknown = append(unknown, s.String())
+			unknown = append(unknown, s)
 		}
 	}
-	if len(unknown) == 0 || !r.Strict && len(unknown) < len(r.Selectors) {
-		return nil
+	hint = "layover ls shows what is there"
+	if len(unknown) > 0 {
+		if near := a.table.DidYouMean(unknown[0].String(), 3); len(near) > 0 {
+			hint = "did you mean " + strings.Join(near, ", ") + "?"
+		}
 	}
-	hint := "layover ls shows what is there"
-	if near := a.table.DidYouMean(unknown[0], 3); len(near) > 0 {
-		hint = "did you mean " + strings.Join(near, ", ") + "?"
+	return unknown, hint
+}
+
+func selectorsText(all []route.Selector) string {
+	var names []string
+	for _, s := range all {
+		names = append(names, s.String())
 	}
-	if r.Strict {
-		return usagef(hint, "the route %s is strict, and nothing is called %s", a.route, strings.Join(unknown, " or "))
-	}
-	app.say("warning: nothing in the environment is called %s: the default versions answer (%s)\n", strings.Join(unknown, " or "), hint)
-	return nil
+	return strings.Join(names, " or ")
 }
 
 // knows says whether a selector matches something.

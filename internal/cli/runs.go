@@ -49,7 +49,7 @@ func newRunsCmd(app *App) *cobra.Command {
 					took = precise(r.Ended.Sub(r.Began))
 				}
 				rows = append(rows, []string{
-					r.ID, string(r.Status), suiteName(r), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
+					r.ID, string(r.Status), oneLine(suiteName(r)), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
 					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(r.Reason),
 				})
 			}
@@ -64,6 +64,10 @@ func newRunsCmd(app *App) *cobra.Command {
 	flags.StringVar(&status, "status", "", "only those that are so: running, passed, failed, error, canceled, lost")
 	flags.IntVarP(&f.Limit, "last", "n", 50, "how many at most")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	completeFlag(cmd, "suite", completeRanSuites(app))
+	completeFlag(cmd, "route", completeRoutes(app))
+	completeFlag(cmd, "version", completeTargets(app))
+	completeFlag(cmd, "status", cobra.FixedCompletions([]cobra.Completion{"running", "passed", "failed", "error", "canceled", "lost"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -96,7 +100,8 @@ layover requests --run ID, and a single one is followed by layover receipt TRACE
 		Example: `  layover run show ci-8812
   layover run show ci-8812 --edges              # who called which version, and why it answered
   layover run show ci-8812 --junit > report.xml`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeFirst(completeRuns(app)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := app.Client()
 			if err != nil {
@@ -156,7 +161,8 @@ failed and passed on the same versions: such a test is not believed at its first
 A suite that is in no registry has the name of its repository before its own: cart.checkout.`,
 		Example: `  layover run history checkout-flow
   layover run history cart.checkout --all --json`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeFirst(completeRanSuites(app)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := app.Client()
 			if err != nil {
@@ -179,13 +185,13 @@ A suite that is in no registry has the name of its repository before its own: ca
 				}
 				broken := "-"
 				if h.Broken != nil {
-					broken = app.age(h.Broken.Since) + " " + strings.Join(h.Broken.Blame, ",")
+					broken = oneLine(app.age(h.Broken.Since) + " " + strings.Join(h.Broken.Blame, ","))
 				}
 				last := "-"
 				if n := len(h.Last); n > 0 {
 					last = app.age(h.Last[n-1].At)
 				}
-				rows = append(rows, []string{h.Test, strconv.Itoa(h.Runs), strconv.Itoa(h.Failed), strconv.Itoa(h.Flips), broken, last})
+				rows = append(rows, []string{oneLine(h.Test), strconv.Itoa(h.Runs), strconv.Itoa(h.Failed), strconv.Itoa(h.Flips), broken, last})
 			}
 			app.table([]string{"TEST", "RUNS", "FAILED", "FLIPS", "MAIN BROKEN", "LAST"}, rows)
 			return nil

@@ -60,8 +60,8 @@ func newSuiteListCmd(app *App) *cobra.Command {
 					touches = append(touches, t.Service)
 				}
 				rows = append(rows, []string{
-					s.Name, s.Ref, s.Commit[:min(len(s.Commit), 12)], cmp.Or(strings.Join(touches, ","), "-"), cmp.Or(strings.Join(s.Owners, ","), "-"),
-					app.age(s.Published), s.Repository,
+					s.Name, s.Ref, s.Commit[:min(len(s.Commit), 12)], cmp.Or(strings.Join(touches, ","), "-"), cmp.Or(oneLine(strings.Join(s.Owners, ",")), "-"),
+					app.age(s.Published), oneLine(s.Repository),
 				})
 			}
 			app.table([]string{"SUITE", "REF", "COMMIT", "TOUCHES", "OWNERS", "PUBLISHED", "REPOSITORY"}, rows)
@@ -83,7 +83,8 @@ func newSuitePublishCmd(app *App) *cobra.Command {
 has; its commit is noted, and a ref that names another commit later is refused, unless --replace.`,
 		Example: `  git tag v3 && git push origin v3
   layover suite publish checkout-flow --ref v3`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeFirst(completeOwn),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			tests, err := config.LoadTests(file)
@@ -144,6 +145,8 @@ func newSuiteRemoveCmd(app *App) *cobra.Command {
 		Long:    "Forget a version of a shared suite. Its runs, and what they taught, stay.",
 		Example: "  layover suite rm checkout-flow@v1",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeFirst(completeShared(app)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, ref, ok := strings.Cut(args[0], "@")
 			if !ok || name == "" || ref == "" {

@@ -57,6 +57,7 @@ Without a route the suites run against the default versions.`,
   layover test checkout --route 'cart@pr-88~feature-2981' --junit report.xml
   layover test --suite checkout-flow@v3 --route feature-2981
   layover test --affected cart@feature-2981      # the suites whose runs touch cart, as receipts say`,
+		ValidArgsFunction: completeOwn,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.Suites = args
 			return runTest(cmd.Context(), app, opts)
@@ -75,6 +76,9 @@ Without a route the suites run against the default versions.`,
 	f.BoolVar(&opts.Quiet, "quiet", false, "show what the commands print only where they fail")
 	f.BoolVar(&opts.JSON, "json", false, "print the runs as JSON; what the commands print goes to the standard error")
 	completeFlag(cmd, "route", completeRoutes(app))
+	completeFlag(cmd, "suite", completeShared(app))
+	completeFlag(cmd, "affected", completeTargets(app))
+	completeFlag(cmd, "fail-on", cobra.FixedCompletions([]cobra.Completion{"yours", "theirs", "together", "main", "flaky", "undecided", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(newTestPromoteCmd(app))
 	return cmd
 }
@@ -99,6 +103,9 @@ func runTest(ctx context.Context, app *App, opts *testOptions) error {
 	if err != nil {
 		return err
 	}
+	if len(jobs) == 0 && opts.Affected == "" {
+		return usagef("declare suites there, see docs/howto/test.md", "%s has no suites", opts.File)
+	}
 	if len(jobs) == 0 {
 		app.say("no suite touches %s, as far as receipts say; layover suite ls shows what each touches\n", opts.Affected)
 		return nil
@@ -110,23 +117,29 @@ func runTest(ctx context.Context, app *App, opts *testOptions) error {
 			}
 		}
 	}
-	var runs []api.TestRun
+	runs := []api.TestRun{}
+	var broken error // what ended the last run before its time: what is known of it and of those before is written nonetheless
 	for _, job := range jobs {
 		run, err := runSuite(ctx, app, client, job, opts, len(jobs) > 1)
-		if err != nil {
-			return err
+		if run.ID != "" {
+			runs = append(runs, run)
 		}
-		runs = append(runs, run)
+		if broken = err; err != nil {
+			break
+		}
 	}
-	if opts.JUnit != "" {
+	if opts.JUnit != "" && len(runs) > 0 {
 		if err := writeJUnit(opts.JUnit, runs); err != nil {
-			return err
+			return cmp.Or(broken, err)
 		}
 	}
 	if opts.JSON {
 		if err := app.json(runs); err != nil {
 			return err
 		}
+	}
+	if broken != nil {
+		return broken
 	}
 	if slices.ContainsFunc(runs, func(r api.TestRun) bool { return r.Status != api.RunPassed }) {
 		return &silentError{exitFailed}
@@ -155,6 +168,11 @@ func (o *testOptions) check(app *App) error {
 	if o.Run != "" {
 		if err := route.CheckName("run", o.Run); err != nil {
 			return usagef("", "--run: %s", err)
+		}
+	}
+	if o.JUnit != "" {
+		if info, err := os.Stat(filepath.Dir(o.JUnit)); err != nil || !info.IsDir() {
+			return usagef("make it first", "--junit: there is no folder %s", filepath.Dir(o.JUnit))
 		}
 	}
 	if len(o.Shared) > 0 && len(o.Suites) > 0 {
@@ -230,7 +248,10 @@ func (o *testOptions) ownJobs(ctx context.Context) ([]suiteJob, error) {
 	}
 	repository := repositoryOf(ctx, filepath.Dir(o.File))
 	var jobs []suiteJob
-	for _, name := range names {
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
 		s, ok := file.Suite(name)
 		if !ok {
 			return nil, usagef("it has "+strings.Join(file.Suites(), ", "), "there is no suite %q in %s", name, o.File)

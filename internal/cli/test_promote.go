@@ -27,7 +27,8 @@ where something is in the way. Then commit both, and publish the suite from ther
 		Example: `  layover test promote checkout --to ../shared-tests
   layover test promote checkout --to ../shared-tests --as checkout-flow
   git -C ../shared-tests add -A && git -C ../shared-tests commit -m 'checkout, from cart'`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeFirst(completeOwn),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runPromote(cmd.Context(), app, file, args[0], to, as)
 		},

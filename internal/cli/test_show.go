@@ -35,23 +35,40 @@ func showRun(app *App, r api.TestRun) {
 		counts += " in " + precise(r.Ended.Sub(r.Began))
 	}
 	app.printf("  %s\n", counts)
+	if n := r.Omitted; n != (api.TestCounts{}) {
+		app.printf("  %s\n", omitted(n))
+	}
 	for _, c := range r.Cases {
 		showCase(app, c)
 	}
 	for _, f := range r.Findings {
-		app.printf("  %s %s: %s\n", app.red("✗"), app.bold(f.Kind), f.Text)
+		app.printf("  %s %s: %s\n", app.red("✗"), app.bold(oneLine(f.Kind)), oneLine(f.Text))
 		if f.Hint != "" {
-			app.printf("      %s %s\n", app.faint("hint:"), f.Hint)
+			app.printf("      %s %s\n", app.faint("hint:"), oneLine(f.Hint))
 		}
 	}
 	showReached(app, r)
+}
+
+// omitted says which tests are missing from a list.
+func omitted(n api.TestCounts) string {
+	return fmt.Sprintf("of these %d passed, %d failed and %d skipped ones are too many to be stored", n.Passed, n.Failed, n.Skipped)
 }
 
 func reasonOf(r api.TestRun) string {
 	if r.Reason == "" {
 		return ""
 	}
-	return ": " + r.Reason
+	return ": " + lines(r.Reason)
+}
+
+// lines is text from elsewhere, of which no line can do anything to a terminal.
+func lines(text string) string {
+	var out []string
+	for line := range strings.SplitSeq(text, "\n") {
+		out = append(out, oneLine(line))
+	}
+	return strings.Join(out, "\n")
 }
 
 func showCase(app *App, c api.TestCase) {
@@ -72,7 +89,7 @@ func showCase(app *App, c api.TestCase) {
 			verdict = strings.TrimSpace(verdict + " (its quarantine ended on " + c.Quarantine.Format(time.DateOnly) + ")")
 		}
 	}
-	app.printf("  %s %s  %s\n", mark, c.Name, app.bold(verdict))
+	app.printf("  %s %s  %s\n", mark, oneLine(c.Name), app.bold(oneLine(verdict)))
 	for i, line := range strings.Split(strings.TrimSpace(c.Message), "\n") {
 		if i == maxShown {
 			app.printf("      …\n")
@@ -83,7 +100,7 @@ func showCase(app *App, c api.TestCase) {
 		}
 	}
 	for _, e := range c.Evidence {
-		app.printf("      %s\n", e)
+		app.printf("      %s\n", oneLine(e))
 	}
 }
 
@@ -112,7 +129,7 @@ func showReached(app *App, r api.TestRun) {
 	under := map[string][]string{}
 	for _, e := range r.Reached.Endpoints {
 		if slices.Contains(r.Versions, e.ID()) {
-			under[e.ID()] = append(under[e.ID()], fmt.Sprintf("%s %s", e.Method, e.Path))
+			under[e.ID()] = append(under[e.ID()], oneLine(e.Method+" "+e.Path))
 		}
 	}
 	var ids []string
@@ -129,7 +146,7 @@ func showReached(app *App, r api.TestRun) {
 		if missed[e.Service] == nil {
 			services = append(services, e.Service)
 		}
-		missed[e.Service] = append(missed[e.Service], fmt.Sprintf("%s %s", e.Method, e.Path))
+		missed[e.Service] = append(missed[e.Service], oneLine(e.Method+" "+e.Path))
 	}
 	for _, service := range services {
 		app.printf("  not exercised of %s  %s\n", service, someOf(missed[service]))
@@ -169,6 +186,9 @@ func junitOf(w io.Writer, runs []api.TestRun) error {
 				}
 			}
 			all = append(all, out)
+		}
+		if n := r.Omitted; n != (api.TestCounts{}) {
+			all = append(all, report.Case{Name: "layover > tests that are not here", Outcome: report.Skipped, Message: omitted(n)})
 		}
 		for _, f := range r.Findings {
 			all = append(all, report.Case{Name: "layover > " + f.Kind + " " + f.Version, Outcome: report.Failed, Message: f.Text + "\n" + f.Hint})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,9 @@ type suiteRun struct {
 
 // runSuite runs one suite, finds out what it proved, and stores that.
 func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, opts *testOptions, many bool) (api.TestRun, error) {
+	if info, err := os.Stat(job.suite.Dir); err != nil || !info.IsDir() {
+		return api.TestRun{}, usagef("", "suite %s is run in %s, and there is no such folder", job.name, job.suite.Dir)
+	}
 	t := &suiteRun{app: app, client: client, job: job, opts: opts}
 	value, err := t.routeWithNeeds(ctx)
 	if err != nil {
@@ -58,17 +62,41 @@ func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, o
 	}
 	app.say("%s  run %s  %s\n", app.bold(job.name), t.run.ID, t.aimedAt())
 	result := t.execute(ctx)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	stored, err := client.EndRun(ending, fit(result))
+	stored, err := t.store(ctx, result)
 	if err != nil {
-		return result, fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
+		err = fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
+		stored = fit(result)
+		stored.Count()
 	}
 	t.show(stored)
-	if ctx.Err() != nil {
-		return stored, ctx.Err()
+	stored.Cases, stored.Omitted = result.Cases, api.TestCounts{} // here there is room for all
+	return stored, cmp.Or(err, ctx.Err())
+}
+
+// store stores the result, also of a run that is broken off. A server that is away is waited for, as another one may take over.
+func (t *suiteRun) store(ctx context.Context, result api.TestRun) (api.TestRun, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+	defer cancel()
+	told := false
+	for {
+		stored, err := t.client.EndRun(ctx, fit(result))
+		_, away := errors.AsType[*api.UnreachableError](err)
+		if p, ok := asProblem(err); ok && p.Code == api.CodeUnavailable {
+			away = true
+		}
+		if !away {
+			return stored, err
+		}
+		if !told {
+			told = true
+			t.app.say("the server is gone, waiting for it to come back: %s\n", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return stored, err
+		}
 	}
-	return stored, nil
 }
 
 func (t *suiteRun) aimedAt() string {
@@ -76,7 +104,7 @@ func (t *suiteRun) aimedAt() string {
 	case t.run.Route == "":
 		return "against the default versions"
 	case len(t.run.Versions) == 0:
-		return "route " + t.run.Route + ", of which no version is there"
+		return "route " + t.run.Route + ", which means the default versions"
 	}
 	return "route " + t.run.Route + " (" + strings.Join(t.run.Versions, ", ") + ")"
 }
@@ -88,10 +116,12 @@ func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, service := range slices.Backward(slices.Sorted(maps.Keys(t.job.suite.Needs))) {
+	for _, service := range t.named() {
 		if a.table.Service(service) == nil {
-			return "", usagef("layover service ls lists them", "suite %s needs service %q, which the environment does not have", t.job.name, service)
+			return "", usagef("layover service ls lists them", "suite %s is of service %q, which the environment does not have", t.job.name, service)
 		}
+	}
+	for _, service := range slices.Backward(slices.Sorted(maps.Keys(t.job.suite.Needs))) {
 		want := t.job.suite.Needs[service].Version
 		if want == "" || want == a.wanted(service) || a.route == "" && want == a.defaultOf(service) {
 			continue
@@ -103,6 +133,19 @@ func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
 		}
 	}
 	return value, nil
+}
+
+// named are the services that the suite is to test, needs, and must reach.
+func (t *suiteRun) named() []string {
+	out := slices.Sorted(maps.Keys(t.job.suite.Needs))
+	if t.job.suite.Service != "" {
+		out = append(out, t.job.suite.Service)
+	}
+	for _, target := range t.job.suite.Reach {
+		service, _, _ := strings.Cut(target, "@")
+		out = append(out, service)
+	}
+	return out
 }
 
 // prepare deploys what is missing, and waits until all versions of the route are there.
@@ -133,9 +176,37 @@ func (t *suiteRun) prepare(ctx context.Context, value string) error {
 		}
 	}
 	if deployed {
-		t.aim, err = aimAt(ctx, t.client, value)
+		if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+			return err
+		}
 	}
-	return err
+	return t.checkAim()
+}
+
+// checkAim refuses a route that does not lead to what it names: the default versions would answer in its place, and the tests
+// would pass without having met what they are to test. A selector without a service may match nothing where others do: it is
+// part of a chain.
+func (t *suiteRun) checkAim() error {
+	unknown, hint := t.aim.unknown()
+	r, err := route.ParseRoute(t.aim.route)
+	if err == nil && len(unknown) < len(r.Selectors) {
+		unknown = slices.DeleteFunc(unknown, func(s route.Selector) bool { return s.Service == "" })
+	}
+	if len(unknown) > 0 {
+		return usagef(hint, "nothing in the environment is called %s: the default versions would be tested in its place", selectorsText(unknown))
+	}
+	if t.opts.Affected == "" {
+		return nil
+	}
+	service, version, _ := strings.Cut(t.opts.Affected, "@")
+	met := t.aim.defaultOf(service)
+	if s := t.aim.table.Service(service); s != nil {
+		met = cmp.Or(t.aim.versionOf(s), met)
+	}
+	if met != version {
+		return usagef("layover ls shows what is there; --route says what to aim at", "route %s leads to %s@%s, not to %s", t.aim.route, service, met, t.opts.Affected)
+	}
+	return nil
 }
 
 func dirOf(command []string, dir string) string {
@@ -251,6 +322,9 @@ func (t *suiteRun) execute(ctx context.Context) api.TestRun {
 		return result
 	}
 	cases, err := t.command(ctx, t.run.Route, t.run.ID, t.job.suite.Command)
+	if err == nil && len(cases) == 0 {
+		err = errors.New("no test was run: the report has none, which proves nothing")
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -306,7 +380,7 @@ func (t *suiteRun) command(ctx context.Context, value, id string, command []stri
 	case err != nil:
 		return nil, err
 	case exit == exitNotFound || exit == exitNotExecutable:
-		return nil, fmt.Errorf("%s cannot be run: is it installed?", command[0])
+		return nil, fmt.Errorf("%s cannot be run, or what it runs: is it installed? (exit code %d)", command[0], exit)
 	}
 	return t.report(&printed, exit, began)
 }
@@ -341,7 +415,7 @@ func (t *suiteRun) report(printed io.Reader, exit int, began time.Time) ([]api.T
 		}
 	}
 	var out []api.TestCase
-	taken := map[string]int{}
+	names := takenNames{}
 	failed := false
 	for _, in := range readers {
 		cases, err := readReport(r.Format, in)
@@ -349,18 +423,30 @@ func (t *suiteRun) report(printed io.Reader, exit int, began time.Time) ([]api.T
 			return nil, fmt.Errorf("read the report (%s): %w; the command ended with exit code %d", r.Format, err, exit)
 		}
 		for _, c := range cases {
-			name := cut(c.Name, 480)
-			if taken[name]++; taken[name] > 1 {
-				name = fmt.Sprintf("%s (%d)", name, taken[name])
-			}
+			name := names.take(cut(c.Name, 480))
 			failed = failed || c.Outcome == report.Failed
 			out = append(out, api.TestCase{Name: name, Outcome: string(c.Outcome), Took: api.Duration(c.Duration), Message: cut(c.Message, 4000)})
 		}
 	}
 	if exit != 0 && !failed { // it failed apart from any test
+		whole.Name = names.take(whole.Name)
 		out = append(out, whole)
 	}
 	return out, nil
+}
+
+// takenNames are names of tests, and how many begin with each: a report in several files may have the same one in each.
+type takenNames map[string]int
+
+// take returns a name that is not taken, with a number behind it where it has to.
+func (t takenNames) take(name string) string {
+	out := name
+	for t[out] > 0 {
+		t[name]++
+		out = fmt.Sprintf("%s (%d)", name, t[name])
+	}
+	t[out]++
+	return out
 }
 
 func readReport(format string, in io.Reader) ([]report.Case, error) {
@@ -555,14 +641,22 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 	return nil
 }
 
-// blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then.
+// blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then. Tests that
+// asked nothing of the environment there fail by themselves, as where something is not installed, and say nothing of main.
 func (t *suiteRun) blameMain(ctx context.Context, result *api.TestRun) {
-	var guilty []string
+	if !slices.ContainsFunc(result.Cases, func(c api.TestCase) bool { return c.Verdict == string(suite.MainFails) }) {
+		return
+	}
+	reached, err := t.client.Reached(ctx, cmp.Or(t.onDefaults, t.run.ID)) // without a trial it ran on the default versions
+	silent := err == nil && reached.Requests == 0 && !t.opts.NoProof
+	guilty := t.guilty(reached)
 	for i := range result.Cases {
-		if c := &result.Cases[i]; c.Verdict == string(suite.MainFails) {
-			if guilty == nil {
-				guilty = t.guilty(ctx)
-			}
+		switch c := &result.Cases[i]; {
+		case c.Verdict != string(suite.MainFails):
+		case silent:
+			c.Verdict = string(suite.Undecided)
+			c.Evidence = append(c.Evidence, "it asked nothing of the environment on the default versions: so it says nothing of them")
+		default:
 			c.Blame = guilty
 		}
 	}
@@ -596,24 +690,17 @@ func (t *suiteRun) routeOf(trial suite.Trial) string {
 
 // guilty are the default versions whose requests failed in the trial on them, else that of the service under test. Of
 // a version that failed as one that it called did, only the latter is.
-func (t *suiteRun) guilty(ctx context.Context) []string {
-	id := t.onDefaults
-	if id == "" {
-		id = t.run.ID // it ran on the default versions
-	}
-	r, err := t.client.Reached(ctx, id)
+func (t *suiteRun) guilty(r api.Reached) []string {
 	var out []string
-	if err == nil {
-		calls := map[string]bool{} // versions that called one that failed
-		for _, e := range r.Edges {
-			if e.Errors > 0 {
-				calls[e.Caller] = true
-			}
+	calls := map[string]bool{} // versions that called one that failed
+	for _, e := range r.Edges {
+		if e.Errors > 0 {
+			calls[e.Caller] = true
 		}
-		for _, e := range r.Edges {
-			if e.Errors > 0 && !calls[e.ID()] {
-				out = append(out, e.ID())
-			}
+	}
+	for _, e := range r.Edges {
+		if e.Errors > 0 && !calls[e.ID()] {
+			out = append(out, e.ID())
 		}
 	}
 	if len(out) == 0 {
@@ -745,31 +832,44 @@ func (t *suiteRun) decide(result *api.TestRun) {
 
 // fit leaves out what is too much for the server: the messages of tests first, and then the tests that passed.
 func fit(r api.TestRun) api.TestRun {
-	size := 0
+	size := func(c api.TestCase) int {
+		text, _ := json.Marshal(c) // of strings and numbers
+		return len(text) + 1
+	}
+	total := 0
 	for _, c := range r.Cases {
-		size += len(c.Name) + len(c.Message) + 150
-		for _, e := range c.Evidence {
-			size += len(e)
-		}
+		total += size(c)
 	}
 	const room = 800_000
-	if size > room {
+	if total > room {
 		r.Cases = slices.Clone(r.Cases)
 		slices.SortStableFunc(r.Cases, func(a, b api.TestCase) int { return cmp.Compare(a.Outcome, b.Outcome) }) // failed first
-		size = 0
+		total = 0
 		for i := range r.Cases {
 			c := &r.Cases[i]
 			c.Message = cut(c.Message, 200)
-			if size += len(c.Name) + len(c.Message) + 300; size > room {
-				r.Cases = r.Cases[:i]
+			if total += size(*c); total > room {
+				r = omit(r, i)
 				break
 			}
 		}
 	}
-	r.Cases = r.Cases[:min(len(r.Cases), 10_000)]
+	r = omit(r, 10_000)
 	r.Findings = r.Findings[:min(len(r.Findings), 100)]
 	r.Unreached = r.Unreached[:min(len(r.Unreached), 500)]
 	r.Versions = r.Versions[:min(len(r.Versions), 100)]
+	return r
+}
+
+// omit leaves out all tests but the first most, and counts them.
+func omit(r api.TestRun, most int) api.TestRun {
+	if len(r.Cases) <= most {
+		return r
+	}
+	for _, c := range r.Cases[most:] {
+		r.Omitted.Add(c)
+	}
+	r.Cases = r.Cases[:most]
 	return r
 }
 

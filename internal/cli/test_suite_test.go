@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/api"
 )
 
 func TestRerunCommand(t *testing.T) {
@@ -36,4 +41,38 @@ func TestRerunCommand(t *testing.T) {
 	}
 	require.Equal(t, []string{"t", "--only", "x > a", "x > b"}, rerunCommand([]string{"t", "--only", "{test}"}, []string{"x > a", "x > b"}, "junit"))
 	require.Equal(t, []string{"t", "TestA/b"}, rerunCommand([]string{"t", "{test}"}, []string{"example.com/shop TestA/b"}, "go-json"))
+}
+
+func TestTakenNames(t *testing.T) {
+	t.Parallel()
+	names := takenNames{}
+	var got []string
+	for _, name := range []string{"x", "x (2)", "x", "x", "x (2)", "y"} {
+		got = append(got, names.take(name))
+	}
+	require.Equal(t, []string{"x", "x (2)", "x (3)", "x (4)", "x (2) (2)", "y"}, got)
+}
+
+// What is too much for the server is counted, and the failed tests are kept first.
+func TestFit(t *testing.T) {
+	t.Parallel()
+	var r api.TestRun
+	for i := range 20_000 {
+		c := api.TestCase{Name: fmt.Sprintf("test %d", i), Outcome: "passed"}
+		if i%100 == 0 {
+			c.Outcome, c.Message, c.Excused = "failed", strings.Repeat("<", 4000), i%200 == 0
+		}
+		r.Cases = append(r.Cases, c)
+	}
+	got := fit(r)
+	text, err := json.Marshal(got.Cases)
+	require.NoError(t, err)
+	require.Less(t, len(text), 900_000)
+	require.Less(t, len(got.Cases), 20_000)
+	require.Equal(t, "failed", got.Cases[199].Outcome)
+	require.Equal(t, 20_000-len(got.Cases), got.Omitted.Passed)
+	got.Count()
+	require.Equal(t, []int{19_800, 200, 100}, []int{got.Passed, got.Failed, got.Excused})
+	require.Len(t, r.Cases, 20_000)
+	require.Empty(t, r.Omitted)
 }

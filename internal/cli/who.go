@@ -68,6 +68,7 @@ func (o *whoOptions) put(app *App, d *api.Deployment) error {
 	if ci {
 		source = "ci"
 	}
+	origin.Branch = fitting(origin.Branch)
 	origin.Commit = cmp.Or(o.Commit, origin.Commit)
 	origin.PullRequest = cmp.Or(o.PullRequest, origin.PullRequest)
 	origin.Author = cmp.Or(o.Author, origin.Author)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/route"
 )
 
 func TestCIOrigin(t *testing.T) {
@@ -63,6 +64,26 @@ func TestCIOrigin(t *testing.T) {
 			environ: []string{"JENKINS_URL=http://j/", "GIT_COMMIT=9f", "BRANCH_NAME=PR-3", "CHANGE_BRANCH=x", "CHANGE_ID=3", "CHANGE_AUTHOR=ana", "BUILD_URL=http://j/1"},
 			want:    api.Origin{Provider: "jenkins", Commit: "9f", Branch: "x", PullRequest: "3", Author: "ana", URL: "http://j/1"},
 		},
+		"Azure, the commit of the branch": {
+			environ: []string{"TF_BUILD=True", "BUILD_SOURCEVERSION=merge", "SYSTEM_PULLREQUEST_SOURCECOMMITID=9f", "SYSTEM_PULLREQUEST_SOURCEBRANCH=x", "SYSTEM_PULLREQUEST_PULLREQUESTID=6"},
+			want:    api.Origin{Provider: "azure-pipelines", Commit: "9f", Branch: "x", PullRequest: "6"},
+		},
+		"Buildkite, a tag and no commit yet": {
+			environ: []string{"BUILDKITE=true", "BUILDKITE_COMMIT=HEAD", "BUILDKITE_BRANCH=v1", "BUILDKITE_TAG=v1"},
+			want:    api.Origin{Provider: "buildkite"},
+		},
+		"Jenkins, a tag": {
+			environ: []string{"JENKINS_URL=http://j/", "BRANCH_NAME=v1", "TAG_NAME=v1"},
+			want:    api.Origin{Provider: "jenkins"},
+		},
+		"Jenkins, no branch": {
+			environ: []string{"JENKINS_URL=http://j/", "GIT_BRANCH=detached"},
+			want:    api.Origin{Provider: "jenkins"},
+		},
+		"a long branch is not another one": {
+			environ: []string{"GITLAB_CI=true", "CI_COMMIT_BRANCH=" + strings.Repeat("x", 200)},
+			want:    api.Origin{Provider: "gitlab-ci", Branch: strings.Repeat("x", 200)},
+		},
 		"Jenkins, one branch": {
 			environ: []string{"JENKINS_URL=http://j/", "GIT_BRANCH=origin/feature/x"},
 			want:    api.Origin{Provider: "jenkins", Branch: "feature/x"},
@@ -79,6 +100,48 @@ func TestCIOrigin(t *testing.T) {
 			require.NoError(t, api.Deployment{Origin: got}.CheckWho())
 		})
 	}
+}
+
+// The job of a pull request is none of the default branch, whatever its branch and the base of its variables are.
+func TestJobOfPullRequests(t *testing.T) {
+	event := filepath.Join(t.TempDir(), "event.json")
+	require.NoError(t, os.WriteFile(event, []byte(`{"repository": {"default_branch": "trunk"}, "pull_request": {"number": 88, "head": {"ref": "trunk", "sha": "9f"}}}`), 0o600))
+	for name, environ := range map[string][]string{
+		"pull_request_target": {"GITHUB_ACTIONS=true", "GITHUB_EVENT_NAME=pull_request_target", "GITHUB_EVENT_PATH=" + event, "GITHUB_REF=refs/heads/trunk", "GITHUB_REF_TYPE=branch", "GITHUB_REF_NAME=trunk", "GITHUB_HEAD_REF=trunk"},
+		"merged":              {"GITHUB_ACTIONS=true", "GITHUB_EVENT_NAME=pull_request", "GITHUB_EVENT_PATH=" + event, "GITHUB_REF=refs/heads/trunk", "GITHUB_REF_TYPE=branch", "GITHUB_REF_NAME=trunk", "GITHUB_HEAD_REF=trunk"},
+		"a review":            {"GITHUB_ACTIONS=true", "GITHUB_EVENT_NAME=pull_request_review", "GITHUB_EVENT_PATH=" + event, "GITHUB_REF=refs/pull/88/merge", "GITHUB_REF_TYPE=branch", "GITHUB_REF_NAME=88/merge"},
+		"master of a fork":    {"JENKINS_URL=http://j/", "CHANGE_BRANCH=master", "CHANGE_ID=88", "BRANCH_NAME=PR-88"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := jobOf(t.Context(), &App{Environ: environ})
+			require.False(t, j.isDefault())
+			version, _, err := j.version("branch")
+			require.NoError(t, err)
+			require.Equal(t, "pr-88", version)
+		})
+	}
+	j := jobOf(t.Context(), &App{Environ: []string{"GITHUB_ACTIONS=true", "GITHUB_EVENT_NAME=pull_request_review", "GITHUB_EVENT_PATH=" + event, "GITHUB_REF=refs/pull/88/merge", "LAYOVER_CI_BRANCH=feature/x"}})
+	version, branch, err := j.version("branch")
+	require.NoError(t, err)
+	require.Equal(t, "feature-x", version, "what is said outright holds")
+	require.Equal(t, "feature/x", branch)
+}
+
+// Branches that begin alike are not deployed over each other, and are ended each by itself.
+func TestJobOfLongBranches(t *testing.T) {
+	seen := map[string]bool{}
+	for _, end := range []string{"a", "b"} {
+		for _, n := range []int{100, 300} {
+			branch := strings.Repeat("x", n) + end
+			j := jobOf(t.Context(), &App{Environ: []string{"LAYOVER_CI_BRANCH=" + branch}})
+			version, _, err := j.version("branch")
+			require.NoError(t, err)
+			require.Equal(t, route.NameOf(branch), version)
+			require.True(t, j.deployed(api.Version{Name: version, Branch: fitting(branch)}, ""))
+			seen[version] = true
+		}
+	}
+	require.Len(t, seen, 4)
 }
 
 func TestUser(t *testing.T) {

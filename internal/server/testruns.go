@@ -49,6 +49,7 @@ type TestRunResult struct {
 	Exercised bool             `json:"exercised"`
 	ExtraRuns int              `json:"extra_runs,omitempty" minimum:"0"`
 	Cases     []api.TestCase   `json:"cases,omitempty" maxItems:"10000"`
+	Omitted   api.TestCounts   `json:"omitted,omitzero" doc:"Tests that are not among the cases, as those would be too many"`
 	Findings  []api.RunFinding `json:"findings,omitempty" maxItems:"100"`
 	Unreached []api.Endpoint   `json:"unreached,omitempty" maxItems:"500"`
 }
@@ -85,7 +86,7 @@ func (s *Server) registerTestRuns() {
 		b := in.Body
 		out, err := s.tests.End(ctx, api.TestRun{
 			ID: in.ID, Status: b.Status, Reason: b.Reason, Versions: b.Versions, Exercised: b.Exercised, ExtraRuns: b.ExtraRuns,
-			Cases: b.Cases, Findings: b.Findings, Unreached: b.Unreached,
+			Cases: b.Cases, Omitted: b.Omitted, Findings: b.Findings, Unreached: b.Unreached,
 		})
 		return reply(out), err
 	})

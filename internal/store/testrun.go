@@ -141,7 +141,7 @@ func (db *DB) TestHistory(ctx context.Context, suite string) ([]api.TestHistory,
 }
 
 // RenameSuite gives what is known of a suite another name, unless something is known under that: then it returns
-// [control.ErrStored].
+// [control.ErrStored]. A test that is the whole suite is called as it, then and before.
 func (db *DB) RenameSuite(ctx context.Context, from, to string) error {
 	return db.explain(fmt.Sprintf("rename suite %s to %s", from, to), db.inTx(ctx, func(tx *sql.Tx) error {
 		var taken int
@@ -160,11 +160,14 @@ func (db *DB) RenameSuite(ctx context.Context, from, to string) error {
 			if err != nil {
 				return err
 			}
-			h.Suite = to
+			test := h.Test
+			if h.Suite = to; test == from && len(tests) == 1 {
+				h.Test = to
+			}
 			if spec, err = encode(h); err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE test_history SET suite = $3, spec = $4 WHERE suite = $1 AND test = $2`, from, h.Test, to, spec); err != nil {
+			if _, err := tx.ExecContext(ctx, `UPDATE test_history SET suite = $3, test = $4, spec = $5 WHERE suite = $1 AND test = $2`, from, test, to, h.Test, spec); err != nil {
 				return err
 			}
 		}

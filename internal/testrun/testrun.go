@@ -35,7 +35,7 @@ type Store interface {
 
 	// UpdateTestHistory lets edit change what is known of each test, all or none. TestHistory returns that of a suite,
 	// ordered by test. RenameSuite moves it, with what the suite touches, to another name, and returns control.ErrStored
-	// where something is known under that.
+	// where something is known under that. A test that is the only one and called as the suite is it, and renamed as well.
 	UpdateTestHistory(ctx context.Context, suite string, tests []string, edit func(*api.TestHistory)) error
 	TestHistory(ctx context.Context, suite string) ([]api.TestHistory, error)
 	RenameSuite(ctx context.Context, from, to string) error
@@ -106,7 +106,8 @@ func (k *Keeper) Begin(ctx context.Context, r api.TestRun, most api.Duration) (a
 	r.Until = now.Add(time.Duration(most))
 	r.Status, r.Began, r.Ended = api.RunRunning, now, time.Time{}
 	r.Cases, r.Findings, r.Reached, r.Unreached, r.Reason, r.Touches = nil, nil, nil, nil, "", nil
-	r.Passed, r.Failed, r.Skipped, r.Excused, r.Exercised = 0, 0, 0, 0, false
+	r.Omitted, r.Exercised = api.TestCounts{}, false
+	r.Count()
 	number, err := k.opts.Store.AddTestRun(ctx, r, keepRuns)
 	if errors.Is(err, control.ErrStored) {
 		return r, &control.Error{Code: api.CodeConflict, Message: "there is a test run " + r.ID, Hint: "choose another ID, or leave it out: a run's requests are told apart by it"}
@@ -152,7 +153,7 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 		names[c.Name] = true
 	}
 	r.Status, r.Reason, r.Exercised, r.ExtraRuns = result.Status, result.Reason, result.Exercised, result.ExtraRuns
-	r.Cases, r.Findings, r.Unreached = result.Cases, result.Findings, result.Unreached
+	r.Cases, r.Omitted, r.Findings, r.Unreached = result.Cases, result.Omitted, result.Findings, result.Unreached
 	if len(result.Versions) > 0 {
 		r.Versions = result.Versions
 	}
@@ -166,20 +167,7 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 
 // count fills in what follows from a run's tests and requests.
 func (k *Keeper) count(r *api.TestRun) {
-	r.Passed, r.Failed, r.Skipped, r.Excused = 0, 0, 0, 0
-	for _, c := range r.Cases {
-		switch c.Outcome {
-		case outcomePassed:
-			r.Passed++
-		case outcomeFailed:
-			r.Failed++
-			if c.Excused {
-				r.Excused++
-			}
-		default:
-			r.Skipped++
-		}
-	}
+	r.Count()
 	if k.opts.Reached == nil {
 		return
 	}

@@ -95,6 +95,14 @@ func testRunTests() map[string]func(*testing.T, *subject) {
 				require.Equal(t, map[string][]api.TouchedByTest{"checkout": {{Service: "cart", Runs: 2}, {Service: "orders", Runs: 1}}}, touches)
 			})
 		},
+		"a suite that is one test gets another name, and so does that": func(t *testing.T, s *subject) {
+			require.NoError(t, s.UpdateTestHistory(t.Context(), "cart.smoke", []string{"cart.smoke"}, func(h *api.TestHistory) { h.Runs++ }))
+			require.NoError(t, s.RenameSuite(t.Context(), "cart.smoke", "smoke"))
+			require.NoError(t, s.UpdateTestHistory(t.Context(), "smoke", []string{"smoke"}, func(h *api.TestHistory) { h.Runs++ }))
+			all, err := s.TestHistory(t.Context(), "smoke")
+			require.NoError(t, err)
+			same(t, []api.TestHistory{{Suite: "smoke", Test: "smoke", Runs: 2}}, all)
+		},
 		"suites by name and ref": func(t *testing.T, s *subject) {
 			want := full[api.Suite](t)
 			want.Name, want.Ref = "checkout", "v2"
