@@ -68,9 +68,9 @@ func (r *replacing) deployments(ctx context.Context) error {
 		return err
 	}
 	bad := []badBuild{
-		{"sick", []string{"--command", fmt.Sprintf("%s %s %s", self, backendCommand, sick), "--timeout", "1s"}, "answers 500"},
+		{"sick", []string{"--command", fmt.Sprintf("%s %s %s", self, backendCommand, sick), "--timeout", "3s"}, "answers 500"},
 		{"ends", []string{"--command", "sh -c 'echo no database; exit 3'"}, "code 3"},
-		{"mute", []string{"--command", "sleep 60", "--timeout", "1s"}, "not healthy after 1s"},
+		{"mute", []string{"--command", "sleep 60", "--timeout", "3s"}, "not healthy after 3s"},
 	}
 	for round := range r.rounds {
 		began := time.Now()
