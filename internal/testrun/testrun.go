@@ -64,6 +64,7 @@ type Options struct {
 	Store   Store
 	Tell    func(ctx context.Context, e api.Event) bool  // stores an event
 	Reached func(run string) (r api.Reached, known bool) // what the requests of a run reached; nil where nobody knows
+	Begins  func(run string)                             // is told of each run before it has requests; may be nil
 	Clock   func() time.Time                             // nil for the real one
 }
 
@@ -78,7 +79,19 @@ func New(opts Options) *Keeper {
 	if opts.Clock == nil {
 		opts.Clock = time.Now
 	}
+	if opts.Begins == nil {
+		opts.Begins = func(string) {}
+	}
 	return &Keeper{opts: opts}
+}
+
+// Resume tells Options.Begins of the runs that go on: another server, or this one before it was started anew, has begun them.
+func (k *Keeper) Resume(ctx context.Context) error {
+	going, err := k.Runs(ctx, api.TestRunFilter{Status: api.RunRunning, Limit: maxList})
+	for _, r := range going {
+		k.opts.Begins(r.ID)
+	}
+	return err
 }
 
 // Begin stores a run that begins, and returns it with its ID and number. Where no ID is given it makes one.
@@ -111,8 +124,12 @@ func (k *Keeper) Begin(ctx context.Context, r api.TestRun, most api.Duration) (a
 	if errors.Is(err, control.ErrStored) {
 		return r, &control.Error{Code: api.CodeConflict, Message: "there is a test run " + r.ID, Hint: "choose another ID, or leave it out: a run's requests are told apart by it"}
 	}
+	if err != nil {
+		return r, err
+	}
 	r.Number = number
-	return r, err
+	k.opts.Begins(r.ID)
+	return r, nil
 }
 
 // NewID makes the ID of a run.

@@ -21,6 +21,7 @@ type kept struct {
 	now     time.Time
 	events  []api.Event
 	reached map[string]api.Reached
+	begun   []string
 }
 
 func newKept(t *testing.T) *kept {
@@ -39,6 +40,7 @@ func newKept(t *testing.T) *kept {
 			r, ok := k.reached[run]
 			return r, ok
 		},
+		Begins: func(run string) { k.begun = append(k.begun, run) },
 	})
 	return k
 }
@@ -53,6 +55,27 @@ func (k *kept) run(t *testing.T, r api.TestRun, cases ...api.TestCase) api.TestR
 	ended, err := k.End(t.Context(), api.TestRun{ID: begun.ID, Status: api.RunFailed, Cases: cases})
 	require.NoError(t, err)
 	return ended
+}
+
+// TestKeeper_TellsWhichRunsBegin holds that a run is told of when it begins, and that a server that is started meanwhile is told of
+// those that go on.
+func TestKeeper_TellsWhichRunsBegin(t *testing.T) {
+	k := newKept(t)
+	for _, id := range []string{"ci-1", "ci-2", "ci-3"} {
+		_, err := k.Begin(t.Context(), api.TestRun{ID: id, Suite: "checkout"}, api.Duration(time.Hour))
+		require.NoError(t, err)
+	}
+	_, err := k.Begin(t.Context(), api.TestRun{ID: "ci-1", Suite: "checkout"}, 0)
+	require.Error(t, err)
+	require.Equal(t, []string{"ci-1", "ci-2", "ci-3"}, k.begun)
+	_, err = k.End(t.Context(), api.TestRun{ID: "ci-2", Status: api.RunPassed})
+	require.NoError(t, err)
+	k.begun = nil
+	require.NoError(t, k.Resume(t.Context()))
+	require.Equal(t, []string{"ci-3", "ci-1"}, k.begun)
+	k.begun, k.now = nil, k.now.Add(2*time.Hour)
+	require.NoError(t, k.Resume(t.Context()))
+	require.Empty(t, k.begun, "they are lost")
 }
 
 func TestKeeper_Run(t *testing.T) {
