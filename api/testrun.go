@@ -10,7 +10,8 @@ type TestRun struct {
 	Ref        string       `json:"ref,omitempty" doc:"Version of a shared suite; none where the suite was run as it lay there" example:"v3"`
 	Route      string       `json:"route,omitempty" doc:"What it was aimed at; none stands for the default versions" example:"feature-2981"`
 	Versions   []string     `json:"versions,omitempty" maxItems:"100" doc:"The versions of that route that were there, as service@version"`
-	Status     RunStatus    `json:"status" enum:"running,passed,failed,error,canceled,lost"`
+	Repeats    string       `json:"repeats,omitempty" maxLength:"63" doc:"ID of the run that was run again as this one, as it was not proved what that reached"`
+	Status     RunStatus    `json:"status" enum:"running,passed,failed,unproved,error,canceled,lost"`
 	Reason     string       `json:"reason,omitempty" doc:"Why it did not pass, in a sentence"`
 	Passed     int          `json:"passed"`
 	Failed     int          `json:"failed"`
@@ -40,6 +41,7 @@ const (
 	RunRunning  RunStatus = "running"
 	RunPassed   RunStatus = "passed"
 	RunFailed   RunStatus = "failed"
+	RunUnproved RunStatus = "unproved" // no test fails it, and receipts do not tell of all that it reached
 	RunError    RunStatus = "error"    // it could not be run
 	RunCanceled RunStatus = "canceled" // somebody ended it
 	RunLost     RunStatus = "lost"     // nothing was heard of it

@@ -61,7 +61,7 @@ func newRunsCmd(app *App) *cobra.Command {
 	flags.StringVar(&f.Suite, "suite", "", "only of this suite")
 	flags.StringVar(&f.Route, "route", "", "only those aimed at this route")
 	flags.StringVar(&f.Version, "version", "", "only those whose route had SERVICE@VERSION, or a version of SERVICE")
-	flags.StringVar(&status, "status", "", "only those that are so: running, passed, failed, error, canceled, lost")
+	flags.StringVar(&status, "status", "", "only those that are so: running, passed, failed, unproved, error, canceled, lost")
 	flags.IntVarP(&f.Limit, "last", "n", 50, "how many at most")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -26,7 +26,10 @@ func showRun(app *App, r api.TestRun) {
 	if r.Status != api.RunPassed {
 		mark = app.red("✗")
 	}
-	app.printf("%s %s  run %s  %s%s\n", mark, app.bold(r.Suite), r.ID, r.Status, reasonOf(r))
+	app.printf("%s %s  run %s  %s%s\n", mark, app.bold(r.Suite), r.ID, statusOf(r), reasonOf(r))
+	if r.Repeats != "" {
+		app.printf("  it repeats run %s\n", r.Repeats)
+	}
 	counts := fmt.Sprintf("%d passed, %d failed, %d skipped", r.Passed, r.Failed, r.Skipped)
 	if r.Excused > 0 {
 		counts += fmt.Sprintf("; %d of the failed excused", r.Excused)
@@ -45,6 +48,14 @@ func showRun(app *App, r api.TestRun) {
 		}
 	}
 	showReached(app, r)
+}
+
+// statusOf is how a run ended, in words.
+func statusOf(r api.TestRun) string {
+	if r.Status == api.RunUnproved {
+		return "not proved"
+	}
+	return string(r.Status)
 }
 
 func reasonOf(r api.TestRun) string {
@@ -173,8 +184,11 @@ func junitOf(w io.Writer, runs []api.TestRun) error {
 		for _, f := range r.Findings {
 			all = append(all, report.Case{Name: "layover > " + f.Kind + " " + f.Version, Outcome: report.Failed, Message: f.Text + "\n" + f.Hint})
 		}
-		if r.Status == api.RunError || r.Status == api.RunCanceled {
+		switch r.Status {
+		case api.RunError, api.RunCanceled:
 			all = append(all, report.Case{Name: "layover > " + r.Suite, Outcome: report.Failed, Message: r.Reason})
+		case api.RunUnproved:
+			all = append(all, report.Case{Name: "layover > not proved " + r.Suite, Outcome: report.Failed, Message: "not proved: " + r.Reason})
 		}
 	}
 	return report.WriteJUnit(w, name, all)

@@ -30,45 +30,91 @@ type suiteRun struct {
 	opts       *testOptions
 	aim        *aim
 	run        api.TestRun
-	onDefaults string // ID of the trial on the default versions
-	trials     int    // further runs of the command, which have IDs of their own
+	begin      api.Reached // what the server said of it when it began
+	unproved   string      // why it is not proved what it reached; "" where it is
+	onDefaults string      // ID of the trial on the default versions
+	trials     int         // further runs of the command, which have IDs of their own
 }
 
-// runSuite runs one suite, finds out what it proved, and stores that.
+// runSuite runs one suite, finds out what it proved, and stores that. Where the receipts do not tell of all that it reached, it runs the
+// suite once more, as a run of its own.
 func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, opts *testOptions, many bool) (api.TestRun, error) {
-	t := &suiteRun{app: app, client: client, job: job, opts: opts}
-	value, err := t.routeWithNeeds(ctx)
-	if err != nil {
-		return api.TestRun{}, err
-	}
-	if err := t.prepare(ctx, value); err != nil {
-		return api.TestRun{}, err
-	}
 	id := opts.Run
 	if id != "" && many {
 		id += "." + job.name
 	}
-	origin, _ := ciOrigin(app.env)
-	most := time.Duration(job.suite.Timeout)*time.Duration(2+job.suite.Retries) + startPatience
-	t.run, err = client.BeginRun(ctx, api.TestRun{
-		ID: id, Suite: job.name, Ref: job.ref, Route: value, Versions: t.aim.versions(), Owners: job.suite.Owners, Repository: job.from, Origin: origin,
-	}, most)
-	if err != nil {
-		return api.TestRun{}, err
+	first := &suiteRun{app: app, client: client, job: job, opts: opts}
+	r, err := first.all(ctx, api.TestRun{ID: id})
+	if err != nil || r.Status != api.RunUnproved {
+		return r, err
 	}
-	app.say("%s  run %s  %s\n", app.bold(job.name), t.run.ID, t.aimedAt())
+	app.say("%s runs once more, as that is not the fault of the tests\n", job.name)
+	again := &suiteRun{app: app, client: client, job: job, opts: opts}
+	return again.all(ctx, api.TestRun{ID: cut(r.ID, route.MaxRun-len(secondTime)) + secondTime, Repeats: r.ID})
+}
+
+// secondTime is what the ID of a run ends with that repeats another.
+const secondTime = ".again"
+
+// all runs the suite once, from what it needs to its stored result.
+func (t *suiteRun) all(ctx context.Context, r api.TestRun) (api.TestRun, error) {
+	value, err := t.routeWithNeeds(ctx)
+	if err != nil {
+		return r, err
+	}
+	if err := t.prepare(ctx, value); err != nil {
+		return r, err
+	}
+	r.Suite, r.Ref, r.Route, r.Versions, r.Owners, r.Repository = t.job.name, t.job.ref, value, t.aim.versions(), t.job.suite.Owners, t.job.from
+	r.Origin, _ = ciOrigin(t.app.env)
+	most := time.Duration(t.job.suite.Timeout)*time.Duration(2+t.job.suite.Retries) + startPatience
+	if t.run, err = t.client.BeginRun(ctx, r, most); err != nil {
+		return r, err
+	}
+	if t.begin, err = t.client.Reached(ctx, t.run.ID); err != nil {
+		return r, err
+	}
+	t.app.say("%s  run %s  %s\n", t.app.bold(t.job.name), t.run.ID, t.aimedAt())
 	result := t.execute(ctx)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	stored, err := client.EndRun(ending, fit(result))
+	stored, err := t.store(ctx, result)
 	if err != nil {
 		return result, fmt.Errorf("the result of run %s is not stored: %w", t.run.ID, err)
 	}
 	t.show(stored)
-	if ctx.Err() != nil {
-		return stored, ctx.Err()
+	return stored, ctx.Err()
+}
+
+// store stores the result, also where the tests were ended before they were done.
+func (t *suiteRun) store(ctx context.Context, result api.TestRun) (api.TestRun, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	tried := false
+	return patiently(ctx, func(ctx context.Context) (api.TestRun, error) {
+		stored, err := t.client.EndRun(ctx, fit(result))
+		if p, ok := asProblem(err); ok && p.Code == api.CodeConflict && tried {
+			return t.client.TestRun(ctx, result.ID) // it was stored, and the answer was lost
+		}
+		tried = true
+		return stored, err
+	})
+}
+
+// patiently asks again while no server answers, or none leads: another one takes over.
+func patiently[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	until := time.Now().Add(handOver)
+	for {
+		out, err := ask(ctx)
+		_, silent := errors.AsType[*api.UnreachableError](err)
+		problem, ok := asProblem(err)
+		if !silent && (!ok || problem.Code != api.CodeUnavailable) || time.Now().After(until) {
+			return out, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return out, err
+		}
 	}
-	return stored, nil
 }
 
 func (t *suiteRun) aimedAt() string {
@@ -108,7 +154,7 @@ func (t *suiteRun) routeWithNeeds(ctx context.Context) (string, error) {
 // prepare deploys what is missing, and waits until all versions of the route are there.
 func (t *suiteRun) prepare(ctx context.Context, value string) error {
 	var err error
-	if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+	if t.aim, err = t.aimAt(ctx, value); err != nil {
 		return err
 	}
 	deployed := false
@@ -133,9 +179,13 @@ func (t *suiteRun) prepare(ctx context.Context, value string) error {
 		}
 	}
 	if deployed {
-		t.aim, err = aimAt(ctx, t.client, value)
+		t.aim, err = t.aimAt(ctx, value)
 	}
 	return err
+}
+
+func (t *suiteRun) aimAt(ctx context.Context, value string) (*aim, error) {
+	return patiently(ctx, func(ctx context.Context) (*aim, error) { return aimAt(ctx, t.client, value) })
 }
 
 func dirOf(command []string, dir string) string {
@@ -523,7 +573,7 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 		failed = failed[:maxJudged]
 	}
 	past := map[string]suite.Past{}
-	histories, err := t.client.TestHistory(ctx, t.job.name)
+	histories, err := patiently(ctx, func(ctx context.Context) ([]api.TestHistory, error) { return t.client.TestHistory(ctx, t.job.name) })
 	if err != nil {
 		return err
 	}
@@ -645,8 +695,8 @@ func (t *suiteRun) prove(ctx context.Context, result *api.TestRun) error {
 			return err
 		}
 	}
-	result.Findings = suite.Prove(claim, reached, xray)
-	result.Exercised = !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
+	result.Findings, t.unproved = suite.GapBetween(t.begin, reached).Doubt(suite.Prove(claim, reached, xray))
+	result.Exercised = t.unproved == "" && !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
 	for _, id := range claim.Under {
 		service, _, _ := strings.Cut(id, "@")
 		known, err := t.client.Endpoints(ctx, api.VersionFilter{Service: service})
@@ -686,14 +736,14 @@ func (t *suiteRun) strays(ctx context.Context, under []string) ([]api.ReachedEdg
 func (t *suiteRun) reached(ctx context.Context) (api.Reached, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiptsLimit)
 	defer cancel()
-	first, err := t.client.Reached(ctx, t.run.ID)
-	if err != nil {
-		return first, err
-	}
+	var first api.Reached
 	for {
-		r, err := t.client.Reached(ctx, t.run.ID)
+		r, err := patiently(ctx, func(ctx context.Context) (api.Reached, error) { return t.client.Reached(ctx, t.run.ID) })
 		if err != nil {
 			return r, err
+		}
+		if first.Now.IsZero() || !r.Since.Equal(first.Since) { // another server has another clock
+			first = r
 		}
 		if r.Judged.After(first.Now.Add(receiptsDelay)) {
 			return r, nil
@@ -739,8 +789,15 @@ func (t *suiteRun) decide(result *api.TestRun) {
 	}
 	result.Status = api.RunPassed
 	if len(reasons) > 0 {
-		result.Status, result.Reason = api.RunFailed, cut(strings.Join(reasons, "; "), 2000)
+		result.Status = api.RunFailed
 	}
+	if t.unproved != "" {
+		reasons = append([]string{t.unproved}, reasons...)
+		if failing == 0 {
+			result.Status = api.RunUnproved
+		}
+	}
+	result.Reason = cut(strings.Join(reasons, "; "), 2000)
 }
 
 // fit leaves out what is too much for the server: the messages of tests first, and then the tests that passed.

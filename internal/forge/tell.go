@@ -431,7 +431,10 @@ func (h *Hub) text(kind string, versions []api.Version, tests map[string][]api.T
 				tested = true
 			}
 			proved := "reached by its requests"
-			if !r.Exercised {
+			switch {
+			case r.Status == api.RunUnproved:
+				proved = "**not proved**"
+			case !r.Exercised:
 				proved = "**not exercised**"
 			}
 			result := fmt.Sprintf("%s: %d passed, %d failed, %d skipped", r.Status, r.Passed, r.Failed, r.Skipped)

@@ -158,8 +158,8 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 	if r.Status != api.RunRunning {
 		return r, &control.Error{Code: api.CodeConflict, Message: fmt.Sprintf("test run %s has ended: %s", r.ID, r.Status), Hint: "begin another run for another result"}
 	}
-	if !slices.Contains([]api.RunStatus{api.RunPassed, api.RunFailed, api.RunError, api.RunCanceled}, result.Status) {
-		return r, invalidf("a run ends passed, failed, error or canceled", "%q is not how a test run ends", result.Status)
+	if !slices.Contains([]api.RunStatus{api.RunPassed, api.RunFailed, api.RunUnproved, api.RunError, api.RunCanceled}, result.Status) {
+		return r, invalidf("a run ends passed, failed, unproved, error or canceled", "%q is not how a test run ends", result.Status)
 	}
 	names := map[string]bool{}
 	for _, c := range result.Cases {
