@@ -48,9 +48,13 @@ func newRunsCmd(app *App) *cobra.Command {
 				if !r.Ended.IsZero() {
 					took = precise(r.Ended.Sub(r.Began))
 				}
+				why := r.Reason
+				if r.Excused > 0 {
+					why = summaryOf(r) + reasonOf(r)
+				}
 				rows = append(rows, []string{
 					r.ID, string(r.Status), suiteName(r), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
-					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(r.Reason),
+					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(why),
 				})
 			}
 			app.table([]string{"RUN", "STATUS", "SUITE", "ROUTE", "PASS/FAIL/SKIP", "BEGAN", "TOOK", "BY", "WHY"}, rows)

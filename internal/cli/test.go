@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -126,6 +127,9 @@ func runTest(ctx context.Context, app *App, opts *testOptions) error {
 		if err := writeJUnit(opts.JUnit, runs); err != nil {
 			return err
 		}
+	}
+	if err := appendTo(app.env("GITHUB_STEP_SUMMARY"), jobSummary(runs)); err != nil {
+		return fmt.Errorf("write to the file of GITHUB_STEP_SUMMARY: %w", err)
 	}
 	if opts.JSON {
 		if err := app.json(runs); err != nil {

@@ -456,6 +456,13 @@ func TestHub_Tells(t *testing.T) {
 		require.Contains(t, text, "`not exercised: <img src=x> @acme/all ¦ [x](javascript:1) '@you' #12`", "in code nothing is a tag, a link or a mention")
 		statuses = g.Statuses(repo, commit)
 		require.Equal(t, bad, statuses[1].State)
+		w.mu.Lock()
+		w.runs["cart@feature-1"] = []api.TestRun{{ID: "ci-3", Suite: "checkout", Status: api.RunPassed, Exercised: true, Passed: 3, Failed: 2, Excused: 2, Summary: "passed, 2 failures excused (2 flaky)"}}
+		w.mu.Unlock()
+		tell()
+		require.Contains(t, ours(g, 7)[0].Body, "passed, 2 failures excused (2 flaky): 3 passed, 2 failed, 0 skipped")
+		statuses = g.Statuses(repo, commit)
+		require.Equal(t, "1 versions run, 1 suites passed, 2 failures excused", statuses[len(statuses)-1].Description)
 
 		g.DeleteComments(repo, 7) // somebody deleted it
 		v := feature()

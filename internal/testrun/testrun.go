@@ -119,7 +119,7 @@ func (k *Keeper) Begin(ctx context.Context, r api.TestRun, most api.Duration) (a
 	r.Until = now.Add(time.Duration(most))
 	r.Status, r.Began, r.Ended = api.RunRunning, now, time.Time{}
 	r.Cases, r.Findings, r.Reached, r.Unreached, r.Reason, r.Touches = nil, nil, nil, nil, "", nil
-	r.Passed, r.Failed, r.Skipped, r.Excused, r.Exercised = 0, 0, 0, 0, false
+	r.Passed, r.Failed, r.Skipped, r.Excused, r.ExcusedFor, r.Exercised = 0, 0, 0, 0, nil, false
 	number, err := k.opts.Store.AddTestRun(ctx, r, keepRuns)
 	if errors.Is(err, control.ErrStored) {
 		return r, &control.Error{Code: api.CodeConflict, Message: "there is a test run " + r.ID, Hint: "choose another ID, or leave it out: a run's requests are told apart by it"}
@@ -178,12 +178,12 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 	if err := k.opts.Store.PutTestRun(ctx, r); err != nil {
 		return r, err
 	}
-	return r, k.learn(ctx, r)
+	return k.present(r), k.learn(ctx, r)
 }
 
 // count fills in what follows from a run's tests and requests.
 func (k *Keeper) count(r *api.TestRun) {
-	r.Passed, r.Failed, r.Skipped, r.Excused = 0, 0, 0, 0
+	r.Passed, r.Failed, r.Skipped, r.Excused, r.ExcusedFor = 0, 0, 0, 0, nil
 	for _, c := range r.Cases {
 		switch c.Outcome {
 		case outcomePassed:
@@ -192,6 +192,10 @@ func (k *Keeper) count(r *api.TestRun) {
 			r.Failed++
 			if c.Excused {
 				r.Excused++
+				if r.ExcusedFor == nil {
+					r.ExcusedFor = map[string]int{}
+				}
+				r.ExcusedFor[k.excuse(c)]++
 			}
 		default:
 			r.Skipped++
@@ -210,6 +214,41 @@ func (k *Keeper) count(r *api.TestRun) {
 		touched[e.Service] = true
 	}
 	r.Touches = slices.Sorted(maps.Keys(touched))
+}
+
+// inQuarantine is why a test is excused that its suite excuses for a time.
+const inQuarantine = "in quarantine"
+
+// excuse is why a failed test does not fail the run.
+func (k *Keeper) excuse(c api.TestCase) string {
+	if c.Quarantine.After(k.opts.Clock()) || c.Verdict == "" {
+		return inQuarantine
+	}
+	return c.Verdict
+}
+
+// summary is how a run ended, in words: who reads no further sees what is excused.
+func summary(r api.TestRun) string {
+	text := string(r.Status)
+	if r.Status == api.RunUnproved {
+		text = "not proved"
+	}
+	if r.Excused == 0 {
+		return text
+	}
+	var reasons []string
+	for _, reason := range slices.Sorted(maps.Keys(r.ExcusedFor)) {
+		reasons = append(reasons, fmt.Sprintf("%d %s", r.ExcusedFor[reason], reason))
+	}
+	failures := "failures"
+	if r.Excused == 1 {
+		failures = "failure"
+	}
+	text += fmt.Sprintf(", %d %s excused", r.Excused, failures)
+	if len(reasons) > 0 { // those of an older layover have none
+		text += " (" + strings.Join(reasons, ", ") + ")"
+	}
+	return text
 }
 
 // Outcomes of a test.
@@ -301,11 +340,12 @@ func (k *Keeper) Run(ctx context.Context, id string) (api.TestRun, error) {
 	return k.present(r), err
 }
 
-// present says of a run whose time is over that it is lost.
+// present says how a run ended, in words, and of one whose time is over that it is lost.
 func (k *Keeper) present(r api.TestRun) api.TestRun {
 	if r.Status == api.RunRunning && k.opts.Clock().After(r.Until) {
 		r.Status, r.Reason = api.RunLost, "nothing was heard of it until its time was over"
 	}
+	r.Summary = summary(r)
 	return r
 }
 

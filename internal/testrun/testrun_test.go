@@ -78,6 +78,45 @@ func TestKeeper_TellsWhichRunsBegin(t *testing.T) {
 	require.Empty(t, k.begun, "they are lost")
 }
 
+// TestKeeper_SaysWhatIsExcused holds that nobody takes a run for a clean one in which failures are excused.
+func TestKeeper_SaysWhatIsExcused(t *testing.T) {
+	k := newKept(t)
+	failed := func(name, verdict string) api.TestCase {
+		return api.TestCase{Name: name, Outcome: "failed", Verdict: verdict, Excused: true}
+	}
+	waits := failed("waits", "yours")
+	waits.Quarantine = k.now.Add(time.Hour)
+	over := failed("over", "flaky")
+	over.Quarantine = k.now.Add(-time.Hour)
+	counts := api.TestCase{Name: "counts", Outcome: "failed", Verdict: "yours"}
+	for name, test := range map[string]struct {
+		status api.RunStatus
+		cases  []api.TestCase
+		want   string
+	}{
+		"nothing":    {api.RunPassed, []api.TestCase{{Name: "a", Outcome: "passed"}}, "passed"},
+		"one":        {api.RunPassed, []api.TestCase{failed("a", "flaky")}, "passed, 1 failure excused (1 flaky)"},
+		"several":    {api.RunPassed, []api.TestCase{failed("a", "main is broken"), failed("b", "flaky"), over, waits}, "passed, 4 failures excused (2 flaky, 1 in quarantine, 1 main is broken)"},
+		"and others": {api.RunFailed, []api.TestCase{failed("a", "flaky"), counts}, "failed, 1 failure excused (1 flaky)"},
+		"unproved":   {api.RunUnproved, []api.TestCase{failed("a", "flaky")}, "not proved, 1 failure excused (1 flaky)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun, err := k.Begin(t.Context(), api.TestRun{Suite: "checkout"}, 0)
+			require.NoError(t, err)
+			ended, err := k.End(t.Context(), api.TestRun{ID: begun.ID, Status: test.status, Cases: test.cases})
+			require.NoError(t, err)
+			require.Equal(t, test.want, ended.Summary)
+			kept, err := k.Run(t.Context(), begun.ID)
+			require.NoError(t, err)
+			require.Equal(t, test.want, kept.Summary)
+			listed, err := k.Runs(t.Context(), api.TestRunFilter{Limit: 1})
+			require.NoError(t, err)
+			require.Equal(t, test.want, listed[0].Summary)
+			require.Equal(t, ended.ExcusedFor, listed[0].ExcusedFor)
+		})
+	}
+}
+
 func TestKeeper_Run(t *testing.T) {
 	k := newKept(t)
 	k.reached["ci-1"] = api.Reached{Run: "ci-1", Requests: 3, Edges: []api.ReachedEdge{{Service: "orders"}, {Service: "cart"}, {Service: "cart"}}}
