@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -229,6 +230,39 @@ func TestHub_Keeps(t *testing.T) {
 	_, removed := h.Stats()
 	require.EqualValues(t, 3, removed)
 	require.Equal(t, http.StatusConflict, deliver())
+}
+
+// TestHub_RemembersAcrossAStart holds that a webhook that was followed is not followed again by the next server, and one that was not is.
+func TestHub_RemembersAcrossAStart(t *testing.T) {
+	each(t, func(t *testing.T, kind string) {
+		_, w, s := hub(t, kind, nil)
+		next, _, other := hub(t, kind, nil)
+		next.opts.Of, next.opts.Store, next.opts.Clock = w, w, w.clock
+		after := deployed.Add(time.Hour)
+		deliver := func(s *httptest.Server, id string) int {
+			status, _ := send(t, deletes(kind, s.URL+"/forges/git", id, "feature/1", secret, after))
+			return status
+		}
+		w.mu.Lock()
+		w.stuck["cart@feature-1"] = true
+		w.mu.Unlock()
+		require.Equal(t, http.StatusServiceUnavailable, deliver(s, "1"))
+		w.mu.Lock()
+		w.stuck, w.down = map[string]bool{}, true
+		w.mu.Unlock()
+		require.Equal(t, http.StatusServiceUnavailable, deliver(other, "1"), "nothing is followed that may have been before")
+		require.Empty(t, w.gone())
+		w.mu.Lock()
+		w.down = false
+		w.mu.Unlock()
+		require.Equal(t, http.StatusOK, deliver(other, "1"))
+		require.Len(t, w.gone(), 1)
+		w.add(feature()) // it is there again
+		third, _, last := hub(t, kind, nil)
+		third.opts.Of, third.opts.Store, third.opts.Clock = w, w, w.clock
+		require.Equal(t, http.StatusConflict, deliver(last, "1"))
+		require.Len(t, w.gone(), 1)
+	})
 }
 
 // TestHub_Actor holds that no name of an account becomes more than a name.
