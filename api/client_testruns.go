@@ -13,7 +13,7 @@ func (c *Client) BeginRun(ctx context.Context, r TestRun, most time.Duration) (T
 	var out TestRun
 	return out, c.do(ctx, call{method: http.MethodPost, path: []string{"runs"}, body: map[string]any{
 		"id": r.ID, "suite": r.Suite, "ref": r.Ref, "route": r.Route, "versions": orNone(r.Versions), "owners": orNone(r.Owners),
-		"repository": r.Repository, "origin": r.Origin, "for": Duration(most),
+		"repository": r.Repository, "origin": r.Origin, "repeats": r.Repeats, "for": Duration(most),
 	}}, &out)
 }
 

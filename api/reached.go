@@ -15,6 +15,7 @@ type Reached struct {
 	Endpoints []Endpoint    `json:"endpoints" doc:"What was asked of each version"`
 	Cut       int           `json:"cut,omitempty" doc:"Requests that no edge counts, as there are too many"`
 	Dropped   uint64        `json:"dropped,omitempty" doc:"Requests of which proxies could not tell, of any run"`
+	Since     time.Time     `json:"since" doc:"Since when this server keeps receipts. Where two answers differ in it, another server answers now, or the same was started anew, and what was told of before is not known any more"`
 	Now       time.Time     `json:"now" doc:"The server's time"`
 	Judged    time.Time     `json:"judged" doc:"Of all requests of which proxies told before this it is known what they belong to"`
 }

@@ -4,33 +4,36 @@ import "time"
 
 // TestRun is one run of a suite of tests against a route.
 type TestRun struct {
-	ID         string       `json:"id" doc:"Also the value of the baggage member layover_run of its requests" example:"ci-8812"`
-	Number     int64        `json:"number" doc:"Counts the runs of the environment"`
-	Suite      string       `json:"suite" example:"checkout-flow"`
-	Ref        string       `json:"ref,omitempty" doc:"Version of a shared suite; none where the suite was run as it lay there" example:"v3"`
-	Route      string       `json:"route,omitempty" doc:"What it was aimed at; none stands for the default versions" example:"feature-2981"`
-	Versions   []string     `json:"versions,omitempty" maxItems:"100" doc:"The versions of that route that were there, as service@version"`
-	Status     RunStatus    `json:"status" enum:"running,passed,failed,error,canceled,lost"`
-	Reason     string       `json:"reason,omitempty" doc:"Why it did not pass, in a sentence"`
-	Passed     int          `json:"passed"`
-	Failed     int          `json:"failed"`
-	Skipped    int          `json:"skipped"`
-	Excused    int          `json:"excused,omitempty" doc:"Failed tests that do not fail the run: quarantined, flaky, or those of a broken main"`
-	Exercised  bool         `json:"exercised" doc:"Every version that it was to test was reached"`
-	ExtraRuns  int          `json:"extra_runs,omitempty" doc:"How often failed tests were run again to find out whose fault it is"`
-	Actor      string       `json:"actor,omitempty" doc:"Who ran it"`
-	Origin     Origin       `json:"origin,omitzero" doc:"The change and the build that ran it"`
-	Began      time.Time    `json:"began"`
-	Ended      time.Time    `json:"ended,omitzero"`
-	Until      time.Time    `json:"until,omitzero" doc:"When it is given up, where nothing is heard of it"`
-	Touches    []string     `json:"touches,omitempty" maxItems:"1000" doc:"The services that its requests reached"`
-	Cases      []TestCase   `json:"cases,omitempty" maxItems:"10000" doc:"Its tests; not in lists"`
-	Omitted    TestCounts   `json:"omitted,omitzero" doc:"Tests that were too many to be stored. They count nonetheless"`
-	Findings   []RunFinding `json:"findings,omitempty" maxItems:"100" doc:"What the receipts of its requests say against it; not in lists"`
-	Unreached  []Endpoint   `json:"unreached,omitempty" maxItems:"500" doc:"What others ask of the service lately, and the run did not; not in lists"`
-	Reached    *Reached     `json:"reached,omitempty" doc:"What its requests reached; not in lists"`
-	Owners     []string     `json:"owners,omitempty" maxItems:"20" doc:"Who is told where main is broken"`
-	Repository string       `json:"repository,omitempty" maxLength:"500" doc:"Where the suite is from"`
+	ID         string         `json:"id" doc:"Also the value of the baggage member layover_run of its requests" example:"ci-8812"`
+	Number     int64          `json:"number" doc:"Counts the runs of the environment"`
+	Suite      string         `json:"suite" example:"checkout-flow"`
+	Ref        string         `json:"ref,omitempty" doc:"Version of a shared suite; none where the suite was run as it lay there" example:"v3"`
+	Route      string         `json:"route,omitempty" doc:"What it was aimed at; none stands for the default versions" example:"feature-2981"`
+	Versions   []string       `json:"versions,omitempty" maxItems:"100" doc:"The versions of that route that were there, as service@version"`
+	Repeats    string         `json:"repeats,omitempty" maxLength:"63" doc:"ID of the run that was run again as this one, as it was not proved what that reached"`
+	Status     RunStatus      `json:"status" enum:"running,passed,failed,unproved,error,canceled,lost"`
+	Reason     string         `json:"reason,omitempty" doc:"Why it did not pass, in a sentence"`
+	Passed     int            `json:"passed"`
+	Failed     int            `json:"failed"`
+	Skipped    int            `json:"skipped"`
+	Excused    int            `json:"excused,omitempty" doc:"Failed tests that do not fail the run: quarantined, flaky, or those of a broken main"`
+	ExcusedFor map[string]int `json:"excused_for,omitempty" doc:"How many of those for which reason: a verdict, or in quarantine"`
+	Summary    string         `json:"summary,omitempty" doc:"How it ended, in words, with what is excused" example:"passed, 2 failures excused (1 flaky, 1 main is broken)"`
+	Exercised  bool           `json:"exercised" doc:"Every version that it was to test was reached"`
+	ExtraRuns  int            `json:"extra_runs,omitempty" doc:"How often failed tests were run again to find out whose fault it is"`
+	Actor      string         `json:"actor,omitempty" doc:"Who ran it"`
+	Origin     Origin         `json:"origin,omitzero" doc:"The change and the build that ran it"`
+	Began      time.Time      `json:"began"`
+	Ended      time.Time      `json:"ended,omitzero"`
+	Until      time.Time      `json:"until,omitzero" doc:"When it is given up, where nothing is heard of it"`
+	Touches    []string       `json:"touches,omitempty" maxItems:"1000" doc:"The services that its requests reached"`
+	Cases      []TestCase     `json:"cases,omitempty" maxItems:"10000" doc:"Its tests; not in lists"`
+	Omitted    TestCounts     `json:"omitted,omitzero" doc:"Tests that were too many to be stored. They count nonetheless"`
+	Findings   []RunFinding   `json:"findings,omitempty" maxItems:"100" doc:"What the receipts of its requests say against it; not in lists"`
+	Unreached  []Endpoint     `json:"unreached,omitempty" maxItems:"500" doc:"What others ask of the service lately, and the run did not; not in lists"`
+	Reached    *Reached       `json:"reached,omitempty" doc:"What its requests reached; not in lists"`
+	Owners     []string       `json:"owners,omitempty" maxItems:"20" doc:"Who is told where main is broken"`
+	Repository string         `json:"repository,omitempty" maxLength:"500" doc:"Where the suite is from"`
 }
 
 // RunStatus says how a test run ended.
@@ -41,6 +44,7 @@ const (
 	RunRunning  RunStatus = "running"
 	RunPassed   RunStatus = "passed"
 	RunFailed   RunStatus = "failed"
+	RunUnproved RunStatus = "unproved" // no test fails it, and receipts do not tell of all that it reached
 	RunError    RunStatus = "error"    // it could not be run
 	RunCanceled RunStatus = "canceled" // somebody ended it
 	RunLost     RunStatus = "lost"     // nothing was heard of it

@@ -70,7 +70,7 @@ func mayImport() map[string][]string {
 		"internal/webhook":                 {"api", "internal/control"},
 		"internal/store":                   {"api", "internal/control"},
 		"internal/store/postgrestest":      {},
-		"internal/store/storetest":         {"api", "internal/control", "internal/testrun", "internal/webhook"},
+		"internal/store/storetest":         {"api", "internal/control", "internal/forge", "internal/testrun", "internal/webhook"},
 		"internal/cli": {
 			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",

@@ -215,7 +215,10 @@ func (e *environment) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.tests = testrun.New(testrun.Options{Store: e.store, Tell: e.control.Tell, Reached: e.receipts.Reached})
+	e.tests = testrun.New(testrun.Options{Store: e.store, Tell: e.control.Tell, Reached: e.receipts.Reached, Begins: e.receipts.Announce})
+	if err := e.tests.Resume(ctx); err != nil {
+		return err
+	}
 	if err := e.openForges(); err != nil {
 		return err
 	}

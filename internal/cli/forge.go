@@ -118,7 +118,7 @@ func (e *environment) openForges() error {
 		return err
 	}
 	e.forges, err = forge.New(forge.Options{
-		Environment: e.file.Environment, Forges: forges, Every: every, Logger: e.log, Of: forged{e.control, e.receipts, e.tests},
+		Environment: e.file.Environment, Forges: forges, Every: every, Logger: e.log, Of: forged{e.control, e.receipts, e.tests}, Store: e.store,
 	})
 	return err
 }

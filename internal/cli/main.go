@@ -26,6 +26,7 @@ const (
 	exitFailed      = 1   // it was understood, and did not work
 	exitUsage       = 2   // bad input: flags, names, configuration
 	exitUnreachable = 3   // no server answers
+	exitUnproved    = 4   // of layover test: no test fails a run, and it is not proved what it reached
 	exitInterrupted = 130 // ended before it was done, by Ctrl-C for example
 )
 

@@ -80,6 +80,7 @@ an empty text (` + "`--image \"$IMAGE\"`" + ` where that is not set) is bad inpu
 | 1 | it was understood, and did not work |
 | 2 | bad input: a flag, a name that nothing has, the configuration |
 | 3 | no server answers |
+| 4 | ` + "`" + `layover test` + "`" + `: no test failed, and it is not proved what the run reached |
 | 130 | it was ended before it was done, by Ctrl-C for example |
 
 `)

@@ -48,9 +48,13 @@ func newRunsCmd(app *App) *cobra.Command {
 				if !r.Ended.IsZero() {
 					took = precise(r.Ended.Sub(r.Began))
 				}
+				why := r.Reason
+				if r.Excused > 0 {
+					why = summaryOf(r) + reasonOf(r)
+				}
 				rows = append(rows, []string{
 					r.ID, string(r.Status), oneLine(suiteName(r)), cmp.Or(r.Route, "-"), fmt.Sprintf("%d/%d/%d", r.Passed, r.Failed, r.Skipped),
-					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(r.Reason),
+					app.age(r.Began), took, cmp.Or(r.Actor, "-"), oneLine(why),
 				})
 			}
 			app.table([]string{"RUN", "STATUS", "SUITE", "ROUTE", "PASS/FAIL/SKIP", "BEGAN", "TOOK", "BY", "WHY"}, rows)
@@ -61,13 +65,13 @@ func newRunsCmd(app *App) *cobra.Command {
 	flags.StringVar(&f.Suite, "suite", "", "only of this suite")
 	flags.StringVar(&f.Route, "route", "", "only those aimed at this route")
 	flags.StringVar(&f.Version, "version", "", "only those whose route had SERVICE@VERSION, or a version of SERVICE")
-	flags.StringVar(&status, "status", "", "only those that are so: running, passed, failed, error, canceled, lost")
+	flags.StringVar(&status, "status", "", "only those that are so: running, passed, failed, unproved, error, canceled, lost")
 	flags.IntVarP(&f.Limit, "last", "n", 50, "how many at most")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	completeFlag(cmd, "suite", completeRanSuites(app))
 	completeFlag(cmd, "route", completeRoutes(app))
 	completeFlag(cmd, "version", completeTargets(app))
-	completeFlag(cmd, "status", cobra.FixedCompletions([]cobra.Completion{"running", "passed", "failed", "error", "canceled", "lost"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "status", cobra.FixedCompletions([]cobra.Completion{"running", "passed", "failed", "unproved", "error", "canceled", "lost"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -131,10 +131,21 @@ type program struct {
 
 func startProgram(t *testing.T, dir, store string) *program {
 	t.Helper()
+	return startProgramAt(t, dir, store, freeAddress(t))
+}
+
+// freeAddress is one that nothing listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &program{address: l.Addr().String(), said: &lockedBuffer{}, ended: make(chan struct{})}
 	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
+
+func startProgramAt(t *testing.T, dir, store, address string) *program {
+	t.Helper()
+	p := &program{address: address, said: &lockedBuffer{}, ended: make(chan struct{})}
 	p.command = exec.Command(os.Args[0], "server", "-f", filepath.Join(dir, "layover.yaml"))
 	p.command.Env = append(os.Environ(), asProgram+"=1", "LAYOVER_STORE="+store, "LAYOVER_SERVER_LISTEN="+p.address)
 	p.command.Stdout, p.command.Stderr = p.said, p.said
@@ -143,6 +154,7 @@ func startProgram(t *testing.T, dir, store string) *program {
 		defer close(p.ended)
 		_ = p.command.Wait()
 	}()
+	var err error
 	p.Client, err = api.NewClient("http://" + p.address)
 	require.NoError(t, err)
 	t.Cleanup(func() {

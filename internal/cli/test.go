@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -47,6 +48,10 @@ carry the route without a change to the tests. Then the receipts of these very r
 that the versions under test were reached: a suite that never hit them fails as "not exercised",
 with the edge that lost the route, and so does one in which a default version answered in place
 of a version of the route.
+
+Receipts are in the memory of the server. Where it was started anew meanwhile, or another one took
+over, nothing is proved: the suite runs once more by itself, as a run of its own. Where that happens
+again, the outcome is "not proved", with exit code 4, unless a test fails the run.
 
 A test that fails is run again against the default versions and parts of the route, to find out
 whose fault that is: yours, theirs (another version of the route), only together, main is broken,
@@ -133,6 +138,9 @@ func runTest(ctx context.Context, app *App, opts *testOptions) error {
 			return cmp.Or(broken, err)
 		}
 	}
+	if err := appendTo(app.env("GITHUB_STEP_SUMMARY"), jobSummary(runs)); err != nil {
+		return fmt.Errorf("write to the file of GITHUB_STEP_SUMMARY: %w", err)
+	}
 	if opts.JSON {
 		if err := app.json(runs); err != nil {
 			return err
@@ -141,10 +149,25 @@ func runTest(ctx context.Context, app *App, opts *testOptions) error {
 	if broken != nil {
 		return broken
 	}
-	if slices.ContainsFunc(runs, func(r api.TestRun) bool { return r.Status != api.RunPassed }) {
-		return &silentError{exitFailed}
+	return endOf(runs)
+}
+
+// endOf is how the command ends: a run that failed counts more than one of which it is not proved what it reached.
+func endOf(runs []api.TestRun) error {
+	code := exitOK
+	for _, r := range runs {
+		switch r.Status {
+		case api.RunPassed:
+		case api.RunUnproved:
+			code = max(code, exitUnproved)
+		default:
+			return &silentError{exitFailed}
+		}
 	}
-	return nil
+	if code == exitOK {
+		return nil
+	}
+	return &silentError{code}
 }
 
 // check looks for flags that are wrong whatever the server says.

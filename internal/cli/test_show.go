@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,15 +23,11 @@ func (t *suiteRun) show(r api.TestRun) {
 
 // showRun prints a run with what is worth a look: not the tests that passed.
 func showRun(app *App, r api.TestRun) {
-	mark := app.green("✓")
-	if r.Status != api.RunPassed {
-		mark = app.red("✗")
+	app.printf("%s %s  run %s  %s%s\n", markOf(app, r), app.bold(r.Suite), r.ID, summaryOf(r), reasonOf(r))
+	if r.Repeats != "" {
+		app.printf("  it repeats run %s\n", r.Repeats)
 	}
-	app.printf("%s %s  run %s  %s%s\n", mark, app.bold(r.Suite), r.ID, r.Status, reasonOf(r))
 	counts := fmt.Sprintf("%d passed, %d failed, %d skipped", r.Passed, r.Failed, r.Skipped)
-	if r.Excused > 0 {
-		counts += fmt.Sprintf("; %d of the failed excused", r.Excused)
-	}
 	if !r.Ended.IsZero() {
 		counts += " in " + precise(r.Ended.Sub(r.Began))
 	}
@@ -54,6 +51,20 @@ func showRun(app *App, r api.TestRun) {
 func omitted(n api.TestCounts) string {
 	return fmt.Sprintf("of these %d passed, %d failed and %d skipped ones are too many to be stored", n.Passed, n.Failed, n.Skipped)
 }
+
+// markOf is what the line of a run begins with: a run that passed only as failures are excused looks like none that passed.
+func markOf(app *App, r api.TestRun) string {
+	switch {
+	case r.Status != api.RunPassed:
+		return app.red("✗")
+	case r.Excused > 0:
+		return app.bold("~")
+	}
+	return app.green("✓")
+}
+
+// summaryOf is how a run ended, in words, with what is excused.
+func summaryOf(r api.TestRun) string { return cmp.Or(r.Summary, string(r.Status)) }
 
 func reasonOf(r api.TestRun) string {
 	if r.Reason == "" {
@@ -153,6 +164,20 @@ func showReached(app *App, r api.TestRun) {
 	}
 }
 
+// jobSummary is what the summary of a CI job says of runs, as Markdown.
+func jobSummary(runs []api.TestRun) string {
+	var b strings.Builder
+	b.WriteString("### Layover: tests\n\n| suite | run | result | passed | failed | skipped |\n|---|---|---|---|---|---|\n")
+	for _, r := range runs {
+		result := markdown(summaryOf(r) + reasonOf(r))
+		if r.Status != api.RunPassed {
+			result = "**" + result + "**"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d |\n", markdown(r.Suite), markdown(r.ID), result, r.Passed, r.Failed, r.Skipped)
+	}
+	return b.String()
+}
+
 // someOf is a list in one line, cut where it is long.
 func someOf(all []string) string {
 	const most = 12
@@ -165,11 +190,17 @@ func someOf(all []string) string {
 // junitOf writes the results of runs as one JUnit XML, with verdicts and what the receipts say.
 func junitOf(w io.Writer, runs []api.TestRun) error {
 	var all []report.Case
+	var properties []report.Property
 	name := "layover"
 	for _, r := range runs {
+		of := "layover."
 		if len(runs) == 1 {
 			name = r.Suite
+		} else {
+			of += r.Suite + "."
 		}
+		properties = append(properties, report.Property{Name: of + "run", Value: r.ID}, report.Property{Name: of + "summary", Value: summaryOf(r)},
+			report.Property{Name: of + "excused", Value: strconv.Itoa(r.Excused)})
 		for _, c := range r.Cases {
 			out := report.Case{Name: c.Name, Outcome: report.Outcome(c.Outcome), Duration: time.Duration(c.Took), Message: c.Message}
 			if len(runs) > 1 {
@@ -182,7 +213,7 @@ func junitOf(w io.Writer, runs []api.TestRun) error {
 				}
 				out.Message = strings.TrimSpace(cmp.Or(verdict, "failed") + "\n" + strings.Join(append(slices.Clone(c.Evidence), c.Message), "\n"))
 				if c.Excused {
-					out.Outcome = report.Skipped
+					out.Outcome, out.Message = report.Skipped, "failed, and is excused: "+out.Message
 				}
 			}
 			all = append(all, out)
@@ -193,9 +224,12 @@ func junitOf(w io.Writer, runs []api.TestRun) error {
 		for _, f := range r.Findings {
 			all = append(all, report.Case{Name: "layover > " + f.Kind + " " + f.Version, Outcome: report.Failed, Message: f.Text + "\n" + f.Hint})
 		}
-		if r.Status == api.RunError || r.Status == api.RunCanceled {
+		switch r.Status {
+		case api.RunError, api.RunCanceled:
 			all = append(all, report.Case{Name: "layover > " + r.Suite, Outcome: report.Failed, Message: r.Reason})
+		case api.RunUnproved:
+			all = append(all, report.Case{Name: "layover > not proved " + r.Suite, Outcome: report.Failed, Message: "not proved: " + r.Reason})
 		}
 	}
-	return report.WriteJUnit(w, name, all)
+	return report.WriteJUnit(w, name, all, properties...)
 }

@@ -31,16 +31,37 @@ type suiteRun struct {
 	opts       *testOptions
 	aim        *aim
 	run        api.TestRun
-	onDefaults string // ID of the trial on the default versions
-	trials     int    // further runs of the command, which have IDs of their own
+	begin      api.Reached // what the server said of it when it began
+	unproved   string      // why it is not proved what it reached; "" where it is
+	onDefaults string      // ID of the trial on the default versions
+	trials     int         // further runs of the command, which have IDs of their own
 }
 
-// runSuite runs one suite, finds out what it proved, and stores that.
+// runSuite runs one suite, finds out what it proved, and stores that. Where the receipts do not tell of all that it reached, it runs the
+// suite once more, as a run of its own.
 func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, opts *testOptions, many bool) (api.TestRun, error) {
 	if info, err := os.Stat(job.suite.Dir); err != nil || !info.IsDir() {
 		return api.TestRun{}, usagef("", "suite %s is run in %s, and there is no such folder", job.name, job.suite.Dir)
 	}
-	t := &suiteRun{app: app, client: client, job: job, opts: opts}
+	id := opts.Run
+	if id != "" && many {
+		id += "." + job.name
+	}
+	first := &suiteRun{app: app, client: client, job: job, opts: opts}
+	r, err := first.all(ctx, api.TestRun{ID: id})
+	if err != nil || r.Status != api.RunUnproved {
+		return r, err
+	}
+	app.say("%s runs once more, as that is not the fault of the tests\n", job.name)
+	again := &suiteRun{app: app, client: client, job: job, opts: opts}
+	return again.all(ctx, api.TestRun{ID: cut(r.ID, route.MaxRun-len(secondTime)) + secondTime, Repeats: r.ID})
+}
+
+// secondTime is what the ID of a run ends with that repeats another.
+const secondTime = ".again"
+
+// all runs the suite once, from what it needs to its stored result.
+func (t *suiteRun) all(ctx context.Context, r api.TestRun) (api.TestRun, error) {
 	value, err := t.routeWithNeeds(ctx)
 	if err != nil {
 		return api.TestRun{}, err
@@ -48,19 +69,16 @@ func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, o
 	if err := t.prepare(ctx, value); err != nil {
 		return api.TestRun{}, err
 	}
-	id := opts.Run
-	if id != "" && many {
-		id += "." + job.name
-	}
-	origin, _ := ciOrigin(app.env)
-	most := time.Duration(job.suite.Timeout)*time.Duration(2+job.suite.Retries) + startPatience
-	t.run, err = client.BeginRun(ctx, api.TestRun{
-		ID: id, Suite: job.name, Ref: job.ref, Route: value, Versions: t.aim.versions(), Owners: job.suite.Owners, Repository: job.from, Origin: origin,
-	}, most)
-	if err != nil {
+	r.Suite, r.Ref, r.Route, r.Versions, r.Owners, r.Repository = t.job.name, t.job.ref, value, t.aim.versions(), t.job.suite.Owners, t.job.from
+	r.Origin, _ = ciOrigin(t.app.env)
+	most := time.Duration(t.job.suite.Timeout)*time.Duration(2+t.job.suite.Retries) + startPatience
+	if t.run, err = t.client.BeginRun(ctx, r, most); err != nil {
 		return api.TestRun{}, err
 	}
-	app.say("%s  run %s  %s\n", app.bold(job.name), t.run.ID, t.aimedAt())
+	if t.begin, err = t.client.Reached(ctx, t.run.ID); err != nil {
+		return api.TestRun{}, err
+	}
+	t.app.say("%s  run %s  %s\n", t.app.bold(t.job.name), t.run.ID, t.aimedAt())
 	result := t.execute(ctx)
 	stored, err := t.store(ctx, result)
 	if err != nil {
@@ -75,26 +93,37 @@ func runSuite(ctx context.Context, app *App, client *api.Client, job suiteJob, o
 
 // store stores the result, also of a run that is broken off. A server that is away is waited for, as another one may take over.
 func (t *suiteRun) store(ctx context.Context, result api.TestRun) (api.TestRun, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	told := false
-	for {
+	tried := false
+	return patiently(ctx, t.app, func(ctx context.Context) (api.TestRun, error) {
 		stored, err := t.client.EndRun(ctx, fit(result))
-		_, away := errors.AsType[*api.UnreachableError](err)
-		if p, ok := asProblem(err); ok && p.Code == api.CodeUnavailable {
-			away = true
+		if p, ok := asProblem(err); ok && p.Code == api.CodeConflict && tried {
+			return t.client.TestRun(ctx, result.ID) // it was stored, and the answer was lost
 		}
-		if !away {
-			return stored, err
+		tried = true
+		return stored, err
+	})
+}
+
+// patiently asks again while no server answers, or none leads: another one takes over.
+func patiently[T any](ctx context.Context, app *App, ask func(context.Context) (T, error)) (T, error) {
+	until, told := time.Now().Add(handOver), false
+	for {
+		out, err := ask(ctx)
+		_, silent := errors.AsType[*api.UnreachableError](err)
+		problem, ok := asProblem(err)
+		if !silent && (!ok || problem.Code != api.CodeUnavailable) || time.Now().After(until) {
+			return out, err
 		}
 		if !told {
 			told = true
-			t.app.say("the server is gone, waiting for it to come back: %s\n", err)
+			app.say("the server is gone, waiting for it to come back: %s\n", err)
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return stored, err
+			return out, err
 		}
 	}
 }
@@ -151,7 +180,7 @@ func (t *suiteRun) named() []string {
 // prepare deploys what is missing, and waits until all versions of the route are there.
 func (t *suiteRun) prepare(ctx context.Context, value string) error {
 	var err error
-	if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+	if t.aim, err = t.aimAt(ctx, value); err != nil {
 		return err
 	}
 	deployed := false
@@ -176,7 +205,7 @@ func (t *suiteRun) prepare(ctx context.Context, value string) error {
 		}
 	}
 	if deployed {
-		if t.aim, err = aimAt(ctx, t.client, value); err != nil {
+		if t.aim, err = t.aimAt(ctx, value); err != nil {
 			return err
 		}
 	}
@@ -207,6 +236,10 @@ func (t *suiteRun) checkAim() error {
 		return usagef("layover ls shows what is there; --route says what to aim at", "route %s leads to %s@%s, not to %s", t.aim.route, service, met, t.opts.Affected)
 	}
 	return nil
+}
+
+func (t *suiteRun) aimAt(ctx context.Context, value string) (*aim, error) {
+	return patiently(ctx, t.app, func(ctx context.Context) (*aim, error) { return aimAt(ctx, t.client, value) })
 }
 
 func dirOf(command []string, dir string) string {
@@ -609,7 +642,7 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 		failed = failed[:maxJudged]
 	}
 	past := map[string]suite.Past{}
-	histories, err := t.client.TestHistory(ctx, t.job.name)
+	histories, err := patiently(ctx, t.app, func(ctx context.Context) ([]api.TestHistory, error) { return t.client.TestHistory(ctx, t.job.name) })
 	if err != nil {
 		return err
 	}
@@ -732,8 +765,8 @@ func (t *suiteRun) prove(ctx context.Context, result *api.TestRun) error {
 			return err
 		}
 	}
-	result.Findings = suite.Prove(claim, reached, xray)
-	result.Exercised = !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
+	result.Findings, t.unproved = suite.GapBetween(t.begin, reached).Doubt(suite.Prove(claim, reached, xray))
+	result.Exercised = t.unproved == "" && !slices.ContainsFunc(result.Findings, func(f api.RunFinding) bool { return f.Kind == suite.NotExercised })
 	for _, id := range claim.Under {
 		service, _, _ := strings.Cut(id, "@")
 		known, err := t.client.Endpoints(ctx, api.VersionFilter{Service: service})
@@ -773,14 +806,14 @@ func (t *suiteRun) strays(ctx context.Context, under []string) ([]api.ReachedEdg
 func (t *suiteRun) reached(ctx context.Context) (api.Reached, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiptsLimit)
 	defer cancel()
-	first, err := t.client.Reached(ctx, t.run.ID)
-	if err != nil {
-		return first, err
-	}
+	var first api.Reached
 	for {
-		r, err := t.client.Reached(ctx, t.run.ID)
+		r, err := patiently(ctx, t.app, func(ctx context.Context) (api.Reached, error) { return t.client.Reached(ctx, t.run.ID) })
 		if err != nil {
 			return r, err
+		}
+		if first.Now.IsZero() || !r.Since.Equal(first.Since) { // another server has another clock
+			first = r
 		}
 		if r.Judged.After(first.Now.Add(receiptsDelay)) {
 			return r, nil
@@ -826,8 +859,15 @@ func (t *suiteRun) decide(result *api.TestRun) {
 	}
 	result.Status = api.RunPassed
 	if len(reasons) > 0 {
-		result.Status, result.Reason = api.RunFailed, cut(strings.Join(reasons, "; "), 2000)
+		result.Status = api.RunFailed
 	}
+	if t.unproved != "" {
+		reasons = append([]string{t.unproved}, reasons...)
+		if failing == 0 {
+			result.Status = api.RunUnproved
+		}
+	}
+	result.Reason = cut(strings.Join(reasons, "; "), 2000)
 }
 
 // fit leaves out what is too much for the server: the messages of tests first, and then the tests that passed.

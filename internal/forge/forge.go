@@ -58,11 +58,21 @@ type Environment interface {
 	Requests(service, version string) (requests, failed int)
 }
 
-// Options are what a Hub is made from.
+// Store keeps durably which webhooks were followed, so that none is followed again after the server was started anew or another one
+// leads. Each method is one transaction. Implementations pass storetest.Run.
+type Store interface {
+	// HasDelivery says whether one of them is stored.
+	HasDelivery(ctx context.Context, ids []string) (bool, error)
+	// PutDeliveries stores them, all or none. Of all that are stored the newest keep stay.
+	PutDeliveries(ctx context.Context, ids []string, keep int) error
+}
+
+// Options are what a Hub is made from. Of and Store are required.
 type Options struct {
 	Environment string // its name
 	Forges      []Forge
 	Of          Environment
+	Store       Store
 	Every       time.Duration // how often forges are asked; 0 means 5 minutes
 	TellEvery   time.Duration // how often it is looked whether comments and statuses are right; 0 means 10 s
 	HTTP        *http.Client  // nil for one with a time-out
@@ -232,6 +242,18 @@ func (h *Hub) take(ctx context.Context, w http.ResponseWriter, c *client, e even
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer cancel()
+	stored, err := h.opts.Store.HasDelivery(ctx, hashed(marks))
+	if err != nil {
+		h.forget(marks)
+		h.log.ErrorContext(ctx, "it is not known whether a webhook was followed before", "forge", c.Name, "err", err)
+		w.Header().Set("Retry-After", "60")
+		writeProblem(w, http.StatusServiceUnavailable, "the store does not answer; send it again")
+		return
+	}
+	if stored {
+		h.refuse(w, c.Name, refusedReplayed, http.StatusConflict, "this delivery was taken before")
+		return
+	}
 	actor := c.Kind + "/" + cmp.Or(loginOf(e.login), "webhook")
 	removed, refused := []string{}, ""
 	for _, g := range e.gone {
@@ -255,7 +277,20 @@ func (h *Hub) take(ctx context.Context, w http.ResponseWriter, c *client, e even
 		h.pass(w, c.Name, refused)
 		return
 	}
+	// It is stored when it was followed: where the server ends before, it may be sent again.
+	if err := h.opts.Store.PutDeliveries(ctx, hashed(marks), maxTaken); err != nil {
+		h.log.WarnContext(ctx, "after the next start of the server a webhook may be followed again", "forge", c.Name, "err", err)
+	}
 	answer(w, http.StatusOK, taken{Removed: removed})
+}
+
+// hashed are marks as they are stored: all of one length, whatever a forge takes for an ID.
+func hashed(marks []string) []string {
+	out := make([]string, len(marks))
+	for i, m := range marks {
+		out[i] = fmt.Sprintf("%x", sha256.Sum256([]byte(m)))
+	}
+	return out
 }
 
 // taken is what came of a webhook that is genuine.

@@ -28,7 +28,27 @@ type world struct {
 	runs     map[string][]api.TestRun
 	removed  []string
 	stuck    map[string]bool // what cannot be removed
+	taken    map[string]bool // webhooks that are stored
+	down     bool            // the store does not answer
 	now      time.Time
+}
+
+func (w *world) HasDelivery(_ context.Context, ids []string) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down {
+		return false, errors.New("the store is down")
+	}
+	return slices.ContainsFunc(ids, func(id string) bool { return w.taken[id] }), nil
+}
+
+func (w *world) PutDeliveries(_ context.Context, ids []string, _ int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range ids {
+		w.taken[id] = true
+	}
+	return nil
 }
 
 // clock is a time that only tests move.
@@ -112,7 +132,7 @@ func feature() api.Version {
 
 func hub(t *testing.T, kind string, change func(*Forge)) (*Hub, *world, *httptest.Server) {
 	t.Helper()
-	w := &world{versions: map[string]api.Version{}, runs: map[string][]api.TestRun{}, stuck: map[string]bool{}, now: time.Now()}
+	w := &world{versions: map[string]api.Version{}, runs: map[string][]api.TestRun{}, stuck: map[string]bool{}, taken: map[string]bool{}, now: time.Now()}
 	w.add(feature())
 	w.add(api.Version{Service: "cart", Name: "main", Default: true, Branch: "feature/1", State: api.StateRunning})
 	w.add(api.Version{Service: "orders", Name: "feature-1", Branch: "feature/1", State: api.StateRunning}) // of another repository
@@ -122,7 +142,7 @@ func hub(t *testing.T, kind string, change func(*Forge)) (*Hub, *world, *httptes
 	if change != nil {
 		change(&f)
 	}
-	h, err := New(Options{Environment: "dev", Forges: []Forge{f}, Of: w, Clock: w.clock})
+	h, err := New(Options{Environment: "dev", Forges: []Forge{f}, Of: w, Store: w, Clock: w.clock})
 	require.NoError(t, err)
 	mux := http.NewServeMux()
 	mux.Handle("POST /forges/{name}", h)

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -231,6 +232,39 @@ func TestHub_Keeps(t *testing.T) {
 	require.Equal(t, http.StatusConflict, deliver())
 }
 
+// TestHub_RemembersAcrossAStart holds that a webhook that was followed is not followed again by the next server, and one that was not is.
+func TestHub_RemembersAcrossAStart(t *testing.T) {
+	each(t, func(t *testing.T, kind string) {
+		_, w, s := hub(t, kind, nil)
+		next, _, other := hub(t, kind, nil)
+		next.opts.Of, next.opts.Store, next.opts.Clock = w, w, w.clock
+		after := deployed.Add(time.Hour)
+		deliver := func(s *httptest.Server, id string) int {
+			status, _ := send(t, deletes(kind, s.URL+"/forges/git", id, "feature/1", secret, after))
+			return status
+		}
+		w.mu.Lock()
+		w.stuck["cart@feature-1"] = true
+		w.mu.Unlock()
+		require.Equal(t, http.StatusServiceUnavailable, deliver(s, "1"))
+		w.mu.Lock()
+		w.stuck, w.down = map[string]bool{}, true
+		w.mu.Unlock()
+		require.Equal(t, http.StatusServiceUnavailable, deliver(other, "1"), "nothing is followed that may have been before")
+		require.Empty(t, w.gone())
+		w.mu.Lock()
+		w.down = false
+		w.mu.Unlock()
+		require.Equal(t, http.StatusOK, deliver(other, "1"))
+		require.Len(t, w.gone(), 1)
+		w.add(feature()) // it is there again
+		third, _, last := hub(t, kind, nil)
+		third.opts.Of, third.opts.Store, third.opts.Clock = w, w, w.clock
+		require.Equal(t, http.StatusConflict, deliver(last, "1"))
+		require.Len(t, w.gone(), 1)
+	})
+}
+
 // TestHub_Actor holds that no name of an account becomes more than a name.
 func TestHub_Actor(t *testing.T) {
 	_, w, s := hub(t, GitHub, nil)
@@ -456,6 +490,13 @@ func TestHub_Tells(t *testing.T) {
 		require.Contains(t, text, "`not exercised: <img src=x> @acme/all ¦ [x](javascript:1) '@you' #12`", "in code nothing is a tag, a link or a mention")
 		statuses = g.Statuses(repo, commit)
 		require.Equal(t, bad, statuses[1].State)
+		w.mu.Lock()
+		w.runs["cart@feature-1"] = []api.TestRun{{ID: "ci-3", Suite: "checkout", Status: api.RunPassed, Exercised: true, Passed: 3, Failed: 2, Excused: 2, Summary: "passed, 2 failures excused (2 flaky)"}}
+		w.mu.Unlock()
+		tell()
+		require.Contains(t, ours(g, 7)[0].Body, "passed, 2 failures excused (2 flaky): 3 passed, 2 failed, 0 skipped")
+		statuses = g.Statuses(repo, commit)
+		require.Equal(t, "1 versions run, 1 suites passed, 2 failures excused", statuses[len(statuses)-1].Description)
 
 		g.DeleteComments(repo, 7) // somebody deleted it
 		v := feature()

@@ -431,13 +431,13 @@ func (h *Hub) text(kind string, versions []api.Version, tests map[string][]api.T
 				tested = true
 			}
 			proved := "reached by its requests"
-			if !r.Exercised {
+			switch {
+			case r.Status == api.RunUnproved:
+				proved = "**not proved**"
+			case !r.Exercised:
 				proved = "**not exercised**"
 			}
-			result := fmt.Sprintf("%s: %d passed, %d failed, %d skipped", r.Status, r.Passed, r.Failed, r.Skipped)
-			if r.Excused > 0 {
-				result += fmt.Sprintf(", %d of the failed excused", r.Excused)
-			}
+			result := fmt.Sprintf("%s: %d passed, %d failed, %d skipped", cmp.Or(r.Summary, string(r.Status)), r.Passed, r.Failed, r.Skipped)
 			if r.Reason != "" {
 				result += ": " + code(cut(r.Reason, 300))
 			}
@@ -478,7 +478,7 @@ func (h *Hub) status(ctx context.Context, c *client, key change, versions []api.
 		return nil
 	}
 	commit, page, deployed := "", "", time.Time{}
-	state, failing, starting, tested := "success", []string{}, 0, 0
+	state, failing, starting, tested, excused := "success", []string{}, 0, 0, 0
 	for _, v := range versions {
 		if v.Origin.Commit != "" && v.DeployedAt.After(deployed) {
 			commit, deployed = v.Origin.Commit, v.DeployedAt
@@ -492,12 +492,16 @@ func (h *Hub) status(ctx context.Context, c *client, key change, versions []api.
 		}
 		for _, r := range tests[v.ID()] {
 			tested++
+			excused += r.Excused
 			if r.Status != api.RunPassed {
 				failing = append(failing, r.Suite+" "+string(r.Status))
 			}
 		}
 	}
 	text := fmt.Sprintf("%d versions run, %d suites passed", len(versions), tested)
+	if excused > 0 {
+		text += fmt.Sprintf(", %d failures excused", excused)
+	}
 	switch {
 	case len(failing) > 0:
 		state, text = "failure", strings.Join(failing, ", ")

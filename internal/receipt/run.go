@@ -12,7 +12,8 @@ import (
 
 // Bounds of what is kept of test runs.
 const (
-	maxRuns         = 2_000
+	maxRuns         = 2_000 // that were announced
+	maxStrangers    = 500   // that were not
 	maxRunEdges     = 1_000
 	maxRunEndpoints = 1_000
 	maxKnown        = 50_000 // endpoints of all versions
@@ -20,15 +21,17 @@ const (
 	maxCallers      = 32     // hops between a call and the request that names its run
 )
 
-// runs count what the requests of each test run reached. That stays when their hops are forgotten.
+// runs count what the requests of each test run reached. That stays when their hops are forgotten. Who reaches a proxy may name any
+// run: those that nobody announced have a room of their own, and push out each other alone.
 type runs struct {
-	byID  map[string]*run
-	known map[text]map[endpointKey]*count // by service@version: all that was asked of it, by whomever
-	size  int                             // of known
+	announced map[string]*run
+	strangers map[string]*run
+	known     map[text]map[endpointKey]*count // by service@version: all that was asked of it, by whomever
+	size      int                             // of known
 }
 
 func newRuns() runs {
-	return runs{byID: map[string]*run{}, known: map[text]map[endpointKey]*count{}}
+	return runs{announced: map[string]*run{}, strangers: map[string]*run{}, known: map[text]map[endpointKey]*count{}}
 }
 
 type run struct {
@@ -39,7 +42,8 @@ type run struct {
 	errors          int
 	took            int64
 	first, last     int64
-	requestsOutside int // of the suite itself
+	requestsOutside int    // of the suite itself
+	after           uint64 // number of the last hop that came before it was announced
 }
 
 type runEdge struct {
@@ -146,11 +150,17 @@ func (s *Store) runOfLocked(h *hop, callers int) text {
 }
 
 func (r *runs) count(h, caller *hop, by proof) {
-	of := r.byID[h.run.Value()]
+	of := r.find(h.run.Value())
 	if of == nil {
-		r.makeRoom()
-		of = &run{edges: map[runEdge]*runCount{}, endpoints: map[runEndpoint]*count{}, first: h.at}
-		r.byID[strings.Clone(h.run.Value())] = of
+		makeRoom(r.strangers, maxStrangers)
+		of = newRun(h.at)
+		r.strangers[strings.Clone(h.run.Value())] = of
+	}
+	if h.number <= of.after {
+		return
+	}
+	if of.requests == 0 {
+		of.first, of.last = h.at, h.at
 	}
 	of.requests++
 	if failed(h) {
@@ -195,33 +205,60 @@ func (r *runs) count(h, caller *hop, by proof) {
 	}
 }
 
-// makeRoom forgets the run that nothing was heard of for the longest time, where there are too many.
-func (r *runs) makeRoom() {
-	if len(r.byID) < maxRuns {
+func newRun(at int64) *run {
+	return &run{edges: map[runEdge]*runCount{}, endpoints: map[runEndpoint]*count{}, first: at, last: at}
+}
+
+// find returns what is counted of a run, nil where nothing is known of it.
+func (r *runs) find(id string) *run {
+	if of := r.announced[id]; of != nil {
+		return of
+	}
+	return r.strangers[id]
+}
+
+// makeRoom forgets the run that nothing was heard of for the longest time, where there are most of them.
+func makeRoom(all map[string]*run, most int) {
+	if len(all) < most {
 		return
 	}
 	oldest, at := "", int64(0)
-	for id, of := range r.byID {
+	for id, of := range all {
 		if oldest == "" || of.last < at {
 			oldest, at = id, of.last
 		}
 	}
-	delete(r.byID, oldest)
+	delete(all, oldest)
+}
+
+// Announce says that a test run begins, or goes on. What was counted under its ID before that is of somebody else, and forgotten. From
+// now on requests of runs that nobody announced do not push it out.
+func (s *Store) Announce(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.runs.announced[id] != nil {
+		return
+	}
+	makeRoom(s.runs.announced, maxRuns)
+	delete(s.runs.strangers, id)
+	of := newRun(s.clock().UnixNano())
+	of.after = s.added
+	s.runs.announced[strings.Clone(id)] = of
 }
 
 // Reached returns what the requests of a test run reached, and false where none is known. Of a request is known a moment after
-// its end what it belongs to: the answer says up to when that holds.
+// its end what it belongs to: the answer says up to when that holds, and since when this store keeps anything.
 func (s *Store) Reached(id string) (api.Reached, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.judgeLocked()
 	now := s.clock()
-	out := api.Reached{Run: id, Now: now.UTC(), Judged: now.UTC(), Edges: []api.ReachedEdge{}, Endpoints: []api.Endpoint{}, Dropped: s.droppedLocked()}
+	out := api.Reached{Run: id, Now: now.UTC(), Judged: now.UTC(), Since: s.since.UTC(), Edges: []api.ReachedEdge{}, Endpoints: []api.Endpoint{}, Dropped: s.droppedLocked()}
 	if len(s.waiting) > 0 {
 		out.Judged = s.waiting[0].came.UTC()
 	}
-	of := s.runs.byID[id]
-	if of == nil {
+	of := s.runs.find(id)
+	if of == nil || of.requests == 0 {
 		return out, false
 	}
 	out.Requests, out.Errors, out.Direct, out.Cut = of.requests, of.errors, of.requestsOutside, of.cut

@@ -108,7 +108,7 @@ func TestReached_IsBounded(t *testing.T) {
 		s.now = s.now.Add(DefaultSettle)
 		s.add()
 	}
-	require.Len(t, s.runs.byID, maxRuns)
+	require.Len(t, s.runs.strangers, maxStrangers)
 	_, ok := s.Reached("ci-0")
 	require.False(t, ok)
 	for i := range 2 * maxKnownOfOne {
@@ -122,6 +122,48 @@ func TestReached_IsBounded(t *testing.T) {
 	s.add()
 	require.Empty(t, s.Endpoints(api.VersionFilter{}))
 	require.Zero(t, s.runs.size)
+}
+
+// TestAnnounce_KeepsARun holds that whoever may send requests neither pushes out a run that was announced, nor proves anything in
+// its name before it begins.
+func TestAnnounce_KeepsARun(t *testing.T) {
+	s := newClocked(0)
+	s.add(inRun(call(0, 1, "cart@pr-1", "", "pr-1", "baggage"), "ci-1")) // somebody guesses what the next run is called
+	s.Announce("ci-1")
+	s.now = s.now.Add(DefaultSettle)
+	_, ok := s.Reached("ci-1")
+	require.False(t, ok, "it has no request yet")
+	s.add(inRun(call(10, 1, "front@main", "", "pr-1", "baggage"), "ci-1"))
+	s.Announce("ci-1") // once more changes nothing
+	for i := range maxRuns + maxStrangers {
+		h := inRun(call(1000+i, 1, "cart@main", "", "", "default"), fmt.Sprintf("flood-%d", i))
+		h.Trace = ""
+		s.add(h)
+	}
+	r, edges := s.reached(t, "ci-1")
+	require.Equal(t, 1, r.Requests)
+	require.Contains(t, edges, " front@main baggage ")
+	require.Equal(t, int64(1_800_000_000_010), r.First.UnixMilli())
+	require.Len(t, s.runs.strangers, maxStrangers)
+	for i := range maxRuns {
+		s.now = s.now.Add(time.Hour)
+		s.Announce(fmt.Sprintf("later-%d", i))
+	}
+	require.Len(t, s.runs.announced, maxRuns, "announced runs are bounded as well")
+	_, ok = s.Reached("ci-1")
+	require.False(t, ok)
+}
+
+func TestReached_SaysSinceWhenReceiptsAreKept(t *testing.T) {
+	before := time.Now().UTC()
+	s := newClocked(0)
+	first, _ := s.Reached("ci-1")
+	require.False(t, first.Since.Before(before))
+	s.now = s.now.Add(time.Hour)
+	again, _ := s.Reached("ci-2")
+	require.Equal(t, first.Since, again.Since)
+	other, _ := newClocked(0).Reached("ci-1")
+	require.NotEqual(t, first.Since, other.Since, "another server keeps others")
 }
 
 func TestPathTemplate(t *testing.T) {

@@ -30,6 +30,7 @@ type Store struct {
 	most   int
 	settle time.Duration
 	clock  func() time.Time
+	since  time.Time // when it was made
 
 	mu       sync.Mutex
 	hops     []hop // all places; those in free are empty
@@ -111,7 +112,7 @@ func (q *queue) pop() int32 {
 // New returns a store.
 func New(options Options) *Store {
 	return &Store{
-		most: cmp.Or(options.Hops, DefaultHops), settle: cmp.Or(options.Settle, DefaultSettle), clock: time.Now,
+		most: cmp.Or(options.Hops, DefaultHops), settle: cmp.Or(options.Settle, DefaultSettle), clock: time.Now, since: time.Now(),
 		byTrace: map[traceID]chain{}, versions: map[string]*queue{}, instance: map[string]*queue{}, dropped: map[string]uint64{},
 		news: make(chan struct{}), xray: xray{edges: map[edgeKey]*edge{}}, runs: newRuns(),
 	}

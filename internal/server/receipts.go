@@ -84,7 +84,8 @@ func (s *Server) registerReceipts() {
 		id: "get-reached", tag: tagRequests, method: http.MethodGet, path: "/api/v1/runs/{run}/reached",
 		summary: "See what a test run reached",
 		description: "Returns which versions the requests of a test run reached, from where and why, and what was asked of each. A request is of the run that its baggage names (`layover_run`), " +
-			"or of that of the request it belongs to. It counts a few seconds behind its end: `judged` says up to when.",
+			"or of that of the request it belongs to. " +
+			"It counts a few seconds behind its end: `judged` says up to when.",
 	}, func(_ context.Context, in *struct {
 		Run string `path:"run" maxLength:"63" doc:"ID of the run" example:"ci-8812"`
 	},

@@ -38,12 +38,13 @@ type TestRunStart struct {
 	Owners     []string     `json:"owners,omitempty" maxItems:"20"`
 	Repository string       `json:"repository,omitempty" maxLength:"500"`
 	Origin     api.Origin   `json:"origin,omitzero"`
+	Repeats    string       `json:"repeats,omitempty" maxLength:"63" doc:"ID of the run that is run again as this one"`
 	For        api.Duration `json:"for,omitzero" doc:"How long it may take until it counts as lost: 2h where nothing is said, 24h at most"`
 }
 
 // TestRunResult is how a run ended.
 type TestRunResult struct {
-	Status    api.RunStatus    `json:"status" enum:"passed,failed,error,canceled"`
+	Status    api.RunStatus    `json:"status" enum:"passed,failed,unproved,error,canceled"`
 	Reason    string           `json:"reason,omitempty" maxLength:"2000"`
 	Versions  []string         `json:"versions,omitempty" maxItems:"100" doc:"As they are now; left out where that has not changed"`
 	Exercised bool             `json:"exercised"`
@@ -57,9 +58,10 @@ type TestRunResult struct {
 func (s *Server) registerTestRuns() {
 	register(s, operation{
 		id: "begin-run", tag: tagTests, method: http.MethodPost, path: "/api/v1/runs", status: http.StatusCreated, body: true,
-		summary:     "Begin a test run",
-		description: "Stores that a suite of tests runs. Its ID goes into the baggage of its requests, as `layover_run`. End it with its result.",
-		errors:      []int{http.StatusConflict, http.StatusServiceUnavailable},
+		summary: "Begin a test run",
+		description: "Stores that a suite of tests runs. Its ID goes into the baggage of its requests, as `layover_run`. End it with its result. " +
+			"Requests that came under this ID before do not count for it.",
+		errors: []int{http.StatusConflict, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *struct {
 		ActorHeader
 		Body TestRunStart
@@ -67,7 +69,7 @@ func (s *Server) registerTestRuns() {
 	) (*answer[api.TestRun], error) {
 		b := in.Body
 		r := api.TestRun{
-			ID: b.ID, Suite: b.Suite, Ref: b.Ref, Route: b.Route, Versions: b.Versions, Owners: b.Owners, Repository: b.Repository, Origin: b.Origin, Actor: in.actor(),
+			ID: b.ID, Suite: b.Suite, Ref: b.Ref, Route: b.Route, Versions: b.Versions, Owners: b.Owners, Repository: b.Repository, Origin: b.Origin, Repeats: b.Repeats, Actor: in.actor(),
 		}
 		out, err := s.tests.Begin(ctx, r, b.For)
 		return reply(out), err
@@ -99,7 +101,7 @@ func (s *Server) registerTestRuns() {
 		Suite   string `query:"suite" maxLength:"63" doc:"Only of this suite"`
 		Route   string `query:"route" maxLength:"1000" doc:"Only those aimed at this route"`
 		Version string `query:"version" maxLength:"130" doc:"Only those whose route had this service@version, or a version of this service" example:"cart@feature-2981"`
-		Status  string `query:"status" enum:"running,passed,failed,error,canceled,lost" doc:"Only those that ended so"`
+		Status  string `query:"status" enum:"running,passed,failed,unproved,error,canceled,lost" doc:"Only those that ended so"`
 		Before  int64  `query:"before" minimum:"0" doc:"Only those with a lower number"`
 		Limit   int    `query:"limit" minimum:"0" maximum:"1000" doc:"How many at most; 0 means 50"`
 	},

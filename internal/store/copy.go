@@ -37,7 +37,7 @@ type Counts map[string]int64
 func (c Counts) String() string {
 	var parts []string
 	for _, t := range tables() {
-		if !slices.Contains([]string{"webhooks", "dead_letters", "counters", "test_runs", "test_history", "suites", "suite_touches"}, t.name) {
+		if !slices.Contains([]string{"webhooks", "dead_letters", "counters", "test_runs", "test_history", "suites", "suite_touches", "forge_deliveries"}, t.name) {
 			parts = append(parts, fmt.Sprintf("%d %s", c[t.name], t.name))
 		}
 	}
@@ -63,6 +63,7 @@ func tables() []table {
 		{"test_history", "suite, test", readable[api.TestHistory]},
 		{"suites", "name, ref", readable[api.Suite]},
 		{"suite_touches", "suite, service", readable[api.TouchedByTest]},
+		{"forge_deliveries", "number", nil},
 		{"counters", "name", nil},
 	}
 }

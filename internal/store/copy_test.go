@@ -67,10 +67,11 @@ func TestCopy_BetweenAll(t *testing.T) {
 				require.NoError(t, db.UpdateTestHistory(t.Context(), "checkout", []string{"adds"}, func(h *api.TestHistory) { h.Runs = 1 }))
 				require.NoError(t, db.PutSuite(t.Context(), api.Suite{Name: "checkout", Ref: "v1"}))
 				require.NoError(t, db.TouchServices(t.Context(), "checkout", []string{"cart"}, func(*api.TouchedByTest) {}))
+				require.NoError(t, db.PutDeliveries(t.Context(), []string{"a", "b"}, 10))
 				var exported, again bytes.Buffer
 				counts, err := source.export(t.Context(), &exported)
 				require.NoError(t, err)
-				require.Equal(t, store.Counts{"services": 1, "versions": 120, "routes": 1, "events": 3, "counters": 4, "webhooks": 2, "dead_letters": 1, "test_runs": 1, "test_history": 1, "suites": 1, "suite_touches": 1}, counts)
+				require.Equal(t, store.Counts{"services": 1, "versions": 120, "routes": 1, "events": 3, "counters": 5, "webhooks": 2, "dead_letters": 1, "test_runs": 1, "test_history": 1, "suites": 1, "suite_touches": 1, "forge_deliveries": 2}, counts)
 				require.Equal(t, "1 services, 120 versions, 1 routes, 3 events", counts.String())
 
 				copied := target.open(t)
@@ -155,7 +156,7 @@ func TestImport_RefusesAndStoresNothing(t *testing.T) {
 					}
 					counts, err := target.export(t.Context(), io.Discard)
 					require.NoError(t, err)
-					require.Equal(t, store.Counts{"services": 0, "versions": 0, "routes": 0, "events": 0, "counters": 0, "webhooks": 0, "dead_letters": 0, "test_runs": 0, "test_history": 0, "suites": 0, "suite_touches": 0}, counts)
+					require.Equal(t, store.Counts{"services": 0, "versions": 0, "routes": 0, "events": 0, "counters": 0, "webhooks": 0, "dead_letters": 0, "test_runs": 0, "test_history": 0, "suites": 0, "suite_touches": 0, "forge_deliveries": 0}, counts)
 				})
 			}
 			_, err = db.Import(t.Context(), strings.NewReader(good))

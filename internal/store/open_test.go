@@ -188,7 +188,7 @@ func TestOpenSQLite_GoesOnWithCreation(t *testing.T) {
 		"only marked":   func(t *testing.T, path string) { raw(t, path, `PRAGMA application_id = 1279351119`) },
 		"nothing migrated": func(t *testing.T, path string) {
 			require.NoError(t, open(t, path).Close())
-			for _, table := range []string{"services", "versions", "routes", "events", "counters", "webhooks", "dead_letters", "test_runs", "test_history", "suites", "suite_touches"} {
+			for _, table := range []string{"services", "versions", "routes", "events", "counters", "webhooks", "dead_letters", "test_runs", "test_history", "suites", "suite_touches", "forge_deliveries"} {
 				raw(t, path, `DROP TABLE `+table)
 			}
 			raw(t, path, `DELETE FROM goose_db_version WHERE version_id > 0`)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/layover-dev/layover/api"
 )
@@ -67,6 +68,37 @@ func Prove(c Claim, r api.Reached, x api.XRay) []api.RunFinding {
 
 // chose says whether the caller itself named another route.
 func chose(e api.ReachedEdge) bool { return e.By == "preview" || e.By == "cookie" }
+
+// Gap is what the receipts of a run do not tell of.
+type Gap struct {
+	Since   time.Time // since when receipts are kept, where that is another time than when the run began; else zero
+	Dropped uint64    // requests of which proxies could not tell while it ran, of any run
+}
+
+// GapBetween is what lies between what a server said of a run when it began, and what it says at its end.
+func GapBetween(begin, end api.Reached) Gap {
+	if !end.Since.Equal(begin.Since) {
+		return Gap{Since: end.Since}
+	}
+	if end.Dropped > begin.Dropped {
+		return Gap{Dropped: end.Dropped - begin.Dropped}
+	}
+	return Gap{}
+}
+
+// Doubt returns which findings hold nonetheless, and why the receipts prove nothing; "" where they do. Where another server keeps them than
+// when the run began, they never do: what speaks against it may be in the part that is gone. Where proxies could not tell of
+// some requests, a version that seems not to have been reached may have been.
+func (g Gap) Doubt(findings []api.RunFinding) (hold []api.RunFinding, why string) {
+	hold = slices.DeleteFunc(slices.Clone(findings), func(f api.RunFinding) bool { return f.Kind == NotExercised || f.Kind == NotReached })
+	switch {
+	case !g.Since.IsZero():
+		return hold, "the server changed during the run: receipts are kept since " + g.Since.UTC().Format(time.RFC3339) + " only, and the run began before that"
+	case g.Dropped > 0 && len(findings) > 0 && len(hold) == 0:
+		return hold, fmt.Sprintf("proxies could not tell of %d requests during the run, and none to %s is known", g.Dropped, findings[0].Version)
+	}
+	return findings, ""
+}
 
 type prover struct {
 	claim   Claim

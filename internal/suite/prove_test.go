@@ -2,6 +2,7 @@ package suite
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -53,6 +54,39 @@ func TestProve(t *testing.T) {
 				require.NotEmpty(t, f.Hint)
 			}
 			require.Equal(t, test.kinds, kinds)
+		})
+	}
+}
+
+func TestGap(t *testing.T) {
+	began := time.Date(2031, 5, 1, 12, 0, 0, 0, time.UTC)
+	absent := api.RunFinding{Kind: NotExercised, Version: "cart@pr-1"}
+	fallback := api.RunFinding{Kind: UnexpectedFallback, Version: "orders@pr-1"}
+	same, other := api.Reached{Since: began, Dropped: 3}, api.Reached{Since: began.Add(time.Hour)}
+	tests := map[string]struct {
+		end      api.Reached
+		findings []api.RunFinding
+		hold     []api.RunFinding
+		says     string
+	}{
+		"all is known":                        {same, []api.RunFinding{absent}, []api.RunFinding{absent}, ""},
+		"nothing against it":                  {same, nil, nil, ""},
+		"another server, and nothing is":      {other, nil, nil, "receipts are kept since 2031-05-01T13:00:00Z"},
+		"another server, and it was absent":   {other, []api.RunFinding{absent}, nil, "the server changed during the run"},
+		"another server, and a fallback":      {other, []api.RunFinding{absent, fallback}, []api.RunFinding{fallback}, "the server changed during the run"},
+		"requests are missing, and a finding": {api.Reached{Since: began, Dropped: 5}, []api.RunFinding{absent}, nil, "proxies could not tell of 2 requests during the run, and none to cart@pr-1"},
+		"requests are missing, and reached":   {api.Reached{Since: began, Dropped: 5}, nil, nil, ""},
+		"requests are missing, and fallback":  {api.Reached{Since: began, Dropped: 5}, []api.RunFinding{absent, fallback}, []api.RunFinding{absent, fallback}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			hold, why := GapBetween(same, test.end).Doubt(test.findings)
+			require.ElementsMatch(t, test.hold, hold)
+			if test.says == "" {
+				require.Empty(t, why)
+				return
+			}
+			require.Contains(t, why, test.says)
 		})
 	}
 }

@@ -97,7 +97,7 @@ type Judgement struct {
 // that wait for the same trial share it. An error of run makes those tests undecided; the error of ctx ends everything.
 //
 // A test that was never seen to flip, in 20 runs or more, is taken to be stable. Any other has to fail again on the same
-// versions first: twice where too little is known, and as often as chance does not explain where it is known to flip. Then the
+// versions first: twice where too little is known or it flips seldom, and three times where it flips in more than 1 of 23 runs. Then the
 // default versions and parts of the route are tried, in the order that needs the fewest runs; of such a test one failure in a
 // trial is none yet.
 func Judge(ctx context.Context, failed []string, mine string, versions []string, past map[string]Past, run Runner) (map[string]Judgement, error) {

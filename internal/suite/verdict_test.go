@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -109,6 +110,57 @@ func TestJudge_IsRight(t *testing.T) {
 			require.GreaterOrEqual(t, float64(right)/cases, least)
 		})
 	}
+}
+
+// TestJudge_TakesAsManyRunsAsTheGuideSays holds that docs/howto/test.md has the number of further runs of each case.
+func TestJudge_TakesAsManyRunsAsTheGuideSays(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/howto/test.md")
+	require.NoError(t, err)
+	for _, row := range []struct{ route, of, verdict, kind string }{
+		{"none", "", "main is broken", "main, no route"},
+		{"1 version", "", "yours", "mine"},
+		{"", "", "main is broken", "main"},
+		{"2 versions", "", "yours", "mine of two"},
+		{"", "", "main is broken", "main, two"},
+		{"", "", "theirs", "other of two"},
+		{"", "", "only together", "the combination"},
+		{"3 versions", "", "yours", "mine of three"},
+		{"", "", "theirs", "other of three"},
+		{"", " of two", "only together", "combination of three"},
+		{"3 versions, all under test", "", "yours", "nobody's, one"},
+		{"", " of two", "only together", "nobody's, combination"},
+	} {
+		k := kinds()[row.kind]
+		runs := func(past Past) int {
+			w := &world{versions: k.versions, fails: k.fails, random: rand.New(rand.NewPCG(1, 2))}
+			got, err := Judge(t.Context(), []string{"a"}, k.mine, k.versions, map[string]Past{"a": past}, w.run)
+			require.NoError(t, err)
+			require.Equal(t, row.verdict, string(got["a"].Verdict))
+			return got["a"].Runs
+		}
+		believed, unknown := runs(Past{Runs: stableRuns}), runs(Past{Runs: stableRuns - 1})
+		require.Contains(t, string(guide), fmt.Sprintf("| %s | `%s`%s | %d | %d |\n", row.route, row.verdict, row.of, believed, unknown))
+		require.Equal(t, unknown, runs(Past{Runs: 23, Flips: 1}), "one that flips seldom is as a new one")
+		require.Equal(t, unknown+1, runs(Past{Runs: 22, Flips: 1}), "one that flips often fails once more on the same versions")
+		require.Equal(t, unknown+1, runs(Past{Runs: 100, Flips: 90}), "and never more often")
+	}
+}
+
+// TestJudge_RunsOfFlakyTests holds the numbers for flaky tests, likewise.
+func TestJudge_RunsOfFlakyTests(t *testing.T) {
+	runs := func(versions []string, mine string, past Past) int {
+		got, err := Judge(t.Context(), []string{"a"}, mine, versions, map[string]Past{"a": past}, func(context.Context, Trial, []string) (map[string]bool, error) {
+			return map[string]bool{"a": true}, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, Flaky, got["a"].Verdict)
+		return got["a"].Runs
+	}
+	two, three := []string{mine, other}, []string{mine, other, third}
+	require.Equal(t, []int{1, 2, 3, 3, 5}, []int{
+		runs(nil, "", Past{Runs: 20}), runs(two[:1], mine, Past{Runs: 20}), runs(two, mine, Past{Runs: 20}), runs(three, mine, Past{Runs: 20}), runs(three, "", Past{Runs: 20}),
+	})
+	require.Equal(t, 1, runs(three, mine, Past{}))
 }
 
 // TestJudge_SharesTrials holds that tests of different fate are run together where they wait for the same.

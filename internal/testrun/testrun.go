@@ -64,6 +64,7 @@ type Options struct {
 	Store   Store
 	Tell    func(ctx context.Context, e api.Event) bool  // stores an event
 	Reached func(run string) (r api.Reached, known bool) // what the requests of a run reached; nil where nobody knows
+	Begins  func(run string)                             // is told of each run before it has requests; may be nil
 	Clock   func() time.Time                             // nil for the real one
 }
 
@@ -78,7 +79,19 @@ func New(opts Options) *Keeper {
 	if opts.Clock == nil {
 		opts.Clock = time.Now
 	}
+	if opts.Begins == nil {
+		opts.Begins = func(string) {}
+	}
 	return &Keeper{opts: opts}
+}
+
+// Resume tells Options.Begins of the runs that go on: another server, or this one before it was started anew, has begun them.
+func (k *Keeper) Resume(ctx context.Context) error {
+	going, err := k.Runs(ctx, api.TestRunFilter{Status: api.RunRunning, Limit: maxList})
+	for _, r := range going {
+		k.opts.Begins(r.ID)
+	}
+	return err
 }
 
 // Begin stores a run that begins, and returns it with its ID and number. Where no ID is given it makes one.
@@ -107,13 +120,17 @@ func (k *Keeper) Begin(ctx context.Context, r api.TestRun, most api.Duration) (a
 	r.Status, r.Began, r.Ended = api.RunRunning, now, time.Time{}
 	r.Cases, r.Findings, r.Reached, r.Unreached, r.Reason, r.Touches = nil, nil, nil, nil, "", nil
 	r.Omitted, r.Exercised = api.TestCounts{}, false
-	r.Count()
+	k.tally(&r)
 	number, err := k.opts.Store.AddTestRun(ctx, r, keepRuns)
 	if errors.Is(err, control.ErrStored) {
 		return r, &control.Error{Code: api.CodeConflict, Message: "there is a test run " + r.ID, Hint: "choose another ID, or leave it out: a run's requests are told apart by it"}
 	}
+	if err != nil {
+		return r, err
+	}
 	r.Number = number
-	return r, err
+	k.opts.Begins(r.ID)
+	return r, nil
 }
 
 // NewID makes the ID of a run.
@@ -142,8 +159,8 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 	if r.Status != api.RunRunning {
 		return r, &control.Error{Code: api.CodeConflict, Message: fmt.Sprintf("test run %s has ended: %s", r.ID, r.Status), Hint: "begin another run for another result"}
 	}
-	if !slices.Contains([]api.RunStatus{api.RunPassed, api.RunFailed, api.RunError, api.RunCanceled}, result.Status) {
-		return r, invalidf("a run ends passed, failed, error or canceled", "%q is not how a test run ends", result.Status)
+	if !slices.Contains([]api.RunStatus{api.RunPassed, api.RunFailed, api.RunUnproved, api.RunError, api.RunCanceled}, result.Status) {
+		return r, invalidf("a run ends passed, failed, unproved, error or canceled", "%q is not how a test run ends", result.Status)
 	}
 	names := map[string]bool{}
 	for _, c := range result.Cases {
@@ -162,12 +179,12 @@ func (k *Keeper) End(ctx context.Context, result api.TestRun) (api.TestRun, erro
 	if err := k.opts.Store.PutTestRun(ctx, r); err != nil {
 		return r, err
 	}
-	return r, k.learn(ctx, r)
+	return k.present(r), k.learn(ctx, r)
 }
 
 // count fills in what follows from a run's tests and requests.
 func (k *Keeper) count(r *api.TestRun) {
-	r.Count()
+	k.tally(r)
 	if k.opts.Reached == nil {
 		return
 	}
@@ -181,6 +198,55 @@ func (k *Keeper) count(r *api.TestRun) {
 		touched[e.Service] = true
 	}
 	r.Touches = slices.Sorted(maps.Keys(touched))
+}
+
+// tally counts a run's tests, and what its failures are excused for.
+func (k *Keeper) tally(r *api.TestRun) {
+	r.Count()
+	r.ExcusedFor = nil
+	for _, c := range r.Cases {
+		if c.Outcome == outcomeFailed && c.Excused {
+			if r.ExcusedFor == nil {
+				r.ExcusedFor = map[string]int{}
+			}
+			r.ExcusedFor[k.excuse(c)]++
+		}
+	}
+}
+
+// inQuarantine is why a test is excused that its suite excuses for a time.
+const inQuarantine = "in quarantine"
+
+// excuse is why a failed test does not fail the run.
+func (k *Keeper) excuse(c api.TestCase) string {
+	if c.Quarantine.After(k.opts.Clock()) || c.Verdict == "" {
+		return inQuarantine
+	}
+	return c.Verdict
+}
+
+// summary is how a run ended, in words: who reads no further sees what is excused.
+func summary(r api.TestRun) string {
+	text := string(r.Status)
+	if r.Status == api.RunUnproved {
+		text = "not proved"
+	}
+	if r.Excused == 0 {
+		return text
+	}
+	var reasons []string
+	for _, reason := range slices.Sorted(maps.Keys(r.ExcusedFor)) {
+		reasons = append(reasons, fmt.Sprintf("%d %s", r.ExcusedFor[reason], reason))
+	}
+	failures := "failures"
+	if r.Excused == 1 {
+		failures = "failure"
+	}
+	text += fmt.Sprintf(", %d %s excused", r.Excused, failures)
+	if len(reasons) > 0 { // those of an older layover have none
+		text += " (" + strings.Join(reasons, ", ") + ")"
+	}
+	return text
 }
 
 // Outcomes of a test.
@@ -272,11 +338,12 @@ func (k *Keeper) Run(ctx context.Context, id string) (api.TestRun, error) {
 	return k.present(r), err
 }
 
-// present says of a run whose time is over that it is lost.
+// present says how a run ended, in words, and of one whose time is over that it is lost.
 func (k *Keeper) present(r api.TestRun) api.TestRun {
 	if r.Status == api.RunRunning && k.opts.Clock().After(r.Until) {
 		r.Status, r.Reason = api.RunLost, "nothing was heard of it until its time was over"
 	}
+	r.Summary = summary(r)
 	return r
 }
 

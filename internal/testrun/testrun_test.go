@@ -21,6 +21,7 @@ type kept struct {
 	now     time.Time
 	events  []api.Event
 	reached map[string]api.Reached
+	begun   []string
 }
 
 func newKept(t *testing.T) *kept {
@@ -39,6 +40,7 @@ func newKept(t *testing.T) *kept {
 			r, ok := k.reached[run]
 			return r, ok
 		},
+		Begins: func(run string) { k.begun = append(k.begun, run) },
 	})
 	return k
 }
@@ -53,6 +55,66 @@ func (k *kept) run(t *testing.T, r api.TestRun, cases ...api.TestCase) api.TestR
 	ended, err := k.End(t.Context(), api.TestRun{ID: begun.ID, Status: api.RunFailed, Cases: cases})
 	require.NoError(t, err)
 	return ended
+}
+
+// TestKeeper_TellsWhichRunsBegin holds that a run is told of when it begins, and that a server that is started meanwhile is told of
+// those that go on.
+func TestKeeper_TellsWhichRunsBegin(t *testing.T) {
+	k := newKept(t)
+	for _, id := range []string{"ci-1", "ci-2", "ci-3"} {
+		_, err := k.Begin(t.Context(), api.TestRun{ID: id, Suite: "checkout"}, api.Duration(time.Hour))
+		require.NoError(t, err)
+	}
+	_, err := k.Begin(t.Context(), api.TestRun{ID: "ci-1", Suite: "checkout"}, 0)
+	require.Error(t, err)
+	require.Equal(t, []string{"ci-1", "ci-2", "ci-3"}, k.begun)
+	_, err = k.End(t.Context(), api.TestRun{ID: "ci-2", Status: api.RunPassed})
+	require.NoError(t, err)
+	k.begun = nil
+	require.NoError(t, k.Resume(t.Context()))
+	require.Equal(t, []string{"ci-3", "ci-1"}, k.begun)
+	k.begun, k.now = nil, k.now.Add(2*time.Hour)
+	require.NoError(t, k.Resume(t.Context()))
+	require.Empty(t, k.begun, "they are lost")
+}
+
+// TestKeeper_SaysWhatIsExcused holds that nobody takes a run for a clean one in which failures are excused.
+func TestKeeper_SaysWhatIsExcused(t *testing.T) {
+	k := newKept(t)
+	failed := func(name, verdict string) api.TestCase {
+		return api.TestCase{Name: name, Outcome: "failed", Verdict: verdict, Excused: true}
+	}
+	waits := failed("waits", "yours")
+	waits.Quarantine = k.now.Add(time.Hour)
+	over := failed("over", "flaky")
+	over.Quarantine = k.now.Add(-time.Hour)
+	counts := api.TestCase{Name: "counts", Outcome: "failed", Verdict: "yours"}
+	for name, test := range map[string]struct {
+		status api.RunStatus
+		cases  []api.TestCase
+		want   string
+	}{
+		"nothing":    {api.RunPassed, []api.TestCase{{Name: "a", Outcome: "passed"}}, "passed"},
+		"one":        {api.RunPassed, []api.TestCase{failed("a", "flaky")}, "passed, 1 failure excused (1 flaky)"},
+		"several":    {api.RunPassed, []api.TestCase{failed("a", "main is broken"), failed("b", "flaky"), over, waits}, "passed, 4 failures excused (2 flaky, 1 in quarantine, 1 main is broken)"},
+		"and others": {api.RunFailed, []api.TestCase{failed("a", "flaky"), counts}, "failed, 1 failure excused (1 flaky)"},
+		"unproved":   {api.RunUnproved, []api.TestCase{failed("a", "flaky")}, "not proved, 1 failure excused (1 flaky)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun, err := k.Begin(t.Context(), api.TestRun{Suite: "checkout"}, 0)
+			require.NoError(t, err)
+			ended, err := k.End(t.Context(), api.TestRun{ID: begun.ID, Status: test.status, Cases: test.cases})
+			require.NoError(t, err)
+			require.Equal(t, test.want, ended.Summary)
+			kept, err := k.Run(t.Context(), begun.ID)
+			require.NoError(t, err)
+			require.Equal(t, test.want, kept.Summary)
+			listed, err := k.Runs(t.Context(), api.TestRunFilter{Limit: 1})
+			require.NoError(t, err)
+			require.Equal(t, test.want, listed[0].Summary)
+			require.Equal(t, ended.ExcusedFor, listed[0].ExcusedFor)
+		})
+	}
 }
 
 func TestKeeper_Run(t *testing.T) {

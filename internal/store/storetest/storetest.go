@@ -1,4 +1,4 @@
-// Package storetest has the conformance suite of [control.Store], [testrun.Store] and [webhook.Store]: what their
+// Package storetest has the conformance suite of [control.Store], [forge.Store], [testrun.Store] and [webhook.Store]: what their
 // contracts say, sentence by sentence, as tests for any implementation.
 package storetest
 
@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/internal/control"
+	"github.com/layover-dev/layover/internal/forge"
 	"github.com/layover-dev/layover/internal/testrun"
 	"github.com/layover-dev/layover/internal/webhook"
 )
@@ -17,6 +18,7 @@ import (
 // Store is a store under test. Close ends its use in an orderly way; the data stay.
 type Store interface {
 	control.Store
+	forge.Store
 	testrun.Store
 	webhook.Store
 	io.Closer
@@ -39,6 +41,7 @@ func Run(t *testing.T, place func(t *testing.T) Open) {
 		"revision": revisionTests(),
 		"webhooks": webhookTests(),
 		"testruns": testRunTests(),
+		"forges":   deliveryTests(),
 		"context":  contextTests(),
 	}
 	for area, tests := range areas {

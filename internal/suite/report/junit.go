@@ -275,8 +275,14 @@ func inXML(r rune) bool {
 	return r == '\n' || r == '\t' || r == '\r' || r >= ' ' && r <= 0xd7ff || r >= 0xe000 && r <= 0xfffd || r >= 0x10000 && r <= 0x10ffff
 }
 
-// WriteJUnit writes cases as JUnit XML, in one suite with the given name. ParseJUnit reads them back as they are.
-func WriteJUnit(w io.Writer, name string, cases []Case) error {
+// Property is something that is said of all cases together.
+type Property struct {
+	Name  string `xml:"name,attr"`
+	Value string `xml:"value,attr"`
+}
+
+// WriteJUnit writes cases as JUnit XML, in one suite with the given name and properties. ParseJUnit reads the cases back as they are.
+func WriteJUnit(w io.Writer, name string, cases []Case, properties ...Property) error {
 	type message struct {
 		Message string `xml:"message,attr"`
 		Text    string `xml:",chardata"`
@@ -289,15 +295,22 @@ func WriteJUnit(w io.Writer, name string, cases []Case) error {
 		Failure *message `xml:"failure"`
 		Skipped *message `xml:"skipped"`
 	}
+	type about struct {
+		Properties []Property `xml:"property"`
+	}
 	type testsuite struct {
 		XMLName  xml.Name   `xml:"testsuite"`
 		Name     string     `xml:"name,attr"`
 		Tests    int        `xml:"tests,attr"`
 		Failures int        `xml:"failures,attr"`
 		Skipped  int        `xml:"skipped,attr"`
+		About    *about     `xml:"properties"`
 		Cases    []testcase `xml:"testcase"`
 	}
 	out := testsuite{Name: name, Tests: len(cases)}
+	if len(properties) > 0 {
+		out.About = &about{properties}
+	}
 	for _, c := range cases {
 		t := testcase{Name: c.Name, File: c.File, Time: strconv.FormatFloat(c.Duration.Seconds(), 'f', -1, 64)}
 		if class, rest, ok := strings.Cut(c.Name, " > "); ok && class != nodeClass && class != rest && joined(class, rest) == c.Name {
