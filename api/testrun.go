@@ -142,6 +142,8 @@ type TestOutcome struct {
 	Outcome string    `json:"outcome"`
 	Verdict string    `json:"verdict,omitempty"`
 	Flipped bool      `json:"flipped,omitempty"`
+	// OnDefaults is how it went against the default versions, where that was tried beside a route.
+	OnDefaults string `json:"on_defaults,omitempty" enum:"passed,failed" doc:"How it went against the default versions, where that was tried"`
 }
 
 // Suite is a suite of tests that any repository can run.

@@ -647,7 +647,7 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 		return err
 	}
 	for _, h := range histories {
-		past[h.Test] = suite.Past{Runs: h.Runs, Flips: h.Flips}
+		past[h.Test] = suite.Past{Runs: h.Runs, Flips: h.Flips, Elsewhere: passedElsewhere(h, t.run.Route)}
 	}
 	verdicts, err := suite.Judge(ctx, failed, t.mine(), t.aim.versions(), past, func(ctx context.Context, trial suite.Trial, tests []string) (map[string]bool, error) {
 		t.trials++
@@ -674,10 +674,21 @@ func (t *suiteRun) judge(ctx context.Context, result *api.TestRun) error {
 	return nil
 }
 
+// passedElsewhere says whether a test is known to have passed on the default versions, or on another route.
+func passedElsewhere(h api.TestHistory, route string) bool {
+	const passed = string(report.Passed)
+	return h.Broken != nil || slices.ContainsFunc(h.Last, func(o api.TestOutcome) bool {
+		return o.OnDefaults == passed || o.Outcome == passed && o.Route != route
+	})
+}
+
 // blameMain names the default versions whose fault it is that main fails tests. Receipts of the trial are known by then. Tests that
 // asked nothing of the environment there fail by themselves, as where something is not installed, and say nothing of main.
 func (t *suiteRun) blameMain(ctx context.Context, result *api.TestRun) {
-	if !slices.ContainsFunc(result.Cases, func(c api.TestCase) bool { return c.Verdict == string(suite.MainFails) }) {
+	failsThere := func(c api.TestCase) bool {
+		return c.Verdict == string(suite.MainFails) || c.Verdict == string(suite.Undecided) && c.OnDefaults == string(report.Failed)
+	}
+	if !slices.ContainsFunc(result.Cases, failsThere) {
 		return
 	}
 	reached, err := t.client.Reached(ctx, cmp.Or(t.onDefaults, t.run.ID)) // without a trial it ran on the default versions
@@ -685,11 +696,11 @@ func (t *suiteRun) blameMain(ctx context.Context, result *api.TestRun) {
 	guilty := t.guilty(reached)
 	for i := range result.Cases {
 		switch c := &result.Cases[i]; {
-		case c.Verdict != string(suite.MainFails):
+		case !failsThere(*c):
 		case silent:
 			c.Verdict = string(suite.Undecided)
 			c.Evidence = append(c.Evidence, "it asked nothing of the environment on the default versions: so it says nothing of them")
-		default:
+		case c.Verdict == string(suite.MainFails):
 			c.Blame = guilty
 		}
 	}

@@ -19,7 +19,7 @@ const (
 	Theirs    Verdict = "theirs"         // another version of the route fails by itself
 	Together  Verdict = "only together"  // versions of the route fail together, and none of them alone
 	Flaky     Verdict = "flaky"          // it passed on the versions it failed on
-	Undecided Verdict = "undecided"      // it could not be tried
+	Undecided Verdict = "undecided"      // it could not be tried, or tests what the default versions may never have had
 )
 
 // Verdicts returns all verdicts.
@@ -49,6 +49,9 @@ func (t Trial) String() string {
 type Past struct {
 	Runs  int // that are known
 	Flips int // in which it failed and passed on the same versions
+	// Elsewhere says that it passed on the default versions, or on another route. Where it never did, the default versions may not
+	// have yet what it tests: that it fails there says nothing of them.
+	Elsewhere bool
 }
 
 // What makes a test one that is known to be stable, and what one must do that is known not to be.
@@ -103,7 +106,7 @@ type Judgement struct {
 func Judge(ctx context.Context, failed []string, mine string, versions []string, past map[string]Past, run Runner) (map[string]Judgement, error) {
 	open := map[string]*trying{}
 	for _, test := range failed {
-		open[test] = &trying{mine: mine, versions: versions, repeats: past[test].repeats(), known: map[string]bool{}, failures: map[string]int{}}
+		open[test] = &trying{mine: mine, versions: versions, past: past[test], repeats: past[test].repeats(), known: map[string]bool{}, failures: map[string]int{}}
 	}
 	out := map[string]Judgement{}
 	for range maxTrials {
@@ -156,6 +159,7 @@ func mostWanted(waiting map[string][]string) (best string) {
 type trying struct {
 	mine      string
 	versions  []string
+	past      Past
 	repeats   int             // failures on the same versions that are needed; 0 where it is known to be stable
 	known     map[string]bool // what came of trials, by their text: whether the test passed
 	failures  map[string]int  // how often it failed in each
@@ -204,6 +208,15 @@ func (t *trying) passes(trial Trial) (passed, known bool) {
 func (t *trying) is(v Verdict, blame ...string) (Trial, bool) {
 	t.judgement.Verdict, t.judgement.Blame = v, blame
 	return Trial{}, true
+}
+
+// mainFails is the verdict where the default versions fail as well as the route.
+func (t *trying) mainFails() (Trial, bool) {
+	if !t.past.Elsewhere {
+		t.judgement.Evidence = append(t.judgement.Evidence, "it is not known to have passed without this route: main may not have yet what it tests")
+		return t.is(Undecided)
+	}
+	return t.is(MainFails)
 }
 
 // next returns the next trial, or says that the verdict is found.
@@ -270,7 +283,7 @@ func (t *trying) nextOfOne(version string) (Trial, bool) {
 	case !known:
 		return Trial{Defaults: true}, false
 	case !passed:
-		return t.is(MainFails)
+		return t.mainFails()
 	}
 	verdict := Yours
 	if t.mine != "" && t.mine != version {
@@ -286,7 +299,7 @@ func (t *trying) orMain(v Verdict, blame string) (Trial, bool) {
 	case !known:
 		return Trial{Defaults: true}, false
 	case !passed:
-		return t.is(MainFails)
+		return t.mainFails()
 	}
 	return t.is(v, blame)
 }
@@ -301,7 +314,7 @@ func (t *trying) nextOfMany(well []string) (Trial, bool) {
 		if passed, known := t.passes(Trial{Defaults: true}); !known {
 			return Trial{Defaults: true}, false
 		} else if !passed {
-			return t.is(MainFails)
+			return t.mainFails()
 		}
 	}
 	var needed []string // without each of them it passes

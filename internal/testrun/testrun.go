@@ -296,7 +296,7 @@ const batch = 500
 
 // learnOne takes one outcome of a test into its history, and says what to tell its owners.
 func learnOne(h *api.TestHistory, r api.TestRun, c api.TestCase) (e api.Event, tells bool) {
-	h.Last = append(h.Last, api.TestOutcome{Run: r.ID, Route: r.Route, At: r.Ended, Outcome: c.Outcome, Verdict: c.Verdict, Flipped: c.Flipped})
+	h.Last = append(h.Last, api.TestOutcome{Run: r.ID, Route: r.Route, At: r.Ended, Outcome: c.Outcome, Verdict: c.Verdict, Flipped: c.Flipped, OnDefaults: c.OnDefaults})
 	h.Last = h.Last[max(0, len(h.Last)-keepHistory):]
 	h.Runs, h.Failed, h.Flips = len(h.Last), 0, 0
 	for _, o := range h.Last {
