@@ -80,6 +80,12 @@ func isProxy(service string) bool {
 func (e *Evaluator) Decide(r *Request) Answer {
 	own := *r
 	own.Host = canonicalHost(r.Host)
+	if named := connectionFields(r.Header); len(named) > 0 {
+		own.Header = r.Header.Clone()
+		for _, name := range named {
+			delete(own.Header, name)
+		}
+	}
 	for _, router := range e.routers {
 		if router.match(&own) {
 			return router.answer

@@ -103,6 +103,7 @@ func (r *reporter) leased() {
 // limits tells in what Traefik's own answers differ from those of Layover's proxy.
 func (r *reporter) limits() {
 	r.add("odd hosts", Nowhere, LimitHost+".")
+	r.add("fields for one hop", Nowhere, LimitConnection+".")
 	if r.settings.Mode == Full {
 		r.add("long baggage", Nowhere, LimitBaggage+".")
 	}
