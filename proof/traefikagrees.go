@@ -404,8 +404,13 @@ var errCannotBeSent = errors.New("it cannot be sent")
 
 // send writes the request as it stands: no library is to mend it.
 func (s *agreeScene) send(ctx context.Context, r *route.Request) (agreeAnswer, error) {
+	return s.sendTo(ctx, s.address, "close", r)
+}
+
+// sendTo sends it to Traefik or to Layover's proxy.
+func (s *agreeScene) sendTo(ctx context.Context, address, connection string, r *route.Request) (agreeAnswer, error) {
 	var b strings.Builder
-	b.WriteString("GET / HTTP/1.1\r\nHost: " + r.Host + "\r\nConnection: close\r\n")
+	b.WriteString("GET / HTTP/1.1\r\nHost: " + r.Host + "\r\nConnection: " + connection + "\r\n")
 	for name, lines := range map[string][]string{"Baggage": r.Baggage, "X-Route": r.Header, "Cookie": r.Cookie} {
 		for _, line := range lines {
 			if strings.ContainsAny(line, "\r\n\x00") {
@@ -417,7 +422,7 @@ func (s *agreeScene) send(ctx context.Context, r *route.Request) (agreeAnswer, e
 	if strings.ContainsAny(r.Host, "\r\n\x00") {
 		return agreeAnswer{}, errCannotBeSent
 	}
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", s.address)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return agreeAnswer{}, err
 	}

@@ -118,6 +118,9 @@ func checkHTTP(ctx context.Context, c *checkedTraefik) error {
 	if err := c.says(ctx, "in good order", c.api, c.given(c.config)); err != nil {
 		return err
 	}
+	if err := c.odd(ctx); err != nil {
+		return err
+	}
 	for _, bad := range []struct {
 		what     string
 		settings traefik.Settings
@@ -168,6 +171,31 @@ func checkHTTP(ctx context.Context, c *checkedTraefik) error {
 		return err
 	}
 	return c.says(ctx, "with the password", "http://ops:s3cret@"+c.address, c.given(c.config))
+}
+
+// odd holds that the limit is one: Traefik does not route by fields that are for one hop, and Layover does; and that a wish for
+// another HTTP comes to the proxy.
+func (c *checkedTraefik) odd(ctx context.Context) error {
+	r := &route.Request{Host: "cart.localhost", Baggage: []string{"dynamic_route=feature-1"}}
+	for address, want := range map[string]string{c.address: "cart@main", c.fallBack: "cart@feature-1"} {
+		a, err := c.sendTo(ctx, address, "close, baggage", r)
+		if err != nil {
+			return err
+		}
+		if a.instance != want {
+			return fmt.Errorf("a request whose Connection names baggage was answered by %q, not by %s", a.instance, want)
+		}
+	}
+	for upgrade, proxied := range map[string]bool{"h2c": true, "other": false} {
+		a, err := c.sendTo(ctx, c.address, "close, Upgrade\r\nUpgrade: "+upgrade, r)
+		if err != nil {
+			return err
+		}
+		if a.instance != "cart@feature-1" || a.byProxy != proxied {
+			return fmt.Errorf("a request with Upgrade: %s was answered by %q, by way of Layover's proxy: %t", upgrade, a.instance, a.byProxy)
+		}
+	}
+	return nil
 }
 
 func checkRedis(ctx context.Context, c *checkedTraefik) error {

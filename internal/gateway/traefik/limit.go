@@ -52,13 +52,14 @@ func isOddHost(authority string, t *route.Table) bool {
 	return t.Resolve(&route.Request{Host: host}).Service != nil
 }
 
-// connectionFields are the names of the fields that are for one hop only, as the client says. Traefik keeps what it writes itself
-// (X-Forwarded-For and others), by which nothing here decides.
+// connectionFields are the names of the fields that are for one hop only, as the client says. Traefik keeps Upgrade, and what
+// it writes itself (X-Forwarded-For and others), by which nothing here decides.
 func connectionFields(h http.Header) (names []string) {
 	for _, line := range h["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); name != "" {
-				names = append(names, http.CanonicalHeaderKey(name))
+			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
+			if name != "" && name != "Upgrade" {
+				names = append(names, name)
 			}
 		}
 	}

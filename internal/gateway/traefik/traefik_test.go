@@ -126,6 +126,25 @@ func TestFieldsThatConnectionNames(t *testing.T) {
 	}
 }
 
+// A wish for another HTTP is for the proxy, which takes it from the request: Java's clients have it in their first one.
+func TestUpgradesToHTTP(t *testing.T) {
+	table := compiled(t, routetest.Shop())
+	for _, mode := range []traefik.Mode{traefik.Hybrid, traefik.Full} {
+		e := evaluator(t, table, traefik.Settings{Mode: mode})
+		for _, baggage := range []string{"", "dynamic_route=feature-1"} {
+			for upgrade, proxied := range map[string]bool{
+				"h2c": true, "H2C": true, "websocket, h2c": true, "TLS/1.2": true, "HTTP/2.0 , x": true, "\th2": true,
+				"websocket": false, "h2cx": false, "my-http": false, "": false,
+			} {
+				r := sent(&route.Request{Host: "cart.localhost", Baggage: []string{baggage}})
+				r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+				r.Header.Set("Upgrade", upgrade)
+				require.Equal(t, proxied || mode == traefik.Hybrid && baggage != "", e.Decide(r).Proxy, "%s %q %q", mode, baggage, upgrade)
+			}
+		}
+	}
+}
+
 func TestHybridHasTwoRoutersForAService(t *testing.T) {
 	for _, versions := range []int{2, 500} {
 		c := built(t, compiled(t, routetest.Spec(10, versions)), traefik.Settings{Mode: traefik.Hybrid})
