@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -42,6 +43,8 @@ type Options struct {
 	Tell func(ctx context.Context, err error)
 	// Told says that Tell was called with a reason last, by a writer before this one.
 	Told bool
+	// ReadEvery is how often all keys are read again: Redis may have dropped some to make room, and kept the stamp. 0 means each minute.
+	ReadEvery time.Duration
 
 	Logger *slog.Logger // nil means none
 }
@@ -72,8 +75,6 @@ type Status struct {
 const (
 	// lookEvery is how often it is looked whether Redis still has what was written.
 	lookEvery = time.Second
-	// readEvery is how often all keys are read again: Redis may have dropped some to make room, and kept the stamp.
-	readEvery = time.Minute
 	// tellAfter is for how long it may not work before somebody is told: a connection that is made anew is no news.
 	tellAfter  = 3 * time.Second
 	ioTimeout  = 10 * time.Second
@@ -177,7 +178,7 @@ func (w *Writer) step(ctx context.Context) error {
 		return err
 	}
 	wanted := w.id + " " + id
-	if w.known == nil || stamp != w.stamp || time.Since(w.read) > readEvery {
+	if w.known == nil || stamp != w.stamp || time.Since(w.read) > cmp.Or(w.opts.ReadEvery, time.Minute) {
 		if w.known, err = w.find(ctx); err != nil {
 			return err
 		}

@@ -162,6 +162,17 @@ func TestComesBackAfterLosses(t *testing.T) {
 	s.becomes(want)
 }
 
+// Redis may drop keys to make room, and keep the stamp.
+func TestFindsWhatRedisDropped(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	want := map[string]string{"t/a/layover--shop--r/rule": "R", "t/b/layover--shop--s/0": "S"}
+	run(t, s, newWish(want), func(o *redis.Options) { o.ReadEvery = time.Millisecond })
+	s.becomes(want)
+	s.do("DEL", "t/b/layover--shop--s/0")
+	s.becomes(want)
+}
+
 // Who reads the log of events learns once that it does not work, and once that it does again: not of a connection that breaks.
 func TestTellsOnce(t *testing.T) {
 	t.Parallel()
