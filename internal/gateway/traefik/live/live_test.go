@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -196,10 +197,7 @@ func TestCheck(t *testing.T) {
 			change: func(a *api) {
 				for _, r := range append([]object{}, a.routers...) {
 					if r["provider"] == "http" {
-						two := object{}
-						for k, v := range r {
-							two[k] = v
-						}
+						two := maps.Clone(r)
 						two["provider"], two["name"] = "redis", strings.Replace(r["name"].(string), "@http", "@redis", 1)
 						a.routers = append(a.routers, two)
 					}
