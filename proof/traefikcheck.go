@@ -20,6 +20,7 @@ import (
 type checkedTraefik struct {
 	*agreeScene
 	api      string // URL
+	private  string // address of an entry point that has nothing of Layover's
 	problems int    // that were told as they should be
 	silences int    // that were none, and none was told
 }
@@ -53,6 +54,15 @@ func (c *checkedTraefik) start(ctx context.Context, provider string, more ...str
 		return err
 	}
 	c.api = "http://" + address
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	c.private = l.Addr().String()
+	if err := l.Close(); err != nil {
+		return err
+	}
+	args = append(args, "--entrypoints.private.address="+c.private, "--entrypoints.web.asdefault=true", "--entrypoints.second.asdefault=true")
 	c.agreeScene, err = newAgreeScene(ctx, traefik.Full, provider, agreeSpec(false), append(args, more...)...)
 	return err
 }
@@ -155,7 +165,7 @@ func checkHTTP(ctx context.Context, c *checkedTraefik) error {
 	text := `http:
   routers:
     old: {rule: 'Host(` + "`cart.localhost`" + `)', service: api@internal, priority: 2000000}
-    api: {rule: 'PathPrefix(` + "`/api`" + `)', service: api@internal, priority: 10, middlewares: [known]}
+    api: {rule: 'PathPrefix(` + "`/api`" + `)', service: api@internal, entryPoints: [private], middlewares: [known]}
   middlewares: {known: {basicAuth: {users: ['ops:{SHA}` + base64.StdEncoding.EncodeToString(sum[:]) + `']}}}
 `
 	if err := os.WriteFile(c.labels, []byte(text), 0o600); err != nil {
@@ -167,10 +177,10 @@ func checkHTTP(ctx context.Context, c *checkedTraefik) error {
 	if err := os.WriteFile(c.labels, []byte(strings.Replace(text, "2000000", "9", 1)), 0o600); err != nil {
 		return err
 	}
-	if err := c.says(ctx, "without the password", "http://"+c.address, c.given(c.config), "lets nobody in without the right user and password (401)"); err != nil {
+	if err := c.says(ctx, "without the password", "http://"+c.private, c.given(c.config), "lets nobody in without the right user and password (401)"); err != nil {
 		return err
 	}
-	return c.says(ctx, "with the password", "http://ops:s3cret@"+c.address, c.given(c.config))
+	return c.says(ctx, "with the password", "http://ops:s3cret@"+c.private, c.given(c.config))
 }
 
 // odd holds that the limit is one: Traefik does not route by fields that are for one hop, and Layover does; and that a wish for
@@ -207,11 +217,18 @@ func checkRedis(ctx context.Context, c *checkedTraefik) error {
 
 // checkOldSyntax has a Traefik that reads rules as version 2 does: it takes none of Layover's.
 func checkOldSyntax(ctx context.Context, c *checkedTraefik) error {
-	good := &checkedTraefik{}
-	if err := good.start(ctx, "http"); err != nil {
+	good := &checkedTraefik{agreeScene: &agreeScene{fallBack: "127.0.0.1:1"}}
+	defer good.stop()
+	var err error
+	if good.table, err = route.Compile(route.Spec{Environment: "shop", Services: []route.Service{{Name: "cart", Hosts: []string{"cart.localhost"}}}}); err != nil {
 		return err
 	}
-	defer good.stop()
+	if good.config, err = good.built(traefik.Settings{}); err != nil {
+		return err
+	}
+	if err := good.offer(good.config); err != nil {
+		return err
+	}
 	address, args, err := withAPI()
 	if err != nil {
 		return err
@@ -225,7 +242,11 @@ func checkOldSyntax(ctx context.Context, c *checkedTraefik) error {
 		return err
 	}
 	defer process.Stop()
-	return c.says(ctx, "rules of version 2", "http://"+address, good.given(good.config), "Traefik does not use", "as given", "HeaderRegexp")
+	err = c.says(ctx, "rules of version 2", "http://"+address, good.given(good.config), "Traefik does not use", "as given", "HeaderRegexp", "take core.defaultRuleSyntax out")
+	if err != nil {
+		return fmt.Errorf("%w; Traefik said: %s", err, process.Said())
+	}
+	return nil
 }
 
 func checkNoProvider(ctx context.Context, c *checkedTraefik) error {

@@ -265,12 +265,17 @@ func (j *judge) statuses() {
 		}
 		for _, said := range orStatus(r.Errors, r.Status) {
 			if !j.told[said] {
+				said = strings.ReplaceAll(said, r.Rule, "…") // each has another
 				objections[said] = append(objections[said], r.name)
 			}
 		}
 	}
 	for _, said := range slices.Sorted(maps.Keys(objections)) {
-		j.problem("Traefik does not use %s as given: %q; see Traefik's log, and whether its version and static configuration allow it", some(objections[said]), clip(said))
+		todo := "see Traefik's log, and whether its version and static configuration allow it"
+		if strings.Contains(said, "unsupported function") {
+			todo = "it reads rules as version 2 did: take core.defaultRuleSyntax out of its static configuration"
+		}
+		j.problem("Traefik does not use %s as given: %q; %s", some(objections[said]), clip(said), todo)
 	}
 }
 

@@ -187,6 +187,16 @@ func TestCheck(t *testing.T) {
 			},
 			problems: []string{"Traefik does not use the router " + router + ` as given: "error while parsing rule"`},
 		},
+		"rules of version 2": {
+			change: func(a *api) {
+				for _, r := range a.routers {
+					if r["provider"] == "http" {
+						r["status"], r["error"] = "disabled", []string{fmt.Sprintf("error while parsing rule %s: unsupported function: HeaderRegexp", r["rule"])}
+					}
+				}
+			},
+			problems: []string{fmt.Sprintf("Traefik does not use %d routers (layover--shop----previews--http1, ", n)},
+		},
 		"a server that is down": {
 			change: func(a *api) {
 				of(a, "layover--shop--cart--instances--main")["serverStatus"] = object{"http://10.0.0.1:80": "DOWN", "http://10.0.0.3:80": "UP"}
