@@ -34,10 +34,10 @@ func TestReadHosts(t *testing.T) {
 	} {
 		r, err := traefik.ReadHosts(rule)
 		require.NoError(t, err, rule)
-		for _, host := range strings.FieldsSeq(want.covers) {
+		for host := range strings.FieldsSeq(want.covers) {
 			require.True(t, r.MayCover(host), "%s %s", rule, host)
 		}
-		for _, host := range strings.FieldsSeq(want.not) {
+		for host := range strings.FieldsSeq(want.not) {
 			require.False(t, r.MayCover(host), "%s %s", rule, host)
 		}
 		require.ElementsMatch(t, want.samples, r.Samples(), rule)
