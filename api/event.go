@@ -10,7 +10,7 @@ import (
 type Event struct {
 	ID         int64     `json:"id" doc:"Grows with each event" example:"4711"`
 	Time       time.Time `json:"time"`
-	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,teardown.failed,teardown.done,teardown.skipped,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed,main.broken,main.mended" doc:"What happened"`
+	Type       EventType `json:"type" enum:"deploy.started,deploy.step,deploy.done,deploy.failed,deploy.superseded,version.stopped,version.removed,version.asleep,version.waking,version.awake,version.not_awake,teardown.failed,teardown.done,teardown.skipped,lease.ending,lease.ended,lease.extended,version.overruled,version.scaled,instance.exited,instance.health,instance.adopted,orphan.found,orphan.ended,service.changed,service.removed,route.changed,route.removed,main.broken,main.mended,gateway.broken,gateway.mended" doc:"What happened"`
 	Service    string    `json:"service,omitempty"`
 	Version    string    `json:"version,omitempty"`
 	Generation int64     `json:"generation,omitempty"`
@@ -55,8 +55,10 @@ const (
 	EventServiceRemoved   EventType = "service.removed"
 	EventRouteChanged     EventType = "route.changed"
 	EventRouteRemoved     EventType = "route.removed"
-	EventMainBroken       EventType = "main.broken" // a test fails on the default versions as well
-	EventMainMended       EventType = "main.mended" // it passes there again
+	EventMainBroken       EventType = "main.broken"    // a test fails on the default versions as well
+	EventMainMended       EventType = "main.mended"    // it passes there again
+	EventGatewayBroken    EventType = "gateway.broken" // another data plane's configuration cannot be written
+	EventGatewayMended    EventType = "gateway.mended" // it is written again
 )
 
 // EventTypes returns every type of event.
@@ -67,6 +69,7 @@ func EventTypes() []EventType {
 		EventVersionWaking, EventVersionAwake, EventVersionNotAwake, EventTeardownFailed, EventTeardownDone, EventTeardownSkipped, EventLeaseEnding, EventLeaseEnded,
 		EventLeaseExtended, EventInstanceExited, EventInstanceHealth, EventInstanceAdopted, EventOrphanFound,
 		EventOrphanEnded, EventServiceChanged, EventServiceRemoved, EventRouteChanged, EventRouteRemoved, EventMainBroken, EventMainMended,
+		EventGatewayBroken, EventGatewayMended,
 	}
 }
 

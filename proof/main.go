@@ -55,6 +55,7 @@ func promises() []promise {
 		{"replace", "Deploying good and bad builds of a version over it, in turn, fails no request, and none gets a build that is not healthy", proveReplace(replaceFull())},
 		{"cost", "A request costs the proxy little more than nginx, a fraction of Traefik, and no more with a million versions", proveCost},
 		{"traefik-agrees", "The real Traefik with Layover's configuration, over HTTP and Redis, sends every request where the routing table does", proveTraefikAgrees},
+		{"traefik-check", "What keeps the real Traefik from routing as Layover decides is told by what `layover gateway check --traefik` asks it", proveTraefikCheck},
 		{"traefik-hybrid", "In the mode hybrid a request costs Traefik no more with 10,000 versions than with 10", proveTraefikHybrid},
 		{"ecs-churn", "However many tasks of ECS end, and proxies there are, ECS is asked little; and where it refuses to answer, no route is lost", proveECSChurn(churnFull())},
 		{"ecs-shop", "The whole shop on ECS behind Traefik: adopted, routed, replaced, slept, woken, followed and removed, and no request lost", proveECSShop},

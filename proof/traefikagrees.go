@@ -130,6 +130,7 @@ type agreeScene struct {
 	evaluator *traefik.Evaluator
 	address   string // of Traefik
 	fallBack  string // address of Layover's proxy
+	labels    string // path of the file that has what was there before Layover
 	offered   atomic.Pointer[[]byte]
 	stops     []func()
 }
@@ -140,7 +141,7 @@ func (s *agreeScene) stop() {
 	}
 }
 
-func newAgreeScene(ctx context.Context, mode traefik.Mode, provider string, spec route.Spec) (s *agreeScene, err error) {
+func newAgreeScene(ctx context.Context, mode traefik.Mode, provider string, spec route.Spec, more ...string) (s *agreeScene, err error) {
 	s = &agreeScene{}
 	defer func() {
 		if err != nil {
@@ -170,7 +171,7 @@ func newAgreeScene(ctx context.Context, mode traefik.Mode, provider string, spec
 	if err != nil {
 		return s, err
 	}
-	process, address, err := harness.StartTraefik(ctx, args...)
+	process, address, err := harness.StartTraefik(ctx, append(args, more...)...)
 	if err != nil {
 		return s, err
 	}
@@ -256,18 +257,24 @@ func (s *agreeScene) provideHTTP(context.Context) ([]string, error) {
 		return nil, err
 	}
 	s.stops = append(s.stops, func() { _ = os.RemoveAll(dir) })
-	file := filepath.Join(dir, "labels.yaml")
+	s.labels = filepath.Join(dir, "labels.yaml")
 	text := "http:\n  routers: {old: {rule: 'Host(`cart.localhost`)', service: old}}\n  services: {old: {loadBalancer: {servers: [{url: 'http://" + old + "'}]}}}\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(s.labels, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
+	endpoint, err := s.serveOffered()
+	return []string{
+		"--providers.http.endpoint=" + endpoint, "--providers.http.pollinterval=500ms", "--providers.file.filename=" + s.labels,
+	}, err
+}
+
+// serveOffered serves the configuration that is offered, and returns its URL.
+func (s *agreeScene) serveOffered() (string, error) {
 	address, err := s.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(*s.offered.Load())
 	}))
-	return []string{
-		"--providers.http.endpoint=http://" + address + "/gateway/traefik", "--providers.http.pollinterval=500ms", "--providers.file.filename=" + file,
-	}, err
+	return "http://" + address + "/gateway/traefik", err
 }
 
 // offer makes a configuration the one that is served from now on.
@@ -397,8 +404,13 @@ var errCannotBeSent = errors.New("it cannot be sent")
 
 // send writes the request as it stands: no library is to mend it.
 func (s *agreeScene) send(ctx context.Context, r *route.Request) (agreeAnswer, error) {
+	return s.sendTo(ctx, s.address, "close", r)
+}
+
+// sendTo sends it to Traefik or to Layover's proxy.
+func (s *agreeScene) sendTo(ctx context.Context, address, connection string, r *route.Request) (agreeAnswer, error) {
 	var b strings.Builder
-	b.WriteString("GET / HTTP/1.1\r\nHost: " + r.Host + "\r\nConnection: close\r\n")
+	b.WriteString("GET / HTTP/1.1\r\nHost: " + r.Host + "\r\nConnection: " + connection + "\r\n")
 	for name, lines := range map[string][]string{"Baggage": r.Baggage, "X-Route": r.Header, "Cookie": r.Cookie} {
 		for _, line := range lines {
 			if strings.ContainsAny(line, "\r\n\x00") {
@@ -410,7 +422,7 @@ func (s *agreeScene) send(ctx context.Context, r *route.Request) (agreeAnswer, e
 	if strings.ContainsAny(r.Host, "\r\n\x00") {
 		return agreeAnswer{}, errCannotBeSent
 	}
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", s.address)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return agreeAnswer{}, err
 	}

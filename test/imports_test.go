@@ -41,6 +41,7 @@ func mayImport() map[string][]string {
 		"internal/gateway/redis":           {},
 		"internal/gateway/redis/redistest": {},
 		"internal/gateway/traefik":         {"internal/route"},
+		"internal/gateway/traefik/live":    {"internal/gateway/traefik"},
 		"internal/handover":                {},
 		"internal/near":                    {},
 		"internal/proxy":                   {"internal/proxy/http1", "internal/proxy/xconnect", "internal/route"},
@@ -72,13 +73,13 @@ func mayImport() map[string][]string {
 		"internal/store/postgrestest":      {},
 		"internal/store/storetest":         {"api", "internal/control", "internal/forge", "internal/testrun", "internal/webhook"},
 		"internal/cli": {
-			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/handover",
+			"api", "examples/shop", "internal/config", "internal/control", "internal/edge", "internal/forge", "internal/forward", "internal/gateway/redis", "internal/gateway/traefik", "internal/gateway/traefik/live", "internal/handover",
 			"internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/runtime/docker", "internal/runtime/ecs", "internal/runtime/external", "internal/runtime/logfile", "internal/runtime/process",
 			"internal/server", "internal/store", "internal/suite", "internal/suite/report", "internal/telemetry", "internal/telemetry/otlp", "internal/telemetry/receiver", "internal/testrun", "internal/webhook",
 		},
 		"proof": {
 			"api", "bench/harness", "examples/shop", "internal/cli", "internal/control", "internal/failpoint", "internal/forge/forgetest", "internal/gateway/redis", "internal/gateway/redis/redistest",
-			"internal/gateway/traefik", "internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/route/routetest", "internal/runtime/ecs", "internal/runtime/ecs/ecstest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
+			"internal/gateway/traefik", "internal/gateway/traefik/live", "internal/proxy", "internal/receipt", "internal/receipt/sender", "internal/route", "internal/route/routetest", "internal/runtime/ecs", "internal/runtime/ecs/ecstest", "internal/runtime/process", "internal/store", "internal/store/postgrestest",
 		},
 		"proof/flaw": {},
 		"proof/hook": {},

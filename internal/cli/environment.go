@@ -26,6 +26,7 @@ import (
 	"github.com/layover-dev/layover/internal/control"
 	"github.com/layover-dev/layover/internal/forge"
 	"github.com/layover-dev/layover/internal/gateway/redis"
+	"github.com/layover-dev/layover/internal/gateway/traefik"
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/receipt"
 	"github.com/layover-dev/layover/internal/runtime/docker"
@@ -64,7 +65,8 @@ type environment struct {
 	webhooks  *webhook.Sender
 	forges    *forge.Hub // nil where there are none
 	tests     *testrun.Keeper
-	redis     *redis.Writer // nil where no configuration is written to Redis
+	traefik   *traefik.Source // nil where there is no configuration for Traefik
+	redis     *redis.Writer   // nil where no configuration is written to Redis
 	server    *server.Server
 	proxies   []proxy.Listener    // those of proxy.listen, then those of proxy.listen_tls
 	certs     *proxy.Certificates // of the latter; nil where there are none
@@ -233,7 +235,7 @@ func (e *environment) openAPI(ctx context.Context) error {
 		Receipts:       e.receipts,
 		Tests:          e.tests,
 		Forges:         e.forgeHandler(),
-		Gateway:        e.openGateway(),
+		Gateway:        e.openGateway(ctx),
 		Environment:    e.describe(),
 		AllowedHosts:   e.allowedHosts(),
 		AllowedOrigins: e.file.Server.AllowedOrigins,
@@ -272,6 +274,12 @@ func (e *environment) figures() telemetry.ServerFigures {
 	if e.redis != nil {
 		written := e.redis.Status().Written
 		f.Gateway = &written
+	} else if e.traefik != nil {
+		now := time.Now()
+		if askers := e.traefik.Askers.All(now); len(askers) > 0 {
+			unasked := now.Sub(askers[0].Last).Seconds()
+			f.GatewayUnasked = &unasked
+		}
 	}
 	if e.lines != nil {
 		f.LinesDropped = e.lines.Dropped()

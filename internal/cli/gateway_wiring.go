@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/layover-dev/layover/api"
 	"github.com/layover-dev/layover/internal/config"
 	"github.com/layover-dev/layover/internal/gateway/redis"
 	"github.com/layover-dev/layover/internal/gateway/traefik"
@@ -14,14 +15,15 @@ import (
 )
 
 // openGateway makes what other data planes get their configuration from, where the file asks for any.
-func (e *environment) openGateway() server.Gateway {
+func (e *environment) openGateway(ctx context.Context) server.Gateway {
 	t := e.file.Gateway.Traefik
 	if t.Mode == config.TraefikOff {
 		return server.Gateway{}
 	}
 	source := traefik.NewSource(e.traefikSettings)
+	e.traefik = source
 	if t.Redis.Address != "" {
-		e.redis = redis.New(e.redisOptions(source))
+		e.redis = redis.New(e.redisOptions(ctx, source))
 	}
 	return server.Gateway{Traefik: source, Redis: e.redis, Address: t.Redis.Address}
 }
@@ -72,12 +74,13 @@ func isReachable(address string) bool {
 // redisStamp is the key of what was written last. It is not below the root key: Traefik need not look at it.
 func redisStamp(environment string) string { return "layover--" + environment + "--traefik" }
 
-func (e *environment) redisOptions(source *traefik.Source) redis.Options {
+func (e *environment) redisOptions(ctx context.Context, source *traefik.Source) redis.Options {
 	r := e.file.Gateway.Traefik.Redis
 	options := redis.Options{
 		Address: r.Address, Username: r.Username, Database: r.Database, TLS: r.TLS,
 		Own: traefik.Kinds(r.Prefix, e.file.Environment), Stamp: redisStamp(e.file.Environment),
-		Fence: e.store.WaitProof, Logger: e.log,
+		Fence: e.store.WaitProof, Told: e.redisTold(ctx), Logger: e.log,
+		Tell: func(ctx context.Context, err error) { e.control.Tell(ctx, redisEvent(r.Address, err)) },
 	}
 	if file := e.file.RedisPasswordFile(); file != "" {
 		options.Password = func() (string, error) {
@@ -103,6 +106,39 @@ func (e *environment) redisOptions(source *traefik.Source) redis.Options {
 	}
 	return options
 }
+
+// redisEvent tells that Traefik's configuration cannot be written to Redis, or, without an error, that it is again.
+func redisEvent(address string, err error) api.Event {
+	if err == nil {
+		return api.Event{Type: api.EventGatewayMended, Message: "the configuration of Traefik is written to Redis at " + address + " again"}
+	}
+	return api.Event{Type: api.EventGatewayBroken, Message: "the configuration of Traefik cannot be written to Redis at " + address + ": " + err.Error() +
+		"; Traefik goes on with the one it has (see: layover gateway check)"}
+}
+
+// redisTold says whether the last that was told of Redis is that it does not work: by a server before this one.
+func (e *environment) redisTold(ctx context.Context) (told bool) {
+	last, err := e.control.LastEvent(ctx)
+	if err != nil {
+		return false
+	}
+	events, err := e.control.Events(ctx, max(0, last-gatewayEvents), gatewayEvents)
+	if err != nil {
+		return false // it is told once more then
+	}
+	for _, event := range events {
+		switch event.Type {
+		case api.EventGatewayBroken:
+			told = true
+		case api.EventGatewayMended:
+			told = false
+		}
+	}
+	return told
+}
+
+// gatewayEvents is how many events are looked through for what was told last.
+const gatewayEvents = 5000
 
 // firstTable returns the table in force once what runs has been found again.
 func (e *environment) firstTable(ctx context.Context) (*route.Table, error) {

@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -52,6 +54,19 @@ func (s *Server) registerGateway() {
 
 type getTraefikInput struct {
 	IfNoneMatch []string `header:"If-None-Match" doc:"ETags of configurations that the client has"`
+
+	from string // address of a Traefik; "" of anybody else
+}
+
+// Resolve sees who asks. Traefik's provider says of nothing what it accepts; browsers, curl and `layover gateway show` do.
+func (in *getTraefikInput) Resolve(ctx huma.Context) []error {
+	if ctx.Header("Accept") != "" {
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(ctx.RemoteAddr()); err == nil {
+		in.from = host
+	}
+	return nil
 }
 
 // gatewayWait is how long Traefik waits for an answer, and a little less.
@@ -59,6 +74,9 @@ const gatewayWait = 4 * time.Second
 
 func (s *Server) getTraefik(ctx context.Context, in *getTraefikInput) (*huma.StreamResponse, error) {
 	_, snapshot, err := s.traefik(ctx)
+	if source := s.opts.Gateway.Traefik; source != nil && in.from != "" {
+		source.Askers.Asked(in.from, time.Now(), err == nil)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +116,13 @@ func (s *Server) traefik(ctx context.Context) (*route.Table, *traefik.Snapshot, 
 const noProxyHint = "set gateway.traefik.proxy to the URLs at which Traefik reaches Layover's proxies"
 
 func (s *Server) traefikReport(ctx context.Context) (api.GatewayReport, error) {
-	report := api.GatewayReport{Proxies: []api.GatewayProxy{}, Lines: []api.GatewayLine{}, Problems: []string{}}
+	report := api.GatewayReport{Proxies: []api.GatewayProxy{}, Lines: []api.GatewayLine{}, Problems: []string{}, Askers: []api.GatewayAsker{}}
 	table, snapshot, err := s.traefik(ctx)
 	if table == nil {
 		return report, err
 	}
 	settings := s.opts.Gateway.Traefik.Settings()
+	report.Environment = table.Environment().Environment
 	report.Mode = string(settings.Mode)
 	if snapshot == nil {
 		var p problem
@@ -113,6 +132,7 @@ func (s *Server) traefikReport(ctx context.Context) (api.GatewayReport, error) {
 		report.Problems = append(report.Problems, p.Detail+"; "+p.Hint)
 		return report, nil
 	}
+	report.Age = api.Duration(time.Since(snapshot.Since).Round(time.Millisecond))
 	report.Routers, report.Bytes = len(snapshot.Config.HTTP.Routers), len(snapshot.JSON)
 	for _, l := range traefik.Report(table, settings, snapshot.Config) {
 		report.Lines = append(report.Lines, api.GatewayLine{What: l.What, Where: string(l.Where), Text: l.Text})
@@ -126,9 +146,11 @@ func (s *Server) traefikReport(ctx context.Context) (api.GatewayReport, error) {
 	if w := s.opts.Gateway.Redis; w != nil {
 		report.Redis = redisReport(s.opts.Gateway.Address, w.Status())
 		if report.Redis.Problem != "" {
-			report.Problems = append(report.Problems, "the configuration is not written to Redis at "+report.Redis.Address+": "+report.Redis.Problem)
+			report.Problems = append(report.Problems, "the configuration is not written to Redis at "+report.Redis.Address+", for "+
+				rounded(time.Duration(report.Redis.Failing))+" now: "+report.Redis.Problem+"; Traefik goes on with the one it has")
 		}
 	}
+	s.reportAskers(&report, time.Now())
 	return report, nil
 }
 
@@ -136,8 +158,43 @@ func redisReport(address string, status redis.Status) *api.GatewayRedis {
 	out := &api.GatewayRedis{Address: address, Written: status.Written}
 	if status.Err != nil {
 		out.Problem = status.Err.Error()
+		out.Failing = api.Duration(time.Since(status.Since).Round(time.Millisecond))
 	}
 	return out
+}
+
+// reportAskers tells who reads the configuration from this server. That nobody does any more has to be put right, unless
+// Traefik has it from Redis; that one of several does not may be as it is meant.
+func (s *Server) reportAskers(report *api.GatewayReport, now time.Time) {
+	askers := s.opts.Gateway.Traefik.Askers.All(now)
+	late := 0
+	for _, a := range askers {
+		report.Askers = append(report.Askers, api.GatewayAsker{
+			From: a.From, Ago: api.Duration(now.Sub(a.Last).Round(time.Millisecond)), Every: api.Duration(a.Every.Round(time.Millisecond)), Late: a.Late(now),
+		})
+		if a.Late(now) {
+			late++
+		}
+	}
+	if late == 0 || late < len(askers) || report.Redis != nil && report.Redis.Written {
+		return
+	}
+	last := askers[0]
+	before := ""
+	if last.Every > 0 {
+		before = ", and did every " + rounded(last.Every) + " before"
+	}
+	report.Problems = append(report.Problems, fmt.Sprintf(
+		"Traefik at %s has not asked for the configuration for %s%s: see whether it runs, and in its log whether it can connect to this server; it goes on with the configuration that it has",
+		last.From, rounded(now.Sub(last.Last)), before))
+}
+
+// rounded is a duration as people say it.
+func rounded(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(time.Second).String()
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 }
 
 // reachTimeout is how long a proxy may take to accept a connection.

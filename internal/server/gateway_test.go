@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -61,10 +62,41 @@ func TestTraefik(t *testing.T) {
 	require.Empty(t, report.Problems)
 	require.Equal(t, 3, report.Routers)
 	require.NotEmpty(t, report.Lines)
+	require.Len(t, report.Askers, 1, "what has no Accept is Traefik's provider")
+	require.Equal(t, "127.0.0.1", report.Askers[0].From)
 	require.NoError(t, l.Close())
 	require.NoError(t, json.Unmarshal([]byte(e.ask(t, http.MethodGet, "/api/v1/gateway/traefik", "").body), &report))
 	require.Len(t, report.Problems, 1)
 	require.Contains(t, report.Problems[0], "no connection to Layover's proxy")
+}
+
+// Traefik that asks no more goes on with an old configuration.
+func TestTraefikAsksNoMore(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	source := traefik.NewSource(func() traefik.Settings {
+		return traefik.Settings{Mode: traefik.Hybrid, Proxies: []string{"http://" + l.Addr().String()}}
+	})
+	e := newEnv(t, func(o *server.Options) { o.Gateway.Traefik = source })
+	e.SetTable(table(2, "10.0.0.1:80"))
+	e.ask(t, http.MethodGet, "/gateway/traefik", "", "Accept: */*")
+	report := func() (r api.GatewayReport) {
+		require.NoError(t, json.Unmarshal([]byte(e.ask(t, http.MethodGet, "/api/v1/gateway/traefik", "").body), &r))
+		return r
+	}
+	require.Empty(t, report().Askers, "a person with curl")
+	now := time.Now()
+	for _, ago := range []time.Duration{195, 190, 185} {
+		source.Askers.Asked("10.0.0.3", now.Add(-ago*time.Second), true)
+	}
+	r := report()
+	require.Len(t, r.Problems, 1)
+	require.Contains(t, r.Problems[0], "Traefik at 10.0.0.3 has not asked for the configuration for 3m, and did every 5s before: see whether it runs")
+	require.True(t, r.Askers[0].Late)
+	source.Askers.Asked("10.0.0.4", now, true)
+	require.Empty(t, report().Problems, "one of several may have gone for good")
+	require.Equal(t, "shop", report().Environment)
 }
 
 func TestTraefikIsOff(t *testing.T) {

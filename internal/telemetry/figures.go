@@ -56,6 +56,8 @@ type ServerFigures struct {
 	ForgeRemoved *uint64         // versions that ended with their branch; nil where there are no forges
 
 	Gateway *bool // whether Traefik's configuration is in Redis as it is wanted; nil where none is to be
+	// GatewayUnasked is for how many seconds Traefik has not asked for its configuration; nil where it never did, or has it from Redis.
+	GatewayUnasked *float64
 
 	LinesDropped uint64 // of logs, as there was no room to send them
 	OTLP         map[string]otlp.Stats
@@ -183,6 +185,9 @@ func Server(now func() ServerFigures) prometheus.Collector {
 		}
 		if f.Gateway != nil {
 			s.gauge(truth(*f.Gateway), "gateway_written", "Whether the configuration of Traefik is in Redis as it is wanted.", "gateway", "traefik-redis")
+		}
+		if f.GatewayUnasked != nil {
+			s.gauge(*f.GatewayUnasked, "gateway_unasked_seconds", "For how long Traefik has not asked the server for its configuration.", "gateway", "traefik-http")
 		}
 		s.count(float64(f.LinesDropped), "log_lines_dropped_total", "Lines of logs that were not sent, as there was no room.")
 		s.otlp(f.OTLP)

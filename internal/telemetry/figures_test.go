@@ -43,17 +43,17 @@ func TestProxyFigures(t *testing.T) {
 }
 
 func TestServerFigures(t *testing.T) {
-	written := false
+	written, unasked := false, 2.5
 	figures := ServerFigures{
-		Gateway: &written,
-		Leader:  true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Requests: 5, Dropped: 1,
+		Gateway: &written, GatewayUnasked: &unasked,
+		Leader: true, Revision: 7, Versions: map[string]int{"ready": 3, "asleep": 2}, Services: 2, Requests: 5, Dropped: 1,
 		Proxies: []ProxyFigure{{ID: "edge-1", Behind: 2, Lag: 0.5}}, Webhooks: []WebhookFigure{{Name: "chat", Behind: 1, Dead: 4}},
 	}
 	text := scraped(t, Server(func() ServerFigures { return figures }), Proxy(func() ProxyFigures { return ProxyFigures{} }))
 	for _, line := range []string{
 		"layover_server_leader 1", "layover_server_table_revision 7", `layover_versions{state="asleep"} 2`, "layover_services 2",
 		"layover_proxies 1", `layover_proxy_behind_revisions{proxy="edge-1"} 2`, `layover_proxy_lag_seconds{proxy="edge-1"} 0.5`,
-		`layover_webhook_behind_events{webhook="chat"} 1`, `layover_gateway_written{gateway="traefik-redis"} 0`, `layover_webhook_dead_letters{webhook="chat"} 4`,
+		`layover_webhook_behind_events{webhook="chat"} 1`, `layover_gateway_written{gateway="traefik-redis"} 0`, `layover_gateway_unasked_seconds{gateway="traefik-http"} 2.5`, `layover_webhook_dead_letters{webhook="chat"} 4`,
 		"layover_receipt_requests_total 5", "layover_receipt_requests_dropped_total 1",
 	} {
 		require.Contains(t, text, line+"\n")

@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -38,6 +39,12 @@ type Options struct {
 	Wait func(ctx context.Context)
 	// Fence returns an error where this process may not write; nil where it always may.
 	Fence func(ctx context.Context) error
+	// Tell is called when it has not worked for a while, with the reason, and when it works again, with nil.
+	Tell func(ctx context.Context, err error)
+	// Told says that Tell was called with a reason last, by a writer before this one.
+	Told bool
+	// ReadEvery is how often all keys are read again: Redis may have dropped some to make room, and kept the stamp. 0 means each minute.
+	ReadEvery time.Duration
 
 	Logger *slog.Logger // nil means none
 }
@@ -51,6 +58,8 @@ type Writer struct {
 	conn  redis.Conn
 	known map[string]string // what is in Redis; nil where that is not known
 	stamp string            // what the stamp says then
+	read  time.Time         // when known was read last
+	told  bool              // that it does not work
 
 	mu     sync.Mutex
 	status Status
@@ -58,13 +67,16 @@ type Writer struct {
 
 // Status says how far a writer is.
 type Status struct {
-	Written bool  // what was wanted last is there
-	Err     error // why it is not
+	Written bool      // what was wanted last is there
+	Err     error     // why it is not
+	Since   time.Time // from when on it has been so; zero before the first try
 }
 
 const (
 	// lookEvery is how often it is looked whether Redis still has what was written.
-	lookEvery  = time.Second
+	lookEvery = time.Second
+	// tellAfter is for how long it may not work before somebody is told: a connection that is made anew is no news.
+	tellAfter  = 3 * time.Second
 	ioTimeout  = 10 * time.Second
 	firstRetry = 200 * time.Millisecond
 	longRetry  = 15 * time.Second
@@ -76,7 +88,7 @@ func New(opts Options) *Writer {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Writer{opts: opts, id: rand.Text()}
+	return &Writer{opts: opts, id: rand.Text(), told: opts.Told}
 }
 
 // Status says how far the writer is.
@@ -96,7 +108,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		w.tell(err)
+		w.tell(ctx, err)
 		if err == nil {
 			pause.Reset()
 			w.wait(ctx, lookEvery)
@@ -117,17 +129,26 @@ func (w *Writer) wait(ctx context.Context, limit time.Duration) {
 	w.opts.Wait(ctx)
 }
 
-// tell keeps and logs how it went, where that is news.
-func (w *Writer) tell(err error) {
+// tell keeps, logs and tells how it went, where that is news.
+func (w *Writer) tell(ctx context.Context, err error) {
+	now := time.Now()
 	w.mu.Lock()
 	before := w.status
-	w.status = Status{Written: err == nil, Err: err}
+	w.status = Status{Written: err == nil, Err: err, Since: before.Since}
+	if before.Since.IsZero() || (before.Err == nil) != (err == nil) {
+		w.status.Since = now
+	}
+	since := w.status.Since
 	w.mu.Unlock()
 	switch {
 	case err != nil && (before.Err == nil || before.Err.Error() != err.Error()):
 		w.opts.Logger.Warn("configuration is not written to redis", "address", w.opts.Address, "err", err)
 	case err == nil && before.Err != nil:
 		w.opts.Logger.Info("configuration is written to redis again", "address", w.opts.Address)
+	}
+	if failing := err != nil; failing != w.told && (!failing || now.Sub(since) >= tellAfter) && w.opts.Tell != nil {
+		w.told = failing
+		w.opts.Tell(ctx, err)
 	}
 }
 
@@ -157,14 +178,14 @@ func (w *Writer) step(ctx context.Context) error {
 		return err
 	}
 	wanted := w.id + " " + id
-	if w.known != nil && stamp == w.stamp && stamp == wanted {
-		_, err := w.do(ctx, "UNWATCH")
-		return err
-	}
-	if w.known == nil || stamp != w.stamp {
-		if w.known, err = w.read(ctx); err != nil {
+	if w.known == nil || stamp != w.stamp || time.Since(w.read) > cmp.Or(w.opts.ReadEvery, time.Minute) {
+		if w.known, err = w.find(ctx); err != nil {
 			return err
 		}
+		w.read = time.Now()
+	} else if stamp == wanted {
+		_, err := w.do(ctx, "UNWATCH")
+		return err
 	}
 	return w.write(ctx, wanted, pairs())
 }
@@ -200,8 +221,8 @@ func (w *Writer) do(ctx context.Context, command string, args ...any) (any, erro
 	return reply, nil
 }
 
-// read returns all keys that are this writer's.
-func (w *Writer) read(ctx context.Context) (map[string]string, error) {
+// find returns all keys that are this writer's.
+func (w *Writer) find(ctx context.Context) (map[string]string, error) {
 	found := map[string]string{}
 	for _, own := range w.opts.Own {
 		for cursor := "0"; ; {

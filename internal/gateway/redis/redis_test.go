@@ -162,6 +162,54 @@ func TestComesBackAfterLosses(t *testing.T) {
 	s.becomes(want)
 }
 
+// Redis may drop keys to make room, and keep the stamp.
+func TestFindsWhatRedisDropped(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	want := map[string]string{"t/a/layover--shop--r/rule": "R", "t/b/layover--shop--s/0": "S"}
+	run(t, s, newWish(want), func(o *redis.Options) { o.ReadEvery = time.Millisecond })
+	s.becomes(want)
+	s.do("DEL", "t/b/layover--shop--s/0")
+	s.becomes(want)
+}
+
+// Who reads the log of events learns once that it does not work, and once that it does again: not of a connection that breaks.
+func TestTellsOnce(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	told := make(chan error, 100)
+	want := map[string]string{"t/a/layover--shop--r/rule": "R"}
+	writer := run(t, s, newWish(want), func(o *redis.Options) { o.Tell = func(_ context.Context, err error) { told <- err } })
+	s.becomes(want)
+	s.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	require.Eventually(t, func() bool { return writer.Status().Err == nil && writer.Status().Written }, 10*time.Second, time.Millisecond)
+	s.Stop()
+	select {
+	case err := <-told:
+		require.Error(t, err)
+		require.Greater(t, time.Since(writer.Status().Since), 2*time.Second)
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody was told")
+	}
+	require.NoError(t, s.Restart())
+	select {
+	case err := <-told:
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody was told that it works again")
+	}
+	s.becomes(want)
+	require.Empty(t, told)
+
+	// One that starts where another told that it does not work.
+	again := make(chan error, 100)
+	run(t, s, newWish(want), func(o *redis.Options) {
+		o.Told, o.Stamp, o.Own = true, "other", []string{"t/z/"}
+		o.Tell = func(_ context.Context, err error) { again <- err }
+	})
+	require.NoError(t, <-again)
+}
+
 // A server that was replaced while it was stopped does not write over what its successor wrote.
 func TestOnlyWhoMayWrites(t *testing.T) {
 	t.Parallel()

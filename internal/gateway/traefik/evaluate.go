@@ -2,7 +2,6 @@ package traefik
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -45,7 +44,7 @@ type matcher func(*Request) bool
 func Compile(c *Config) (*Evaluator, error) {
 	e := &Evaluator{}
 	for name, r := range c.HTTP.Routers {
-		match, err := parseRule(r.Rule)
+		match, err := compileRule(r.Rule)
 		if err != nil {
 			return nil, fmt.Errorf("router %s: %w", name, err)
 		}
@@ -81,6 +80,12 @@ func isProxy(service string) bool {
 func (e *Evaluator) Decide(r *Request) Answer {
 	own := *r
 	own.Host = canonicalHost(r.Host)
+	if named := connectionFields(r.Header); len(named) > 0 {
+		own.Header = r.Header.Clone()
+		for _, name := range named {
+			delete(own.Header, name)
+		}
+	}
 	for _, router := range e.routers {
 		if router.match(&own) {
 			return router.answer
@@ -131,98 +136,33 @@ func canonicalHost(authority string) string {
 	return strings.ToLower(strings.TrimSpace(host))
 }
 
-// parseRule reads the part of Traefik's rule language that is written here.
-func parseRule(rule string) (matcher, error) {
-	p := ruleParser{rest: rule}
-	m, err := p.or()
-	if err == nil && p.rest != "" {
-		err = fmt.Errorf("%q is left", p.rest)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the rule %s: %w", rule, err)
-	}
-	return m, nil
-}
-
-type ruleParser struct{ rest string }
-
-// take takes text from the front, with the space before it, if it is there.
-func (p *ruleParser) take(text string) bool {
-	rest, ok := strings.CutPrefix(strings.TrimLeft(p.rest, " "), text)
-	if ok {
-		p.rest = rest
-	}
-	return ok
-}
-
-func (p *ruleParser) or() (matcher, error) {
-	left, err := p.and()
-	for err == nil && p.take("||") {
-		var right matcher
-		if right, err = p.and(); err == nil {
-			a, b := left, right
-			left = func(r *Request) bool { return a(r) || b(r) }
-		}
-	}
-	return left, err
-}
-
-func (p *ruleParser) and() (matcher, error) {
-	left, err := p.one()
-	for err == nil && p.take("&&") {
-		var right matcher
-		if right, err = p.one(); err == nil {
-			a, b := left, right
-			left = func(r *Request) bool { return a(r) && b(r) }
-		}
-	}
-	return left, err
-}
-
-func (p *ruleParser) one() (matcher, error) {
-	switch {
-	case p.take("!"):
-		m, err := p.one()
-		return func(r *Request) bool { return !m(r) }, err
-	case p.take("("):
-		m, err := p.or()
-		if err == nil && !p.take(")") {
-			err = errors.New(`a ")" is missing`)
-		}
-		return m, err
-	}
-	name, rest, ok := strings.Cut(strings.TrimLeft(p.rest, " "), "(")
-	if !ok {
-		return nil, fmt.Errorf("%q is no matcher", p.rest)
-	}
-	p.rest = rest
-	args, err := p.arguments()
+// compileRule reads a rule that was written here.
+func compileRule(rule string) (matcher, error) {
+	e, err := parseRule(rule)
 	if err != nil {
 		return nil, err
 	}
-	return newMatcher(name, args)
+	return e.matcher()
 }
 
-// arguments reads texts up to the closing bracket.
-func (p *ruleParser) arguments() (args []string, err error) {
-	for {
-		quote := "`"
-		if p.take(`"`) {
-			quote = `"`
-		} else if !p.take("`") {
-			return nil, fmt.Errorf("a text is missing before %q", p.rest)
+func (e *expr) matcher() (matcher, error) {
+	if e.op == opMatch {
+		return newMatcher(e.name, e.texts)
+	}
+	parts := make([]matcher, len(e.parts))
+	for i, part := range e.parts {
+		var err error
+		if parts[i], err = part.matcher(); err != nil {
+			return nil, err
 		}
-		text, rest, ok := strings.Cut(p.rest, quote)
-		if !ok {
-			return nil, errors.New("a text does not end")
-		}
-		args, p.rest = append(args, text), rest
-		switch {
-		case p.take(")"):
-			return args, nil
-		case !p.take(","):
-			return nil, fmt.Errorf("a comma is missing before %q", p.rest)
-		}
+	}
+	switch e.op {
+	case opNot:
+		return func(r *Request) bool { return !parts[0](r) }, nil
+	case opAnd:
+		return func(r *Request) bool { return parts[0](r) && parts[1](r) }, nil
+	default:
+		return func(r *Request) bool { return parts[0](r) || parts[1](r) }, nil
 	}
 }
 

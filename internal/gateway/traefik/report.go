@@ -36,6 +36,7 @@ func Report(t *route.Table, s Settings, c *Config) []Line {
 	if header := t.RouteHeader(); header != "" {
 		r.add("header "+header, AtProxy, "The member that the proxy adds takes it on to the next service (R2.3, R7).")
 	}
+	r.add("upgrades to another HTTP", AtProxy, "It takes the wish for h2c or TLS from the request: granted, later requests of the connection would go past all rules (R7).")
 	r.add("preview hosts", AtProxy, "<route>--<service>.<domain> and <route>.<service-host> (R2.1).")
 	r.add("versions that sleep, start or have failed", AtProxy, "It holds the request, wakes the version, or answers 503 (R5).")
 	r.add("healing", Nowhere, "No data plane of this version repairs a lost route (R6).")
@@ -103,6 +104,7 @@ func (r *reporter) leased() {
 // limits tells in what Traefik's own answers differ from those of Layover's proxy.
 func (r *reporter) limits() {
 	r.add("odd hosts", Nowhere, LimitHost+".")
+	r.add("fields for one hop", Nowhere, LimitConnection+".")
 	if r.settings.Mode == Full {
 		r.add("long baggage", Nowhere, LimitBaggage+".")
 	}

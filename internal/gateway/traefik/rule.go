@@ -14,6 +14,8 @@ const (
 	value      = `(?:[!#$&-+\--:<-\[\]-~]|%[0-9A-Fa-f]{2})*`
 	properties = `(?:;` + ows + `(?:` + word + ows + `(?:=` + ows + value + ows + `)?)?)*`
 	hostName   = `[a-z0-9._-]+`
+	// upgradeToHTTP is true of a line that names a kind of HTTP, or TLS, of any version.
+	upgradeToHTTP = `(?i)(?:^|,)\s*(?:h2c?|http|tls)\s*(?:[/,]|$)`
 	// label is that of a route in a preview host: no dot, and no "--".
 	label = `(?:(?:-?[a-z0-9_])+-?|-)`
 )

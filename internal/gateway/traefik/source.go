@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/layover-dev/layover/internal/route"
 )
@@ -13,6 +14,7 @@ import (
 // Source keeps the newest configuration, for all that ask for it: it is made anew only where something has changed.
 // It may be used by any number of goroutines.
 type Source struct {
+	Askers   Askers // who read it from the server
 	settings func() Settings
 
 	mu       sync.Mutex
@@ -25,7 +27,8 @@ type Source struct {
 type Snapshot struct {
 	Config *Config
 	JSON   []byte
-	ETag   string // of JSON, with its quotes
+	ETag   string    // of JSON, with its quotes
+	Since  time.Time // when it was found to be another one than before
 }
 
 // NewSource makes a source of configurations with the settings of the moment.
@@ -51,8 +54,11 @@ func (s *Source) Of(t *route.Table) (*Snapshot, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(data)
-	s.at, s.made = t.Position(), settings
-	s.snapshot = &Snapshot{Config: config, JSON: data, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+	next := &Snapshot{Config: config, JSON: data, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`, Since: time.Now()}
+	if s.snapshot != nil && s.snapshot.ETag == next.ETag {
+		next.Since = s.snapshot.Since
+	}
+	s.at, s.made, s.snapshot = t.Position(), settings, next
 	return s.snapshot, nil
 }
 

@@ -171,17 +171,19 @@ func (b *builder) named(s *route.ServiceEntry, g group, router, name string, mat
 		g.rule,
 		headerRegexp("Baggage", baggageIs(key, name)),
 		"!"+headerRegexp("Baggage", baggageIsNot(key, name)),
+		"!"+headerRegexp("Upgrade", upgradeToHTTP),
 		"!"+path(WaitPath),
 	))
 }
 
-// sources are the rules of everything that may carry a route (R2), or is Layover's own.
+// sources are the rules of everything that may carry a route (R2), is Layover's own, or asks for another HTTP (R7): granted by an
+// instance, all later requests of the client's connection would be the instance's, whatever their route.
 func (b *builder) sources() []string {
 	all := []string{headerRegexp("Baggage", baggageHas(b.table.BaggageKey()))}
 	if header := b.table.RouteHeader(); header != "" {
 		all = append(all, headerRegexp(header, `[^ \t]`))
 	}
-	return append(all, headerRegexp("Cookie", cookieHas(route.CookieName)), path(WaitPath))
+	return append(all, headerRegexp("Cookie", cookieHas(route.CookieName)), headerRegexp("Upgrade", upgradeToHTTP), path(WaitPath))
 }
 
 // previews writes the router of all preview hosts. Their requests need the baggage member that only the proxy

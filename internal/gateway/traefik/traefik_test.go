@@ -112,6 +112,39 @@ func TestFullAnswersItself(t *testing.T) {
 	require.True(t, a.Proxy, "the proxy answers there on every host")
 }
 
+// What a client declares to be for one hop, Traefik does not route by. That is a limit, which is listed.
+func TestFieldsThatConnectionNames(t *testing.T) {
+	table := compiled(t, routetest.Shop())
+	e := evaluator(t, table, traefik.Settings{Mode: traefik.Full})
+	for connection, limited := range map[string]bool{"close": false, "keep-alive, x-other": false, "close, BAGGAGE": true, "x-route": false, "Upgrade , baggage\t,": true} {
+		r := sent(&route.Request{Host: "cart.localhost", Baggage: []string{"dynamic_route=feature-1"}})
+		r.Header.Set("Connection", connection)
+		require.Equal(t, limited, traefik.Limit(r, table) == traefik.LimitConnection, connection)
+		differs := traefik.Compare(table.Resolve(r.RouteRequest("X-Route")), e.Decide(r))
+		require.Equal(t, limited, differs != "", "%s: %s", connection, differs)
+		require.Equal(t, []string{"dynamic_route=feature-1"}, r.Header["Baggage"], "the request is not changed")
+	}
+}
+
+// A wish for another HTTP is for the proxy, which takes it from the request: Java's clients have it in their first one.
+func TestUpgradesToHTTP(t *testing.T) {
+	table := compiled(t, routetest.Shop())
+	for _, mode := range []traefik.Mode{traefik.Hybrid, traefik.Full} {
+		e := evaluator(t, table, traefik.Settings{Mode: mode})
+		for _, baggage := range []string{"", "dynamic_route=feature-1"} {
+			for upgrade, proxied := range map[string]bool{
+				"h2c": true, "H2C": true, "websocket, h2c": true, "TLS/1.2": true, "HTTP/2.0 , x": true, "\th2": true,
+				"websocket": false, "h2cx": false, "my-http": false, "": false,
+			} {
+				r := sent(&route.Request{Host: "cart.localhost", Baggage: []string{baggage}})
+				r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+				r.Header.Set("Upgrade", upgrade)
+				require.Equal(t, proxied || mode == traefik.Hybrid && baggage != "", e.Decide(r).Proxy, "%s %q %q", mode, baggage, upgrade)
+			}
+		}
+	}
+}
+
 func TestHybridHasTwoRoutersForAService(t *testing.T) {
 	for _, versions := range []int{2, 500} {
 		c := built(t, compiled(t, routetest.Spec(10, versions)), traefik.Settings{Mode: traefik.Hybrid})
