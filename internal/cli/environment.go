@@ -306,7 +306,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	if e.redis != nil {
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
-	sent := pushed(e.file, e.exporter, e.registry, "layover-server", e.serverLis.Addr().String())
+	sent := pushed(e.file, e.exporter, e.registry, tellerOf(e.file, "layover-server", e.serverLis.Addr().String()))
 	sent = append(sent, e.logsSent()...)
 	if e.observer != nil {
 		for _, part := range e.observer.parts() {

@@ -20,7 +20,7 @@ import (
 // observer is what learns of the requests of a proxy. What the file does not ask for is nil.
 type observer struct {
 	file     *config.File
-	name     string // of the proxy
+	source   telemetry.Source // of what the proxy tells of itself
 	exporter *otlp.Exporter
 	proxy    *proxy.Proxy
 	access   *proxy.AccessLog
@@ -40,7 +40,7 @@ type hopServer interface {
 
 // observe makes a proxy, and what learns of its requests.
 func observe(file *config.File, name string, options proxy.Options, server hopServer, exporter *otlp.Exporter, log *slog.Logger) (*observer, error) {
-	o := &observer{file: file, name: name, exporter: exporter}
+	o := &observer{file: file, source: tellerOf(file, "layover-proxy", name), exporter: exporter}
 	var err error
 	if o.access, err = openAccessLog(file, log); err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 		record = append(record, o.hops.Record)
 		options.Receipt = receipts(server.Receipt).list
 	}
-	if o.spans = openSpans(file, exporter, name, &options); o.spans != nil {
+	if o.spans = openSpans(file, exporter, o.source, &options); o.spans != nil {
 		record = append(record, o.spans.Record)
 	}
 	options.Recorder = recorders(record...)

@@ -347,7 +347,7 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 		behind.Go(func() error { return part(following) })
 	}
 	if s.exporter != nil {
-		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, "layover-proxy", s.observer.name)...)
+		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, s.observer.source)...)
 		behind.Go(func() error { return runTelemetry(following, s.exporter, sent...) })
 	}
 	if before != nil {

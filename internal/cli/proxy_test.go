@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -436,6 +437,18 @@ func (s *otlpSink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.text.Write(text) // protobuf has texts as they are
 }
 
+// all returns what the group of a pattern matched, once each, in order.
+func (s *otlpSink) all(pattern string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []string
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(s.text.String(), -1) {
+		found = append(found, match[1])
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
 func (s *otlpSink) has(text string) func() bool {
 	return func() bool {
 		s.mu.Lock()
@@ -485,4 +498,10 @@ func TestProxySendsTelemetry(t *testing.T) {
 	require.Eventually(t, sink.has("of-the-next"), patience, 5*time.Millisecond)
 	require.Eventually(t, sink.has("layover_requests_total"), patience, 5*time.Millisecond, "the first has sent its metrics at its end")
 	require.NotContains(t, p.said.String(), "s3cret")
+
+	require.NoError(t, syscall.Kill(p.readiness().PID, syscall.SIGTERM))
+	require.Eventually(t, func() bool {
+		return len(sink.all(`(?s)service\.instance\.id.{2,6}?([0-9a-f]{8}-[0-9a-f-]{27})`)) == 2
+	}, patience, 5*time.Millisecond, "each of the two processes is one of its own: what they count is not to be mixed up")
+	require.Equal(t, []string{"edge-1"}, sink.all(`(?s)layover\.proxy.{2,6}?([a-z]+-[0-9]+)`), "by the name of the proxy they are one")
 }

@@ -71,13 +71,13 @@ func TestSpansAreMadeWhereTheyGoSomewhere(t *testing.T) {
 	exporter, err := openExporter(file, os.Getenv, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	var options proxy.Options
-	require.NotNil(t, openSpans(file, exporter, "up", &options))
+	require.NotNil(t, openSpans(file, exporter, tellerOf(file, "layover-proxy", "up"), &options))
 	require.InDelta(t, 0.25, options.Sample("load-1"), 0)
 	require.InDelta(t, 1.0, options.Sample("feature-1"), 0)
 	require.InDelta(t, 0.01, options.Sample(""), 0)
 
 	file.Telemetry.OTLP.Signals, options = []string{"logs"}, proxy.Options{}
-	require.Nil(t, openSpans(file, exporter, "up", &options))
+	require.Nil(t, openSpans(file, exporter, tellerOf(file, "layover-proxy", "up"), &options))
 	require.Nil(t, options.Sample, "traceparent fields go on as they come")
 }
 

@@ -24,10 +24,8 @@ type TraceSink interface {
 
 // SpanOptions says of what spans tell.
 type SpanOptions struct {
-	Environment string
-	Proxy       string   // name of the proxy
-	Build       string   // version of the program
-	Baggage     []string // keys of members that become attributes
+	Source  Source
+	Baggage []string // keys of members that become attributes
 }
 
 // Spans makes spans of the records of requests that are to have one: of kind server, one for each hop, with the semantic
@@ -48,11 +46,7 @@ const (
 // NewSpans returns a recorder, which makes nothing before [Spans.Run].
 func NewSpans(o SpanOptions, sink TraceSink) *Spans {
 	return &Spans{
-		options: o, ring: proxy.NewRing(spanRing), sink: sink,
-		resource: &resource.Resource{Attributes: []*common.KeyValue{
-			text("service.name", "layover-proxy"), text("service.version", o.Build), text("service.instance.id", o.Proxy),
-			text("deployment.environment.name", o.Environment), text("layover.environment", o.Environment),
-		}},
+		options: o, ring: proxy.NewRing(spanRing), sink: sink, resource: o.Source.resource(),
 	}
 }
 
@@ -87,7 +81,7 @@ func (s *Spans) flush() {
 		if len(spans) > 0 {
 			s.sink.Traces([]*trace.ResourceSpans{{
 				Resource:   s.resource,
-				ScopeSpans: []*trace.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "github.com/layover-dev/layover/internal/proxy", Version: s.options.Build}, Spans: spans}},
+				ScopeSpans: []*trace.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "github.com/layover-dev/layover/internal/proxy", Version: s.options.Source.Build}, Spans: spans}},
 			}})
 		}
 		spans = nil

@@ -33,7 +33,7 @@ func (s *sink) Traces(spans []*trace.ResourceSpans) bool {
 func spanOf(t *testing.T, r proxy.Record, keys ...string) (*trace.Span, map[string]any) {
 	t.Helper()
 	var out sink
-	s := NewSpans(SpanOptions{Environment: "dev", Proxy: "edge-1", Build: "1.2.3", Baggage: keys}, &out)
+	s := NewSpans(SpanOptions{Source: Source{Service: "layover-proxy", Process: "p-1", Name: "edge-1", Environment: "dev", Build: "1.2.3"}, Baggage: keys}, &out)
 	r.Recorded = true
 	s.Record(&proxy.Record{}) // which is not to be recorded
 	s.Record(&r)
@@ -42,7 +42,7 @@ func spanOf(t *testing.T, r proxy.Record, keys ...string) (*trace.Span, map[stri
 	require.NoError(t, s.Run(ctx), "what is there at the end is sent")
 	require.Len(t, out.got, 1)
 	require.Subset(t, values(out.got[0].GetResource().GetAttributes()), map[string]any{
-		"service.name": "layover-proxy", "service.version": "1.2.3", "service.instance.id": "edge-1", "deployment.environment.name": "dev",
+		"service.name": "layover-proxy", "service.version": "1.2.3", "service.instance.id": "p-1", "layover.proxy": "edge-1", "deployment.environment.name": "dev",
 	})
 	require.Len(t, out.got[0].GetScopeSpans()[0].GetSpans(), 1)
 	span := out.got[0].GetScopeSpans()[0].GetSpans()[0]
