@@ -315,7 +315,7 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 		sent = append(sent, e.observer.sent()...)
 	}
 	if e.exporter != nil {
-		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter, sent...) })
+		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter.Run, sent...) })
 	}
 
 	front, ctxFront := errgroup.WithContext(ctx)

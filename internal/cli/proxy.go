@@ -348,7 +348,7 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 	}
 	if s.exporter != nil {
 		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, s.observer.source)...)
-		behind.Go(func() error { return runTelemetry(following, s.exporter, sent...) })
+		behind.Go(func() error { return runTelemetry(following, s.exporter.Run, sent...) })
 	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {

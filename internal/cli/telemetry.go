@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,17 +213,25 @@ func pushed(file *config.File, exporter *otlp.Exporter, registry prometheus.Gath
 	}}
 }
 
-// runTelemetry runs the exporter, for as long as one of the parts has something to send.
-func runTelemetry(ctx context.Context, exporter *otlp.Exporter, parts ...func(context.Context) error) error {
+// runTelemetry runs the exporter, for as long as one of the parts has something to send, until ctx ends or one of all fails.
+func runTelemetry(ctx context.Context, exporter func(context.Context) error, parts ...func(context.Context) error) error {
+	making, ctx := errgroup.WithContext(ctx)
 	sending, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	sent := make(chan error, 1)
-	go func() { sent <- exporter.Run(sending) }()
-	making, ctx := errgroup.WithContext(ctx)
+	making.Go(func() error {
+		go func() { sent <- exporter(sending) }()
+		select {
+		case err := <-sent:
+			sent <- nil // it has ended
+			return cmp.Or(err, errors.New("send telemetry: the exporter has ended"))
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	for _, part := range parts {
 		making.Go(func() error { return part(ctx) })
 	}
-	<-ctx.Done() // or one of them has failed
 	err := making.Wait()
 	end()
 	return errors.Join(err, <-sent)
