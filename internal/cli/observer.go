@@ -29,7 +29,9 @@ type observer struct {
 	requests *telemetry.Requests
 	receiver *receiver.Receiver
 
-	receiverLis []net.Listener
+	receiverLis  []net.Listener
+	receiveFrom  <-chan struct{} // nil: at once
+	receiveUntil <-chan struct{} // nil: to the end
 }
 
 // hopServer is who learns of requests: the one in this process, or that which a proxy follows.
@@ -99,9 +101,31 @@ func (o *observer) sent() []func(context.Context) error {
 		parts = append(parts, o.spans.Run)
 	}
 	if o.receiver != nil {
-		parts = append(parts, func(ctx context.Context) error { return o.receiver.Run(ctx, o.receiverLis...) })
+		parts = append(parts, o.receive)
 	}
 	return parts
+}
+
+// receive takes in what applications send: once there is a table, where a process before this one does so until then, and until
+// the next one has taken over.
+func (o *observer) receive(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	if o.receiveFrom != nil {
+		select {
+		case <-o.receiveFrom:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	go func() {
+		select {
+		case <-o.receiveUntil: // never, where it is nil
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	return o.receiver.Run(ctx, o.receiverLis...)
 }
 
 // collectors are the metrics of the proxy. follows is nil where it is in the server's process.

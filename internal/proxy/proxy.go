@@ -206,6 +206,9 @@ func (p *Proxy) SetTable(t *route.Table) {
 // Table returns the current table.
 func (p *Proxy) Table() *route.Table { return p.current.Load().table }
 
+// HasTable says whether there has been a table yet.
+func (p *Proxy) HasTable() bool { return p.Table() != p.none }
+
 // ServeHTTP answers one request as an untrusted listener does; see [Listener].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r, false) }
 

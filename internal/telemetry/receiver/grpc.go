@@ -3,7 +3,6 @@ package receiver
 import (
 	"context"
 	"strings"
-	"time"
 
 	collogs "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	colmetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
@@ -35,15 +34,18 @@ func (r *Receiver) takeCall(ctx context.Context, k *kind, m proto.Message) error
 		address = p.Addr.String()
 	}
 	said, _ := metadata.FromIncomingContext(ctx)
-	if r.accept(k, m, r.senderOf(address, strings.Join(said.Get(InstanceHeader), ","))) {
+	p := r.accept(k, m, address, strings.Join(said.Get(InstanceHeader), ","))
+	if p == nil {
 		return nil
 	}
 	k.refused.Add(1)
-	full := status.New(codes.Unavailable, "what is to be passed on does not fit, as its receiver is slow or away")
-	if detailed, err := full.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}); err == nil {
-		full = detailed
+	s := status.New(p.code, p.text)
+	if p.code == codes.Unavailable {
+		if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}); err == nil {
+			s = detailed
+		}
 	}
-	return full.Err()
+	return s.Err()
 }
 
 type traceService struct {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,14 @@ type problem struct {
 	text   string
 }
 
+// busy is a problem that may be gone after a second: who sends is to try again.
+func busy(text string) *problem {
+	return &problem{http.StatusServiceUnavailable, codes.Unavailable, text}
+}
+
+// retryAfter is when.
+const retryAfter = time.Second
+
 // serve answers a request of OTLP/HTTP.
 func (r *Receiver) serve(w http.ResponseWriter, rq *http.Request, k *kind) {
 	kindOf, _, _ := mime.ParseMediaType(rq.Header.Get("Content-Type"))
@@ -50,15 +59,13 @@ func (r *Receiver) serve(w http.ResponseWriter, rq *http.Request, k *kind) {
 			defer func() { <-r.room }()
 			m, p = k.decode(text, kindOf)
 		case <-time.After(roomWait):
-			p = &problem{http.StatusServiceUnavailable, codes.Unavailable, "too much telemetry comes at a time"}
-			w.Header().Set("Retry-After", "1")
+			p = busy("too much telemetry comes at a time")
 		case <-rq.Context().Done():
 			return
 		}
 	}
-	if p == nil && !r.accept(k, m, r.senderOf(rq.RemoteAddr, rq.Header.Get(InstanceHeader))) {
-		w.Header().Set("Retry-After", "1")
-		p = &problem{http.StatusServiceUnavailable, codes.Unavailable, "what is to be passed on does not fit, as its receiver is slow or away"}
+	if p == nil {
+		p = r.accept(k, m, rq.RemoteAddr, rq.Header.Get(InstanceHeader))
 	}
 	if p != nil {
 		k.refused.Add(1)
@@ -68,17 +75,22 @@ func (r *Receiver) serve(w http.ResponseWriter, rq *http.Request, k *kind) {
 	write(w, kindOf, http.StatusOK, k.answer())
 }
 
-// accept counts telemetry, and passes it on.
-func (r *Receiver) accept(k *kind, m proto.Message, from sender) bool {
+// accept finds out who sent telemetry, passes it on, and counts it. Before there is a table nobody is known, and it would go on
+// without its version.
+func (r *Receiver) accept(k *kind, m proto.Message, address, header string) *problem {
+	if !r.options.Proxy.HasTable() {
+		return busy("the proxy does not know any instance yet, as it has no table")
+	}
+	from := r.senderOf(address, header)
 	if !k.take(r, m, from) {
-		return false
+		return busy("what is to be passed on does not fit, as its receiver is slow or away")
 	}
 	if from.version != "" {
 		k.stamped.Add(1)
 	} else {
 		k.unknown.Add(1)
 	}
-	return true
+	return nil
 }
 
 // roomWait is how long a request waits for others to be decoded.
@@ -130,6 +142,9 @@ func badRequest(format string, args ...any) *problem {
 
 // fail answers with a google.rpc.Status (OTLP/HTTP, "Failures").
 func fail(w http.ResponseWriter, kindOf string, p problem) {
+	if p.code == codes.Unavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+	}
 	write(w, kindOf, p.status, &rpcstatus.Status{Code: int32(p.code), Message: strings.ToValidUTF8(p.text, "\uFFFD")}) //nolint:gosec // codes are small
 }
 

@@ -56,6 +56,8 @@ type Proxy interface {
 	TraceRoute(id proxy.TraceID) string
 	// Table is what is in force.
 	Table() *route.Table
+	// HasTable says whether there has been one yet: before that nobody is known.
+	HasTable() bool
 }
 
 // Options is what a receiver needs; Logger may be nil.
@@ -73,6 +75,7 @@ type Receiver struct {
 	handler http.Handler
 	room    chan struct{} // for requests that are being read
 	kinds   [3]kind
+	retired atomic.Bool
 }
 
 // Bounds.
@@ -148,6 +151,9 @@ func New(o Options) *Receiver {
 		mux.HandleFunc("/v1/"+r.kinds[i].name, func(w http.ResponseWriter, rq *http.Request) { r.serve(w, rq, &r.kinds[i]) })
 	}
 	r.handler = http.HandlerFunc(func(w http.ResponseWriter, rq *http.Request) {
+		if r.retired.Load() {
+			w.Header().Set("Connection", "close") // in HTTP/2 it is GOAWAY
+		}
 		if rq.ProtoMajor == 2 && strings.HasPrefix(rq.Header.Get("Content-Type"), "application/grpc") {
 			r.grpc.ServeHTTP(w, rq)
 			return
@@ -166,6 +172,10 @@ func (r *Receiver) Stats() map[string]Stats {
 	}
 	return all
 }
+
+// Retire has senders come back over a new connection, which is accepted by who takes the place of this process: what still comes
+// over the connections that they have is taken in, and answered with the request to close them.
+func (r *Receiver) Retire() { r.retired.Store(true) }
 
 // Run serves until ctx ends, and closes the listeners.
 func (r *Receiver) Run(ctx context.Context, listeners ...net.Listener) error {
