@@ -68,7 +68,7 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 	options.RememberTraces = receives || file.Telemetry.Sends(config.SignalLogs)
 	o.proxy = proxy.New(options)
 	if receives {
-		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter, Logger: log})
+		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter.Offer(), Logger: log})
 	}
 	return o, nil
 }

@@ -41,7 +41,7 @@ const InstanceHeader = "layover-instance"
 // InstanceValue is the value of [InstanceHeader].
 func InstanceValue(service, version, id string) string { return service + "@" + version + "/" + id }
 
-// Sink takes telemetry to send, and says whether it had room.
+// Sink takes telemetry to send: all that it is given, or nothing where it has no room for all, as senders come back with it.
 type Sink interface {
 	Traces(spans []*trace.ResourceSpans) bool
 	Metrics(m []*metrics.ResourceMetrics) bool
