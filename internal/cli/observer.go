@@ -68,7 +68,7 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 	options.RememberTraces = receives || file.Telemetry.Sends(config.SignalLogs)
 	o.proxy = proxy.New(options)
 	if receives {
-		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter.Offer(), Logger: log})
+		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter.Offer(), Memory: receiverMemory(), Logger: log})
 	}
 	return o, nil
 }
@@ -137,7 +137,7 @@ func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prome
 		f.Held, f.Wakes = o.proxy.Held()
 		f.Open, f.Refused = o.proxy.Connections()
 		if o.receiver != nil {
-			f.Received = o.receiver.Stats()
+			f.Received, f.Taking = o.receiver.Stats(), o.receiver.Memory()
 		}
 		if follows != nil {
 			f.Follows = follows()

@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,18 +52,12 @@ func (r *Receiver) serve(w http.ResponseWriter, rq *http.Request, k *kind) {
 		fail(w, kindOf, problem{http.StatusMethodNotAllowed, codes.Unimplemented, "telemetry is sent with POST"})
 		return
 	}
-	text, p := body(w, rq)
+	h := hold{of: r.memory}
+	defer h.release()
+	text, p := h.body(w, rq)
 	var m proto.Message
 	if p == nil {
-		select { // a sender that is slow is read by now, and holds up nobody
-		case r.room <- struct{}{}:
-			defer func() { <-r.room }()
-			m, p = k.decode(text, kindOf)
-		case <-time.After(roomWait):
-			p = busy("too much telemetry comes at a time")
-		case <-rq.Context().Done():
-			return
-		}
+		m, p = k.decode(rq.Context(), &h, text, kindOf)
 	}
 	if p == nil {
 		p = r.accept(k, m, rq.RemoteAddr, rq.Header.Get(InstanceHeader))
@@ -93,11 +88,8 @@ func (r *Receiver) accept(k *kind, m proto.Message, address, header string) *pro
 	return nil
 }
 
-// roomWait is how long a request waits for others to be decoded.
-const roomWait = 2 * time.Second
-
 // body reads the body of a request.
-func body(w http.ResponseWriter, rq *http.Request) ([]byte, *problem) {
+func (h *hold) body(w http.ResponseWriter, rq *http.Request) ([]byte, *problem) {
 	body := io.Reader(http.MaxBytesReader(w, rq.Body, maxBody))
 	switch encoding := strings.ToLower(rq.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
@@ -110,30 +102,52 @@ func body(w http.ResponseWriter, rq *http.Request) ([]byte, *problem) {
 	default:
 		return nil, &problem{http.StatusUnsupportedMediaType, codes.InvalidArgument, "the body may be compressed with gzip alone"}
 	}
-	text, err := io.ReadAll(io.LimitReader(body, maxPlain+1))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge), len(text) > maxPlain:
-		return nil, &problem{http.StatusRequestEntityTooLarge, codes.ResourceExhausted, fmt.Sprintf("a request may have %d bytes, and %d decompressed: send smaller batches", maxBody, maxPlain)}
-	case err != nil:
-		return nil, badRequest("the body cannot be read: %s", err)
-	}
-	return text, nil
+	text, err := h.read(body, maxPlain)
+	return text, notRead(err)
 }
 
-// decode reads what a body says.
-func (k *kind) decode(text []byte, kindOf string) (m proto.Message, _ *problem) {
-	var err error
+// notRead is why a body was not read; nil where it was.
+func notRead(err error) *problem {
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &large), errors.Is(err, errLarge):
+		return tooLarge(fmt.Sprintf("a request may have %d bytes, and %d decompressed: send smaller batches", maxBody, maxPlain))
+	case errors.Is(err, errNoRoom):
+		return busy(err.Error())
+	}
+	return badRequest("the body cannot be read: %s", err)
+}
+
+// decode reads what a body says, once there is room for it.
+func (k *kind) decode(ctx context.Context, h *hold, text []byte, kindOf string) (m proto.Message, _ *problem) {
 	if kindOf == asJSON {
+		if p := h.decode(ctx, jsonSize(text)); p != nil {
+			return nil, p
+		}
+		var err error
 		if text, err = k.fromJSON(text); err != nil {
 			return nil, badRequest("the body is not OTLP as JSON: %s", err)
 		}
+	}
+	size, ok := k.shape.of(text, 0)
+	if !ok {
+		return nil, badRequest("the body is not OTLP as protobuf")
+	}
+	if p := h.decode(ctx, size); p != nil {
+		return nil, p
 	}
 	m = k.empty()
 	if err := proto.Unmarshal(text, m); err != nil {
 		return nil, badRequest("the body is not OTLP as protobuf: %s", err)
 	}
 	return m, nil
+}
+
+// tooLarge is a problem that another try does not mend.
+func tooLarge(text string) *problem {
+	return &problem{http.StatusRequestEntityTooLarge, codes.ResourceExhausted, text}
 }
 
 func badRequest(format string, args ...any) *problem {
