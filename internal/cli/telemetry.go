@@ -194,7 +194,7 @@ func openSpans(file *config.File, exporter *otlp.Exporter, source telemetry.Sour
 	for _, r := range t.Routes {
 		sampler.Routes = append(sampler.Routes, telemetry.RouteShare{Route: r.Route, Share: r.Sample})
 	}
-	options.Sample = sampler.Share
+	options.Sample, options.FollowUntrusted = sampler.Share, t.Untrusted
 	return telemetry.NewSpans(telemetry.SpanOptions{Source: source, Baggage: t.Baggage}, exporter)
 }
 

@@ -68,12 +68,14 @@ func TestOTLPHeaders(t *testing.T) {
 func TestSpansAreMadeWhereTheyGoSomewhere(t *testing.T) {
 	file := config.Default()
 	file.Telemetry.OTLP.Endpoint = "http://127.0.0.1:4317"
+	file.Telemetry.Traces.Untrusted = true
 	file.Telemetry.Traces.Routes = []config.TracedRoute{{Route: "load-*", Sample: 0.25}}
 	exporter, err := openExporter(file, os.Getenv, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	var options proxy.Options
 	require.NotNil(t, openSpans(file, exporter, tellerOf(file, "layover-proxy", "up"), &options))
 	require.InDelta(t, 0.25, options.Sample("load-1"), 0)
+	require.True(t, options.FollowUntrusted)
 	require.InDelta(t, 1.0, options.Sample("feature-1"), 0)
 	require.InDelta(t, 0.01, options.Sample(""), 0)
 
