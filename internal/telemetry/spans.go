@@ -110,6 +110,7 @@ func (s *Spans) span(r *proxy.Record) *trace.Span {
 	a.decision(r)
 	a.peers(r)
 	a.baggage(r, s.options.Baggage)
+	a.cut(r, len(s.options.Baggage) > 0)
 	span.Attributes = a.list
 	if r.Status >= http.StatusInternalServerError || r.Error != "" || isServerError(r.GRPCStatus) {
 		span.Status = &trace.Status{Code: trace.Status_STATUS_CODE_ERROR, Message: r.Error}
@@ -250,6 +251,29 @@ func (a *attributes) baggage(r *proxy.Record, keys []string) {
 	}
 	for _, key := range keys {
 		a.text("baggage."+key, values[key])
+	}
+}
+
+// cut tells which attributes are not whole, so that nobody takes what is missing for something else.
+func (a *attributes) cut(r *proxy.Record, hasBaggage bool) {
+	if r.Cut == 0 {
+		return
+	}
+	list := &common.ArrayValue{}
+	for _, one := range []struct {
+		what proxy.Cut
+		is   bool
+		key  string
+	}{
+		{proxy.CutMethod, true, "http.request.method_original"}, {proxy.CutHost, true, "server.address"}, {proxy.CutPath, true, "url.path"},
+		{proxy.CutPath, r.GRPCStatus != "", "rpc.method"}, {proxy.CutRoute, true, "layover.route"}, {proxy.CutBaggage, hasBaggage, "baggage"},
+	} {
+		if one.is && r.Cut&one.what != 0 {
+			list.Values = append(list.Values, &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: one.key}})
+		}
+	}
+	if len(list.GetValues()) > 0 {
+		a.list = append(a.list, &common.KeyValue{Key: "layover.cut", Value: &common.AnyValue{Value: &common.AnyValue_ArrayValue{ArrayValue: list}}})
 	}
 }
 
