@@ -265,8 +265,12 @@ func (a *attributes) cut(r *proxy.Record, hasBaggage bool) {
 		is   bool
 		key  string
 	}{
-		{proxy.CutMethod, true, "http.request.method_original"}, {proxy.CutHost, true, "server.address"}, {proxy.CutPath, true, "url.path"},
-		{proxy.CutPath, r.GRPCStatus != "", "rpc.method"}, {proxy.CutRoute, true, "layover.route"}, {proxy.CutBaggage, hasBaggage, "baggage"},
+		{proxy.CutMethod, true, "http.request.method_original"},
+		{proxy.CutHost, true, "server.address"},
+		{proxy.CutPath, true, "url.path"},
+		{proxy.CutPath, r.GRPCStatus != "", "rpc.method"},
+		{proxy.CutRoute, true, "layover.route"},
+		{proxy.CutBaggage, hasBaggage, "baggage"},
 	} {
 		if one.is && r.Cut&one.what != 0 {
 			list.Values = append(list.Values, &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: one.key}})

@@ -380,7 +380,7 @@ func TestWaitsEncoded(t *testing.T) {
 		require.True(t, e.Offer().Traces(spans(make([]string, 20_000)...)))
 	}
 	require.Less(t, heap(), before+4<<20)
-	require.EqualValues(t, 100_000, e.traces.waiting[0].items*len(e.traces.waiting))
+	require.Equal(t, 100_000, e.traces.waiting[0].items*len(e.traces.waiting))
 }
 
 // TestNoText: a batch with what is no text spoils no other, and is counted.

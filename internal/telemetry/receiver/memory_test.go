@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +27,8 @@ import (
 
 // nested puts n times what is inside into fields, the outermost first.
 func nested(inside []byte, n int, fields ...protowire.Number) []byte {
-	for i := len(fields) - 1; i >= 0; i-- {
-		one := protowire.AppendBytes(protowire.AppendTag(nil, fields[i], protowire.BytesType), inside)
+	for i, field := range slices.Backward(fields) {
+		one := protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), inside)
 		if i == len(fields)-1 {
 			one = bytes.Repeat(one, n)
 		}

@@ -26,8 +26,8 @@ func shapeOf(m protoreflect.Message, known map[protoreflect.FullName]*shape) *sh
 	if s := known[name]; s != nil {
 		return s
 	}
-	size := int64(reflect.TypeOf(m.Interface()).Elem().Size())
-	s := &shape{size: size + size/8} // memory is given out in steps
+	size := int64(reflect.TypeOf(m.Interface()).Elem().Size()) //nolint:gosec // it is small
+	s := &shape{size: size + size/8}                           // memory is given out in steps
 	known[name] = s
 	all := m.Descriptor().Fields()
 	for i := range all.Len() {
