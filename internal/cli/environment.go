@@ -317,16 +317,20 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	if e.redis != nil {
 		behind.Go(func() error { return e.redis.Run(ctxBehind) })
 	}
-	sent := pushed(e.file, e.exporter, e.registry, "layover-server", e.serverLis.Addr().String())
-	sent = append(sent, e.logsSent()...)
+	sent := pushed(e.file, e.exporter, e.registry, tellerOf(e.file, "layover-server", e.serverLis.Addr().String()))
+	ended := make(chan struct{}) // closed once no instance runs any more
+	sent = append(sent, e.logsSent(ended)...)
 	if e.observer != nil {
 		for _, part := range e.observer.parts() {
 			behind.Go(func() error { return part(ctxBehind) })
 		}
 		sent = append(sent, e.observer.sent()...)
 	}
+	telling, endTelling := context.WithCancel(context.WithoutCancel(ctx)) // last of all: instances tell of their end
+	defer endTelling()
+	tellers, ctxTelling := errgroup.WithContext(telling)
 	if e.exporter != nil {
-		behind.Go(func() error { return runTelemetry(ctxBehind, e.exporter, sent...) })
+		tellers.Go(func() error { return runTelemetry(ctxTelling, e.exporter.Run, sent...) })
 	}
 
 	front, ctxFront := errgroup.WithContext(ctx)
@@ -346,6 +350,8 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 		select {
 		case <-ctxBehind.Done():
 			return context.Cause(ctxBehind)
+		case <-ctxTelling.Done():
+			return context.Cause(ctxTelling)
 		case <-ctxFront.Done():
 			return nil
 		}
@@ -353,12 +359,14 @@ func (e *environment) run(ctx context.Context, ready func(context.Context) error
 	err := front.Wait()
 	endReconciling()
 	err = errors.Join(ignoreCanceled(err), ignoreCanceled(behind.Wait()))
-	if e.apart || errors.Is(err, store.ErrTaken) { // what runs is another server's to end
-		return err
+	if !e.apart && !errors.Is(err, store.ErrTaken) { // else what runs is another server's to end
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		err = errors.Join(err, e.control.StopInstances(stopping))
+		close(ended)
 	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	return errors.Join(err, e.control.StopInstances(stopping))
+	endTelling()
+	return errors.Join(err, ignoreCanceled(tellers.Wait()))
 }
 
 // routeOfTrace returns the route of a trace: as the proxy in this process knows it, or the proxies told of it.
@@ -375,16 +383,20 @@ func (e *environment) routeOfTrace(trace string) string {
 }
 
 // logsSent are the parts that send what instances write, where that is wanted. The logs of Amazon ECS are in CloudWatch, which is asked
-// for those that somebody reads.
-func (e *environment) logsSent() []func(context.Context) error {
+// for those that somebody reads. ended is closed where no instance runs any more.
+func (e *environment) logsSent(ended <-chan struct{}) []func(context.Context) error {
 	if e.lines == nil {
 		return nil
 	}
-	return []func(context.Context) error{e.lines.Run, func(ctx context.Context) error {
-		if left := e.control.FollowInstances(ctx, []string{api.RuntimeECS}, e.lines.Add); left > 0 {
+	return []func(context.Context) error{func(ctx context.Context) error {
+		sending, end := context.WithCancel(context.WithoutCancel(ctx))
+		var lines errgroup.Group
+		lines.Go(func() error { return e.lines.Run(sending) })
+		if left := e.control.FollowInstances(ctx, ended, []string{api.RuntimeECS}, e.lines.Add); left > 0 {
 			e.log.Warn("logs of instances were not sent, as there were too many", "instances", left)
 		}
-		return nil
+		end() // all lines are there
+		return lines.Wait()
 	}}
 }
 

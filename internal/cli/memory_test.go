@@ -10,6 +10,8 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 )
 
 func TestLimitMemory(t *testing.T) {
@@ -21,12 +23,19 @@ func TestLimitMemory(t *testing.T) {
 
 	limitMemory(log, memlimit.Limit(1<<30))
 	require.EqualValues(t, 751619276, debug.SetMemoryLimit(-1), "70 %% of a gibibyte")
+	require.EqualValues(t, receiver.DefaultMemory, receiverMemory())
+	debug.SetMemoryLimit(400 << 20)
+	require.EqualValues(t, 100<<20, receiverMemory(), "a quarter")
+	debug.SetMemoryLimit(40 << 20)
+	require.EqualValues(t, receiver.MinMemory, receiverMemory())
+	debug.SetMemoryLimit(751619276)
 
 	limitMemory(log, func() (uint64, error) { return 0, errors.New("no cgroups here") })
 	require.EqualValues(t, 751619276, debug.SetMemoryLimit(-1), "what is not known changes nothing")
 
 	limitMemory(log, func() (uint64, error) { return 0, memlimit.ErrNoLimit })
 	require.EqualValues(t, math.MaxInt64, debug.SetMemoryLimit(-1))
+	require.EqualValues(t, receiver.DefaultMemory, receiverMemory())
 
 	t.Setenv("GOMEMLIMIT", "2GiB")
 	limitMemory(log, memlimit.Limit(1<<30))

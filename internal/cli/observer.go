@@ -20,7 +20,7 @@ import (
 // observer is what learns of the requests of a proxy. What the file does not ask for is nil.
 type observer struct {
 	file     *config.File
-	name     string // of the proxy
+	source   telemetry.Source // of what the proxy tells of itself
 	exporter *otlp.Exporter
 	proxy    *proxy.Proxy
 	access   *proxy.AccessLog
@@ -29,7 +29,9 @@ type observer struct {
 	requests *telemetry.Requests
 	receiver *receiver.Receiver
 
-	receiverLis []net.Listener
+	receiverLis  []net.Listener
+	receiveFrom  <-chan struct{} // nil: at once
+	receiveUntil <-chan struct{} // nil: to the end
 }
 
 // hopServer is who learns of requests: the one in this process, or that which a proxy follows.
@@ -40,7 +42,7 @@ type hopServer interface {
 
 // observe makes a proxy, and what learns of its requests.
 func observe(file *config.File, name string, options proxy.Options, server hopServer, exporter *otlp.Exporter, log *slog.Logger) (*observer, error) {
-	o := &observer{file: file, name: name, exporter: exporter}
+	o := &observer{file: file, source: tellerOf(file, "layover-proxy", name), exporter: exporter}
 	var err error
 	if o.access, err = openAccessLog(file, log); err != nil {
 		return nil, err
@@ -58,7 +60,7 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 		record = append(record, o.hops.Record)
 		options.Receipt = receipts(server.Receipt).list
 	}
-	if o.spans = openSpans(file, exporter, name, &options); o.spans != nil {
+	if o.spans = openSpans(file, exporter, o.source, &options); o.spans != nil {
 		record = append(record, o.spans.Record)
 	}
 	options.Recorder = recorders(record...)
@@ -66,7 +68,7 @@ func observe(file *config.File, name string, options proxy.Options, server hopSe
 	options.RememberTraces = receives || file.Telemetry.Sends(config.SignalLogs)
 	o.proxy = proxy.New(options)
 	if receives {
-		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter, Logger: log})
+		o.receiver = receiver.New(receiver.Options{Environment: file.Environment, Proxy: o.proxy, Sink: exporter.Offer(), Memory: receiverMemory(), Logger: log})
 	}
 	return o, nil
 }
@@ -99,9 +101,31 @@ func (o *observer) sent() []func(context.Context) error {
 		parts = append(parts, o.spans.Run)
 	}
 	if o.receiver != nil {
-		parts = append(parts, func(ctx context.Context) error { return o.receiver.Run(ctx, o.receiverLis...) })
+		parts = append(parts, o.receive)
 	}
 	return parts
+}
+
+// receive takes in what applications send: once there is a table, where a process before this one does so until then, and until
+// the next one has taken over.
+func (o *observer) receive(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	if o.receiveFrom != nil {
+		select {
+		case <-o.receiveFrom:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	go func() {
+		select {
+		case <-o.receiveUntil: // never, where it is nil
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	return o.receiver.Run(ctx, o.receiverLis...)
 }
 
 // collectors are the metrics of the proxy. follows is nil where it is in the server's process.
@@ -113,7 +137,7 @@ func (o *observer) collectors(follows func() *telemetry.FollowerFigures) []prome
 		f.Held, f.Wakes = o.proxy.Held()
 		f.Open, f.Refused = o.proxy.Connections()
 		if o.receiver != nil {
-			f.Received = o.receiver.Stats()
+			f.Received, f.Taking = o.receiver.Stats(), o.receiver.Memory()
 		}
 		if follows != nil {
 			f.Follows = follows()

@@ -113,6 +113,7 @@ type standAlone struct {
 	registry *prometheus.Registry
 	hangup   chan os.Signal
 	stopping atomic.Bool
+	lingered chan struct{} // closed when the next process has taken over, and senders of telemetry have had time to go there
 }
 
 // socket is a listener and what it is called at a hand-over.
@@ -147,6 +148,7 @@ func runProxy(ctx context.Context, app *App, opts *proxyCmdOptions) error {
 	}
 	s := &standAlone{app: app, opts: opts, log: slog.New(slog.NewTextHandler(app.Err, &slog.HandlerOptions{Level: level}))}
 	limitMemory(s.log, memlimit.FromCgroup)
+	s.lingered = make(chan struct{})
 	s.hangup = make(chan os.Signal, 1) // one that comes before the start is complete waits
 	signal.Notify(s.hangup, syscall.SIGHUP)
 	defer signal.Stop(s.hangup)
@@ -347,8 +349,12 @@ func (s *standAlone) run(ctx context.Context, before *handover.Offer) error {
 		behind.Go(func() error { return part(following) })
 	}
 	if s.exporter != nil {
-		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, "layover-proxy", s.observer.name)...)
-		behind.Go(func() error { return runTelemetry(following, s.exporter, sent...) })
+		s.observer.receiveUntil = s.lingered
+		if before != nil {
+			s.observer.receiveFrom = s.follower.Ready() // until then the other one knows who sends
+		}
+		sent := append(s.observer.sent(), pushed(s.observer.file, s.exporter, s.registry, s.observer.source)...)
+		behind.Go(func() error { return runTelemetry(following, s.exporter.Run, sent...) })
 	}
 	if before != nil {
 		if err := s.awaitTable(ctx); err != nil {

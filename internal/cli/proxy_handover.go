@@ -142,16 +142,20 @@ func (s *standAlone) give(ctx context.Context, conn *net.UnixConn) error {
 // retire ends this process in favour of its successor: it accepts nothing more, answers what
 // still comes over kept connections with the request to make a new one, and then drains.
 func (s *standAlone) retire(ctx context.Context, end func()) {
-	s.app.say("handed over; draining\n")
 	for _, one := range s.sockets() {
 		s.shut(one)
 	}
 	s.follower.Retire()
 	s.observer.proxy.Retire()
+	if s.observer.receiver != nil {
+		s.observer.receiver.Retire()
+	}
+	s.app.say("handed over; draining\n")
 	select {
 	case <-time.After(s.opts.Linger):
 	case <-ctx.Done():
 	}
+	close(s.lingered) // before the drain, which may take long: what was received is sent meanwhile
 	end()
 }
 

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -436,6 +437,18 @@ func (s *otlpSink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.text.Write(text) // protobuf has texts as they are
 }
 
+// all returns what the group of a pattern matched, once each, in order.
+func (s *otlpSink) all(pattern string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []string
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(s.text.String(), -1) {
+		found = append(found, match[1])
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
 func (s *otlpSink) has(text string) func() bool {
 	return func() bool {
 		s.mu.Lock()
@@ -444,9 +457,9 @@ func (s *otlpSink) has(text string) func() bool {
 	}
 }
 
-// TestProxySendsTelemetry: a proxy of its own sends spans and what applications send it, and goes on with that when another process
-// takes over. The key is in no log.
-func TestProxySendsTelemetry(t *testing.T) {
+// sendsTelemetry has proxies that are started pass on and send telemetry to a sink.
+func sendsTelemetry(t *testing.T) *otlpSink {
+	t.Helper()
 	sink := &otlpSink{}
 	collector := httptest.NewServer(sink)
 	t.Cleanup(collector.Close)
@@ -456,20 +469,32 @@ func TestProxySendsTelemetry(t *testing.T) {
 		t.Setenv("LAYOVER_TELEMETRY_"+name, value)
 	}
 	t.Setenv("KEYS", "api-key=s3cret")
+	return sink
+}
+
+// sendSpan sends a span as an instance of cart@feature-9 does.
+func sendSpan(t *testing.T, client *http.Client, receiver, name string) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+receiver+"/v1/traces",
+		strings.NewReader(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"`+name+`","traceId":"4bf92f3577b34da6a3ce929d0e0e4736","spanId":"00f067aa0ba902b7"}]}]}]}`))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Layover-Instance", "cart@feature-9/i-9")
+	res, err := client.Do(r)
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, res.Body) // so that the connection is used again
+	require.NoError(t, errors.Join(err, res.Body.Close()))
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	return res
+}
+
+// TestProxySendsTelemetry: a proxy of its own sends spans and what applications send it, and goes on with that when another process
+// takes over. The key is in no log.
+func TestProxySendsTelemetry(t *testing.T) {
+	sink := sendsTelemetry(t)
 	p := startProxy(t, self(t), "--table", tableFile(t, cart(t)))
 	receiver := p.says(`otlp    http://(\S+)`)
-	send := func(name string) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+receiver+"/v1/traces",
-			strings.NewReader(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"`+name+`","traceId":"4bf92f3577b34da6a3ce929d0e0e4736","spanId":"00f067aa0ba902b7"}]}]}]}`))
-		require.NoError(t, err)
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Layover-Instance", "cart@feature-9/i-9")
-		res, err := http.DefaultClient.Do(r)
-		require.NoError(t, err)
-		require.NoError(t, res.Body.Close())
-		require.Equal(t, http.StatusOK, res.StatusCode)
-	}
-	send("of-the-first")
+	sendSpan(t, http.DefaultClient, receiver, "of-the-first")
 	_, _, err := p.get(http.DefaultClient, "/")
 	require.NoError(t, err)
 	for _, text := range []string{"of-the-first", "feature-9", "layover-proxy", "GET cart"} {
@@ -479,10 +504,45 @@ func TestProxySendsTelemetry(t *testing.T) {
 	pid := p.cmd.Process.Pid
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGHUP))
 	p.waitOther(pid)
-	send("of-the-next")
+	p.says("(handed over; draining)")
+	require.True(t, sendSpan(t, http.DefaultClient, receiver, "of-the-last").Close, "the sender is to go to the next one")
+	require.False(t, sendSpan(t, http.DefaultClient, receiver, "of-the-next").Close)
 	require.True(t, waitFor(p.ended))
 	require.True(t, p.cmd.ProcessState.Success(), "%s", p.cmd.ProcessState)
+	require.Eventually(t, sink.has("of-the-last"), patience, 5*time.Millisecond, "what the first took in until it ended is sent")
 	require.Eventually(t, sink.has("of-the-next"), patience, 5*time.Millisecond)
 	require.Eventually(t, sink.has("layover_requests_total"), patience, 5*time.Millisecond, "the first has sent its metrics at its end")
 	require.NotContains(t, p.said.String(), "s3cret")
+
+	require.NoError(t, syscall.Kill(p.readiness().PID, syscall.SIGTERM))
+	require.Eventually(t, func() bool {
+		return len(sink.all(`(?s)service\.instance\.id.{2,6}?([0-9a-f]{8}-[0-9a-f-]{27})`)) == 2
+	}, patience, 5*time.Millisecond, "each of the two processes is one of its own: what they count is not to be mixed up")
+	require.Equal(t, []string{"edge-1"}, sink.all(`(?s)layover\.proxy.{2,6}?([a-z]+-[0-9]+)`), "by the name of the proxy they are one")
+}
+
+// TestProxyTelemetryOfOneThatDoesNotTakeOver: a process that has no table yet takes in nothing, as it does not know who sends.
+func TestProxyTelemetryOfOneThatDoesNotTakeOver(t *testing.T) {
+	sink := sendsTelemetry(t)
+	socket := filepath.Join(t.TempDir(), "next")
+	p := startProxy(t, self(t), "--table", tableFile(t, cart(t)), "--handover", socket)
+	receiver := p.says(`otlp    http://(\S+)`)
+	next := launchProxy(t, self(t), "--server", deadServer(t), "--handover", socket, "--ready-within", "1s")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	sent := 0
+	for ended := false; !ended; sent++ {
+		select {
+		case <-next.ended:
+			ended = true
+		default:
+		}
+		sendSpan(t, client, receiver, "a-span")
+	}
+	count := func(text string) int {
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		return strings.Count(sink.text.String(), text)
+	}
+	require.Eventually(t, func() bool { return count("a-span") == sent }, patience, 5*time.Millisecond)
+	require.Equal(t, sent, count("feature-9"), "each with its version")
 }

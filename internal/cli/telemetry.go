@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/sync/errgroup"
@@ -183,7 +185,7 @@ func listReceipt(r api.Receipt) string {
 }
 
 // openSpans makes what tells of requests as spans, and has the proxy sample them; nil where nobody wants them.
-func openSpans(file *config.File, exporter *otlp.Exporter, name string, options *proxy.Options) *telemetry.Spans {
+func openSpans(file *config.File, exporter *otlp.Exporter, source telemetry.Source, options *proxy.Options) *telemetry.Spans {
 	if exporter == nil || !file.Telemetry.Sends(config.SignalTraces) {
 		return nil
 	}
@@ -192,32 +194,44 @@ func openSpans(file *config.File, exporter *otlp.Exporter, name string, options 
 	for _, r := range t.Routes {
 		sampler.Routes = append(sampler.Routes, telemetry.RouteShare{Route: r.Route, Share: r.Sample})
 	}
-	options.Sample = sampler.Share
-	return telemetry.NewSpans(telemetry.SpanOptions{Environment: file.Environment, Proxy: name, Build: build().Version, Baggage: t.Baggage}, exporter)
+	options.Sample, options.FollowUntrusted = sampler.Share, t.Untrusted
+	return telemetry.NewSpans(telemetry.SpanOptions{Source: source, Baggage: t.Baggage}, exporter)
+}
+
+// tellerOf is who tells of itself in this process: each process is another one, also where it takes the place of one with the same name.
+func tellerOf(file *config.File, service, name string) telemetry.Source {
+	return telemetry.Source{Service: service, Process: uuid.NewString(), Name: name, Environment: file.Environment, Build: build().Version}
 }
 
 // pushed is the part that sends what a registry has, where that is wanted; else none.
-func pushed(file *config.File, exporter *otlp.Exporter, registry prometheus.Gatherer, service, instance string) []func(context.Context) error {
+func pushed(file *config.File, exporter *otlp.Exporter, registry prometheus.Gatherer, source telemetry.Source) []func(context.Context) error {
 	if exporter == nil || !file.Telemetry.Sends(config.SignalMetrics) {
 		return nil
 	}
-	source := telemetry.Source{Service: service, Instance: instance, Environment: file.Environment, Build: build().Version}
 	return []func(context.Context) error{func(ctx context.Context) error {
 		return telemetry.PushMetrics(ctx, registry, source, exporter, time.Duration(file.Telemetry.Metrics.Every))
 	}}
 }
 
-// runTelemetry runs the exporter, for as long as one of the parts has something to send.
-func runTelemetry(ctx context.Context, exporter *otlp.Exporter, parts ...func(context.Context) error) error {
+// runTelemetry runs the exporter, for as long as one of the parts has something to send, until ctx ends or one of all fails.
+func runTelemetry(ctx context.Context, exporter func(context.Context) error, parts ...func(context.Context) error) error {
+	making, ctx := errgroup.WithContext(ctx)
 	sending, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	sent := make(chan error, 1)
-	go func() { sent <- exporter.Run(sending) }()
-	making, ctx := errgroup.WithContext(ctx)
+	making.Go(func() error {
+		go func() { sent <- exporter(sending) }()
+		select {
+		case err := <-sent:
+			sent <- nil // it has ended
+			return cmp.Or(err, errors.New("send telemetry: the exporter has ended"))
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	for _, part := range parts {
 		making.Go(func() error { return part(ctx) })
 	}
-	<-ctx.Done() // or one of them has failed
 	err := making.Wait()
 	end()
 	return errors.Join(err, <-sent)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,17 +68,19 @@ func TestOTLPHeaders(t *testing.T) {
 func TestSpansAreMadeWhereTheyGoSomewhere(t *testing.T) {
 	file := config.Default()
 	file.Telemetry.OTLP.Endpoint = "http://127.0.0.1:4317"
+	file.Telemetry.Traces.Untrusted = true
 	file.Telemetry.Traces.Routes = []config.TracedRoute{{Route: "load-*", Sample: 0.25}}
 	exporter, err := openExporter(file, os.Getenv, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	var options proxy.Options
-	require.NotNil(t, openSpans(file, exporter, "up", &options))
+	require.NotNil(t, openSpans(file, exporter, tellerOf(file, "layover-proxy", "up"), &options))
 	require.InDelta(t, 0.25, options.Sample("load-1"), 0)
+	require.True(t, options.FollowUntrusted)
 	require.InDelta(t, 1.0, options.Sample("feature-1"), 0)
 	require.InDelta(t, 0.01, options.Sample(""), 0)
 
 	file.Telemetry.OTLP.Signals, options = []string{"logs"}, proxy.Options{}
-	require.Nil(t, openSpans(file, exporter, "up", &options))
+	require.Nil(t, openSpans(file, exporter, tellerOf(file, "layover-proxy", "up"), &options))
 	require.Nil(t, options.Sample, "traceparent fields go on as they come")
 }
 
@@ -110,4 +113,34 @@ func TestReceiptList(t *testing.T) {
 	require.Less(t, len(text), receiptBytes+200)
 	require.Regexp(t, `, more=[0-9]+$`, text)
 	require.Empty(t, listReceipt(api.Receipt{}))
+}
+
+// TestTelemetryEndsWithItsExporter: an exporter that cannot send ends the parts at once. Otherwise it goes on until they have ended.
+func TestTelemetryEndsWithItsExporter(t *testing.T) {
+	part := func(ctx context.Context) error {
+		<-ctx.Done()
+		return nil
+	}
+	broken := errors.New("no such target")
+	err := runTelemetry(t.Context(), func(context.Context) error { return broken }, part)
+	require.ErrorIs(t, err, broken)
+	require.EqualError(t, err, broken.Error(), "it is told once")
+
+	failed := errors.New("the port is in use")
+	var open atomic.Bool
+	exporter := func(ctx context.Context) error {
+		<-ctx.Done()
+		require.False(t, open.Load(), "what a part hands over at its end is sent")
+		return nil
+	}
+	last := func(ctx context.Context) error {
+		open.Store(true)
+		<-ctx.Done()
+		open.Store(false)
+		return nil
+	}
+	require.ErrorIs(t, runTelemetry(t.Context(), exporter, last, func(context.Context) error { return failed }), failed)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, runTelemetry(ctx, exporter, last))
 }

@@ -46,9 +46,10 @@ type Receiver struct {
 
 // Traces says which requests get a span, and what is in it.
 type Traces struct {
-	Sample       float64       `yaml:"sample,omitempty" env:"LAYOVER_TELEMETRY_TRACES_SAMPLE" default:"0.01" minimum:"0" maximum:"1" doc:"Share of the traces without a route that is recorded, by their trace ids: all proxies agree. What a caller records is recorded in any case"`
+	Sample       float64       `yaml:"sample,omitempty" env:"LAYOVER_TELEMETRY_TRACES_SAMPLE" default:"0.01" minimum:"0" maximum:"1" doc:"Share of the traces without a route that is recorded, by their trace ids: all proxies agree. What a caller records is recorded in any case, see follow_untrusted"`
 	SampleRouted float64       `yaml:"sample_routed,omitempty" env:"LAYOVER_TELEMETRY_TRACES_SAMPLE_ROUTED" default:"1" minimum:"0" maximum:"1" doc:"Share of the traces with a route"`
 	Routes       []TracedRoute `yaml:"routes,omitempty" doc:"Routes with a share of their own; the first that fits counts"`
+	Untrusted    bool          `yaml:"follow_untrusted,omitempty" env:"LAYOVER_TELEMETRY_TRACES_FOLLOW_UNTRUSTED" default:"false" doc:"Record what a caller records also where it comes to a listener that is not trusted (proxy.trusted_listen), and not from an instance whose address is known. Then whoever reaches the proxy can have everything recorded"`
 	Baggage      []string      `yaml:"baggage,omitempty" env:"LAYOVER_TELEMETRY_TRACES_BAGGAGE" doc:"Keys of baggage members that become attributes of spans, as baggage.KEY" example:"tenant"`
 }
 

@@ -14,27 +14,39 @@ import (
 const (
 	followInterval = time.Second // for instances that are new
 	maxFollowed    = 5000        // instances at a time
+	lastWords      = 5 * time.Second
 )
 
 // FollowInstances hands what instances write from now on to each, until ctx ends: of those that run, and of those that are started
-// later, however short they live. Runtimes in skip keep the logs of their instances elsewhere. each is called by many goroutines at a
-// time. It returns how many instances there was no room for, at most.
-func (c *Control) FollowInstances(ctx context.Context, skip []string, each func(api.LogLine)) (left int) {
+// later, however short they live. Where ended is closed by then, all instances have ended, and their last words are handed over, too.
+// Runtimes in skip keep the logs of their instances elsewhere. each is called by many goroutines at a time. It returns how many
+// instances there was no room for, at most.
+func (c *Control) FollowInstances(ctx context.Context, ended <-chan struct{}, skip []string, each func(api.LogLine)) (left int) {
 	f := &instanceFollower{c: c, skip: map[string]bool{"": true}, each: each, since: time.Now(), known: map[followedRun]bool{}, again: map[followedRun]time.Time{}}
 	for _, runtime := range skip {
 		f.skip[runtime] = true
 	}
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var reading sync.WaitGroup
-	defer reading.Wait()
 	tick := time.NewTicker(followInterval)
 	defer tick.Stop()
 	for {
-		left = max(left, f.look(ctx, &reading))
+		left = max(left, f.look(following, &reading))
 		select {
 		case <-tick.C:
+			continue
 		case <-ctx.Done():
-			return left
 		}
+		select {
+		case <-ended:
+			left = max(left, f.look(following, &reading)) // those that came last
+			defer time.AfterFunc(lastWords, stop).Stop()
+		default:
+			stop()
+		}
+		reading.Wait()
+		return left
 	}
 }
 

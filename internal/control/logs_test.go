@@ -328,7 +328,7 @@ func TestFollowInstances(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int, 1)
 	go func() {
-		done <- b.FollowInstances(ctx, nil, func(line api.LogLine) {
+		done <- b.FollowInstances(ctx, nil, nil, func(line api.LogLine) {
 			mu.Lock()
 			defer mu.Unlock()
 			got = append(got, line)
@@ -376,12 +376,44 @@ func TestFollowInstances(t *testing.T) {
 	skipping, end := context.WithCancel(t.Context())
 	skipped := make(chan int, 1)
 	go func() {
-		skipped <- b.FollowInstances(skipping, []string{api.RuntimeProcess}, func(line api.LogLine) { t.Errorf("%q of a runtime that is to be left out", line.Text) })
+		skipped <- b.FollowInstances(skipping, nil, []string{api.RuntimeProcess}, func(line api.LogLine) { t.Errorf("%q of a runtime that is to be left out", line.Text) })
 	}()
 	b.says("feature-2", "unseen")
 	b.until(func() bool { return slices.Contains(b.texts(logsOf("feature-2")), "unseen") }, func() string { return "it is not in the log" })
 	end()
 	require.Zero(t, <-skipped)
+}
+
+// TestFollowInstances_LastWords: what instances write while they are ended is handed over, where it is said that they have ended.
+func TestFollowInstances_LastWords(t *testing.T) {
+	b := newBench(t)
+	b.up("feature-1", nil)
+	var mu sync.Mutex
+	var got []string
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, done := make(chan struct{}), make(chan int, 1)
+	go func() {
+		done <- b.FollowInstances(ctx, ended, nil, func(line api.LogLine) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, line.Text)
+		})
+	}()
+	came := func(text string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.ContainsFunc(got, func(line string) bool { return strings.Contains(line, text) })
+		}
+	}
+	b.until(func() bool { b.says("feature-1", "now"); return came("now")() }, func() string { return "what an instance writes is not handed over" })
+	b.end()
+	b.says("feature-1", "last words")
+	b.exits("feature-1")
+	close(ended)
+	cancel()
+	require.Zero(t, <-done)
+	require.True(t, came("last words")(), "there are: %s", got)
 }
 
 // TestFollowInstances_ALogBreaksOff: what was written meanwhile comes later, and nothing twice.
@@ -397,7 +429,7 @@ func TestFollowInstances_ALogBreaksOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int, 1)
 	go func() {
-		done <- b.FollowInstances(ctx, nil, func(line api.LogLine) {
+		done <- b.FollowInstances(ctx, nil, nil, func(line api.LogLine) {
 			mu.Lock()
 			defer mu.Unlock()
 			got[line.Text]++

@@ -85,6 +85,9 @@ type Options struct {
 	// Sample returns the share, from 0 to 1, of the traces with a route ("" for those without) that get a span of the proxy's;
 	// see [Record.SpanID]. Nil means none, and that traceparent fields are passed on as they come.
 	Sample func(route string) float64
+	// FollowUntrusted has traces recorded that a caller records also where that came to a listener that is not trusted, and is
+	// no instance.
+	FollowUntrusted bool
 
 	// Receipt returns what came of the requests of a trace that have ended, for an answer with a receipt: a list as
 	// [ReceiptHeader] has. Nil means that nobody gets one.
@@ -205,6 +208,9 @@ func (p *Proxy) SetTable(t *route.Table) {
 
 // Table returns the current table.
 func (p *Proxy) Table() *route.Table { return p.current.Load().table }
+
+// HasTable says whether there has been a table yet.
+func (p *Proxy) HasTable() bool { return p.Table() != p.none }
 
 // ServeHTTP answers one request as an untrusted listener does; see [Listener].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.serve(w, r, false) }

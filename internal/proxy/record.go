@@ -56,7 +56,21 @@ type Record struct {
 	Baggage        []string
 	BaggageMembers int // how many members all of them have
 	BaggageBytes   int // how long all of them are
+
+	Cut Cut // what is not whole, as a [Ring] kept the beginning
 }
+
+// Cut is a set of the texts of a record.
+type Cut uint8
+
+// The texts that a [Ring] may cut off.
+const (
+	CutMethod Cut = 1 << iota
+	CutHost
+	CutPath
+	CutRoute
+	CutBaggage
+)
 
 // Clone returns a copy that may be kept.
 func (r *Record) Clone() *Record {

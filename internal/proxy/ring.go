@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"sync/atomic"
 	"unsafe"
@@ -8,14 +9,14 @@ import (
 	"github.com/layover-dev/layover/internal/route"
 )
 
-// How much of a text a [Ring] keeps, in bytes. The rest is cut off.
+// How much of a text a [Ring] keeps, in bytes. The rest is cut off, and the record says so ([Record.Cut]).
 const (
 	keptMethod = 16
 	keptHost   = 64
 	keptPath   = 128
 	keptRoute  = 64
 
-	keptBaggage = 1024 // of all lines together
+	keptBaggage = 1024 // of all lines together, and whole members alone
 )
 
 // DefaultRing is how many records a [Ring] has place for where nothing is said.
@@ -83,17 +84,20 @@ func (r *Ring) Add(record *Record) {
 func (p *place) fill(record *Record) {
 	p.record = *record
 	rest := p.text[:]
-	keep := func(s string, most int) string {
+	keep := func(s string, most int, what Cut) string {
+		if len(s) > most {
+			p.record.Cut |= what
+		}
 		n := copy(rest[:most], s)
 		kept := rest[:n]
 		rest = rest[most:]
 		return unsafe.String(unsafe.SliceData(kept), n) //nolint:gosec // it holds until the reader gives back the place
 	}
-	p.record.Method = keep(record.Method, keptMethod)
-	p.record.Host = keep(record.Host, keptHost)
-	p.record.Path = keep(record.Path, keptPath)
-	p.record.Route = keep(record.Route, keptRoute)
-	p.record.Run = keep(record.Run, route.MaxRun)
+	p.record.Method = keep(record.Method, keptMethod, CutMethod)
+	p.record.Host = keep(record.Host, keptHost, CutHost)
+	p.record.Path = keep(record.Path, keptPath, CutPath)
+	p.record.Route = keep(record.Route, keptRoute, CutRoute)
+	p.record.Run = keep(record.Run, route.MaxRun, 0)
 	if len(record.Baggage) == 0 {
 		return
 	}
@@ -102,9 +106,10 @@ func (p *place) fill(record *Record) {
 		if i > 0 {
 			p.baggage = append(p.baggage, ',')
 		}
-		p.baggage = append(p.baggage, line[:min(len(line), keptBaggage)]...)
-		if len(p.baggage) >= keptBaggage {
-			p.baggage = p.baggage[:keptBaggage]
+		p.baggage = append(p.baggage, line[:min(len(line), keptBaggage+1)]...)
+		if len(p.baggage) > keptBaggage {
+			p.baggage = p.baggage[:max(bytes.LastIndexByte(p.baggage[:keptBaggage+1], ','), 0)] // half a member would be another value
+			p.record.Cut |= CutBaggage
 			break
 		}
 	}

@@ -281,8 +281,13 @@ func (x *exchange) joins() bool {
 	return x.begun
 }
 
-// sample decides once whether the request gets a span of the proxy's own: where its caller has one, and where its trace is of
-// the share of its route. The bits of the id decide, so that all proxies do the same (W3C Trace Context Level 2, random flag).
+// follows says whether a request is recorded because its caller records it: where no stranger could have everything recorded so.
+func (x *exchange) follows() bool {
+	return x.record.Sampled && (x.rq.trusted || x.caller != nil || x.proxy.options.FollowUntrusted)
+}
+
+// sample decides once whether the request gets a span of the proxy's own: where its caller has one that counts, and where its trace
+// is of the share of its route. The bits of the id decide, so that all proxies do the same (W3C Trace Context Level 2, random flag).
 func (x *exchange) sample() {
 	if x.asked {
 		return
@@ -297,7 +302,7 @@ func (x *exchange) sample() {
 	if begins && (share > 0 || x.wantsReceipt()) {
 		random(id[:])
 	}
-	r.Recorded = x.proxy.options.Sample != nil && (r.Sampled || isOfShare(id, share))
+	r.Recorded = x.proxy.options.Sample != nil && (x.follows() || isOfShare(id, share))
 	if r.Recorded || x.wantsReceipt() && (begins || x.trace.from == traceBalancer) {
 		random(r.SpanID[:])
 		if begins {

@@ -162,6 +162,7 @@ func TestSample(t *testing.T) {
 		"two traces":              {[]string{"Traceparent", sampled, "Traceparent", sampled, "Baggage", routed}, true, "new-03"},
 	}, func(t *testing.T, path, _ string, c test) {
 		w := newWorld(t, Options{NoFastPath: path == "net/http", Sample: share}, service("cart", ready("main", seesTrace(t)), ready("pr-1", seesTrace(t))))
+		w.addr = w.trusted
 		text := w.get(t, "cart.localhost", "/", c.fields...).text
 		r := w.records.wait(t, 1)[0]
 		require.Equal(t, c.recorded, r.Recorded)
@@ -187,6 +188,52 @@ func TestSample(t *testing.T) {
 		require.Len(t, trace, 32)
 		require.Equal(t, "00-"+trace+"-"+r.SpanID.String()+"-"+flags, line)
 		require.NotZero(t, parseTraceparent(line))
+	})
+}
+
+// TestSample_Strangers: who is not known has nothing recorded that is not of the share, and its fields are left alone. Where its trace
+// is of the share, it goes on.
+func TestSample_Strangers(t *testing.T) {
+	sampled := "00-" + aTrace + "-" + aSpan + "-01"
+	eachCase(t, map[string]struct {
+		trusted, follow, caller bool
+		fields                  []string
+		recorded                bool
+	}{
+		"a stranger":             {fields: []string{"Traceparent", sampled}},
+		"another tracer's":       {fields: []string{"B3", aTrace + "-" + aSpan + "-1"}},
+		"of the share":           {fields: []string{"Traceparent", sampled, "Baggage", "dynamic_route=pr-1"}, recorded: true},
+		"at a trusted listener":  {trusted: true, fields: []string{"Traceparent", sampled}, recorded: true},
+		"who may":                {follow: true, fields: []string{"Traceparent", sampled}, recorded: true},
+		"an instance":            {caller: true, fields: []string{"Traceparent", sampled}, recorded: true},
+		"an instance, unsampled": {caller: true, fields: []string{"Traceparent", "00-" + aTrace + "-" + aSpan + "-00"}},
+	}, func(t *testing.T, path, _ string, c struct {
+		trusted, follow, caller bool
+		fields                  []string
+		recorded                bool
+	},
+	) {
+		w := newWorld(t, Options{NoFastPath: path == "net/http", Sample: share, FollowUntrusted: c.follow}, service("cart", ready("main", seesTrace(t)), ready("pr-1", seesTrace(t))))
+		before := 0
+		if c.caller {
+			caller := ready("main", seesTrace(t))
+			caller.Instances[0].From = "127.0.0.1"
+			w.set(t, service("cart", ready("main", seesTrace(t))), service("shop", caller))
+			w.get(t, "shop.localhost", "/") // from now on it is known
+			before = len(w.records.wait(t, 1))
+		}
+		if c.trusted {
+			w.addr = w.trusted
+		}
+		text := w.get(t, "cart.localhost", "/", c.fields...).text
+		all := w.records.wait(t, before+1)
+		r := all[len(all)-1]
+		require.Equal(t, c.recorded, r.Recorded)
+		require.Equal(t, aTrace, r.TraceID.String(), "the trace is the one that came")
+		if !c.recorded {
+			require.Zero(t, r.SpanID)
+			require.Contains(t, text, c.fields[1], "what came goes on")
+		}
 	})
 }
 

@@ -23,7 +23,8 @@ type ProxyFigures struct {
 	Refused  uint64            // the same, refused as there were too many
 	Dropped  map[string]uint64 // records of requests that were lost, by what they were for
 
-	Received map[string]receiver.Stats // requests with telemetry of applications
+	Received map[string]receiver.Stats // requests with telemetry of applications; nil where none is taken in
+	Taking   int64                     // bytes that those take which are taken in now
 	Follows  *FollowerFigures          // nil where the proxy is in the server's process
 	OTLP     map[string]otlp.Stats
 	Build    string // version of the program
@@ -137,6 +138,9 @@ func Proxy(now func() ProxyFigures) prometheus.Collector {
 			s.count(float64(p.Received[kind].Stamped), "received_total", help, "kind", kind, "result", "stamped")
 			s.count(float64(p.Received[kind].Unknown), "received_total", help, "kind", kind, "result", "unknown")
 			s.count(float64(p.Received[kind].Refused), "received_total", help, "kind", kind, "result", "refused")
+		}
+		if p.Received != nil {
+			s.gauge(float64(p.Taking), "received_memory_bytes", "Memory that requests with telemetry of applications take now, while they are read and decoded; at most.")
 		}
 		if f := p.Follows; f != nil {
 			s.gauge(truth(f.Ready), "ready", "Whether there is a table to decide on, and the proxy is not being stopped.")

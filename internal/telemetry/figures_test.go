@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layover-dev/layover/internal/telemetry/otlp"
+	"github.com/layover-dev/layover/internal/telemetry/receiver"
 )
 
 func scraped(t *testing.T, all ...prometheus.Collector) string {
@@ -27,6 +28,7 @@ func TestProxyFigures(t *testing.T) {
 		return ProxyFigures{
 			Revision: 42, InFlight: map[string]int64{"cart@main": 3}, Held: 2, Wakes: 5, Ejected: 1, Open: 9, Refused: 4, Build: "1.2.3",
 			Dropped: map[string]uint64{"access_log": 9}, OTLP: map[string]otlp.Stats{"traces": {Sent: 1, Dropped: 2, Refused: 3}},
+			Received: map[string]receiver.Stats{"logs": {Refused: 6}}, Taking: 4096,
 			Follows: &FollowerFigures{Ready: true, Age: 1.5, Stale: true, Applied: 3, CacheRevision: 41, CacheErrors: 2, Draining: 1},
 		}
 	}))
@@ -36,6 +38,7 @@ func TestProxyFigures(t *testing.T) {
 		"layover_table_cache_errors_total 2", "layover_draining_instances 1", `layover_records_dropped_total{for="access_log"} 9`,
 		`layover_in_flight_requests{service="cart",version="main"} 3`, "layover_held_requests 2", "layover_wakes_total 5", "layover_ejected_instances 1",
 		"layover_connections 9", "layover_connections_refused_total 4", `layover_otlp_items_total{kind="traces",result="refused"} 3`,
+		`layover_received_total{kind="logs",result="refused"} 6`, "layover_received_memory_bytes 4096",
 	} {
 		require.Contains(t, text, line+"\n")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,12 +20,23 @@ type MetricSink interface {
 	Metrics(m []*metrics.ResourceMetrics) bool
 }
 
-// Source names who sends metrics: the attributes of the resource.
+// Source names who tells of itself: the attributes of the resource.
 type Source struct {
 	Service     string // "layover-proxy" or "layover-server"
-	Instance    string
+	Process     string // one of its own for each process, such as a UUID: what a process counts begins at 0
+	Name        string // of the proxy, or the address of the server; the next process may have the same
 	Environment string
 	Build       string
+}
+
+// resource is the source in the words of OpenTelemetry (semantic conventions for services: service.instance.id is unique for each
+// process).
+func (s *Source) resource() *resource.Resource {
+	return &resource.Resource{Attributes: []*common.KeyValue{
+		text("service.name", s.Service), text("service.version", s.Build), text("service.instance.id", s.Process),
+		text("deployment.environment.name", s.Environment), text("layover.environment", s.Environment),
+		text(strings.Replace(s.Service, "-", ".", 1), s.Name), // layover.proxy or layover.server
+	}}
 }
 
 // pushPoints is how many data points are handed over at once, about: a request with them stays below what receivers take.
@@ -34,10 +46,7 @@ const pushPoints = 2000
 // exponential ones, and all with their exemplars (OpenTelemetry: Prometheus and OpenMetrics Compatibility). The bridge of
 // OpenTelemetry's SDK would lose the exemplars of those. What the sink has no room for it counts itself.
 func PushMetrics(ctx context.Context, from prometheus.Gatherer, source Source, sink MetricSink, every time.Duration) error {
-	p := pusher{sink: sink, began: time.Now(), build: source.Build, resource: &resource.Resource{Attributes: []*common.KeyValue{
-		text("service.name", source.Service), text("service.version", source.Build), text("service.instance.id", source.Instance),
-		text("deployment.environment.name", source.Environment), text("layover.environment", source.Environment),
-	}}}
+	p := pusher{sink: sink, began: time.Now(), build: source.Build, resource: source.resource()}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {

@@ -45,7 +45,7 @@ func pushed(t *testing.T, all ...prometheus.Collector) (*metricSink, map[string]
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var sink metricSink
-	require.NoError(t, PushMetrics(ctx, registry, Source{Service: "layover-proxy", Instance: "edge-1", Environment: "dev", Build: "1"}, &sink, time.Hour))
+	require.NoError(t, PushMetrics(ctx, registry, Source{Service: "layover-proxy", Process: "p-1", Name: "edge-1", Environment: "dev", Build: "1"}, &sink, time.Hour))
 	byName := map[string]*metrics.Metric{}
 	for _, r := range sink.got {
 		for _, m := range r.GetScopeMetrics()[0].GetMetrics() {
@@ -61,7 +61,7 @@ func TestPushMetrics(t *testing.T) {
 	r.Recorded, r.TraceID, r.BytesIn = true, [16]byte{0xab}, 0
 	c.Record(r)
 	sink, byName := pushed(t, c.Requests)
-	require.Subset(t, values(sink.got[0].GetResource().GetAttributes()), map[string]any{"service.name": "layover-proxy", "service.instance.id": "edge-1", "layover.environment": "dev"})
+	require.Subset(t, values(sink.got[0].GetResource().GetAttributes()), map[string]any{"service.name": "layover-proxy", "service.instance.id": "p-1", "layover.proxy": "edge-1", "layover.environment": "dev"})
 
 	sum := byName["layover_requests_total"].GetSum()
 	require.True(t, sum.GetIsMonotonic())

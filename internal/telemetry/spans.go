@@ -24,10 +24,8 @@ type TraceSink interface {
 
 // SpanOptions says of what spans tell.
 type SpanOptions struct {
-	Environment string
-	Proxy       string   // name of the proxy
-	Build       string   // version of the program
-	Baggage     []string // keys of members that become attributes
+	Source  Source
+	Baggage []string // keys of members that become attributes
 }
 
 // Spans makes spans of the records of requests that are to have one: of kind server, one for each hop, with the semantic
@@ -48,11 +46,7 @@ const (
 // NewSpans returns a recorder, which makes nothing before [Spans.Run].
 func NewSpans(o SpanOptions, sink TraceSink) *Spans {
 	return &Spans{
-		options: o, ring: proxy.NewRing(spanRing), sink: sink,
-		resource: &resource.Resource{Attributes: []*common.KeyValue{
-			text("service.name", "layover-proxy"), text("service.version", o.Build), text("service.instance.id", o.Proxy),
-			text("deployment.environment.name", o.Environment), text("layover.environment", o.Environment),
-		}},
+		options: o, ring: proxy.NewRing(spanRing), sink: sink, resource: o.Source.resource(),
 	}
 }
 
@@ -87,7 +81,7 @@ func (s *Spans) flush() {
 		if len(spans) > 0 {
 			s.sink.Traces([]*trace.ResourceSpans{{
 				Resource:   s.resource,
-				ScopeSpans: []*trace.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "github.com/layover-dev/layover/internal/proxy", Version: s.options.Build}, Spans: spans}},
+				ScopeSpans: []*trace.ScopeSpans{{Scope: &common.InstrumentationScope{Name: "github.com/layover-dev/layover/internal/proxy", Version: s.options.Source.Build}, Spans: spans}},
 			}})
 		}
 		spans = nil
@@ -116,6 +110,7 @@ func (s *Spans) span(r *proxy.Record) *trace.Span {
 	a.decision(r)
 	a.peers(r)
 	a.baggage(r, s.options.Baggage)
+	a.cut(r, len(s.options.Baggage) > 0)
 	span.Attributes = a.list
 	if r.Status >= http.StatusInternalServerError || r.Error != "" || isServerError(r.GRPCStatus) {
 		span.Status = &trace.Status{Code: trace.Status_STATUS_CODE_ERROR, Message: r.Error}
@@ -256,6 +251,33 @@ func (a *attributes) baggage(r *proxy.Record, keys []string) {
 	}
 	for _, key := range keys {
 		a.text("baggage."+key, values[key])
+	}
+}
+
+// cut tells which attributes are not whole, so that nobody takes what is missing for something else.
+func (a *attributes) cut(r *proxy.Record, hasBaggage bool) {
+	if r.Cut == 0 {
+		return
+	}
+	list := &common.ArrayValue{}
+	for _, one := range []struct {
+		what proxy.Cut
+		is   bool
+		key  string
+	}{
+		{proxy.CutMethod, true, "http.request.method_original"},
+		{proxy.CutHost, true, "server.address"},
+		{proxy.CutPath, true, "url.path"},
+		{proxy.CutPath, r.GRPCStatus != "", "rpc.method"},
+		{proxy.CutRoute, true, "layover.route"},
+		{proxy.CutBaggage, hasBaggage, "baggage"},
+	} {
+		if one.is && r.Cut&one.what != 0 {
+			list.Values = append(list.Values, &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: one.key}})
+		}
+	}
+	if len(list.GetValues()) > 0 {
+		a.list = append(a.list, &common.KeyValue{Key: "layover.cut", Value: &common.AnyValue{Value: &common.AnyValue_ArrayValue{ArrayValue: list}}})
 	}
 }
 

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func (s *sink) Traces(spans []*trace.ResourceSpans) bool {
 func spanOf(t *testing.T, r proxy.Record, keys ...string) (*trace.Span, map[string]any) {
 	t.Helper()
 	var out sink
-	s := NewSpans(SpanOptions{Environment: "dev", Proxy: "edge-1", Build: "1.2.3", Baggage: keys}, &out)
+	s := NewSpans(SpanOptions{Source: Source{Service: "layover-proxy", Process: "p-1", Name: "edge-1", Environment: "dev", Build: "1.2.3"}, Baggage: keys}, &out)
 	r.Recorded = true
 	s.Record(&proxy.Record{}) // which is not to be recorded
 	s.Record(&r)
@@ -42,7 +43,7 @@ func spanOf(t *testing.T, r proxy.Record, keys ...string) (*trace.Span, map[stri
 	require.NoError(t, s.Run(ctx), "what is there at the end is sent")
 	require.Len(t, out.got, 1)
 	require.Subset(t, values(out.got[0].GetResource().GetAttributes()), map[string]any{
-		"service.name": "layover-proxy", "service.version": "1.2.3", "service.instance.id": "edge-1", "deployment.environment.name": "dev",
+		"service.name": "layover-proxy", "service.version": "1.2.3", "service.instance.id": "p-1", "layover.proxy": "edge-1", "deployment.environment.name": "dev",
 	})
 	require.Len(t, out.got[0].GetScopeSpans()[0].GetSpans(), 1)
 	span := out.got[0].GetScopeSpans()[0].GetSpans()[0]
@@ -57,6 +58,12 @@ func values(list []*common.KeyValue) map[string]any {
 			out[kv.GetKey()] = v.StringValue
 		case *common.AnyValue_IntValue:
 			out[kv.GetKey()] = v.IntValue
+		case *common.AnyValue_ArrayValue:
+			var all []string
+			for _, one := range v.ArrayValue.GetValues() {
+				all = append(all, one.GetStringValue())
+			}
+			out[kv.GetKey()] = all
 		}
 	}
 	return out
@@ -97,6 +104,26 @@ func TestSpan_Fallback(t *testing.T) {
 	require.Nil(t, span.GetStatus(), "what the client did wrong is no error of the server (semantic conventions)")
 	require.Subset(t, a, map[string]any{"layover.fallback": route.FallbackUnknown.String(), "layover.lost": "x", "http.request.method": "_OTHER", "http.request.method_original": "BREW"})
 	require.NotContains(t, a, "layover.held_ms")
+}
+
+// TestSpan_Cut: a span says which of its attributes are not whole, and has no half of a member.
+func TestSpan_Cut(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	_, a := spanOf(t, proxy.Record{Method: "GET", Host: "cart.localhost", Path: "/" + long, Baggage: []string{"tenant=acme,user=" + long[:998] + ",team=web"}, GRPCStatus: "0"}, "tenant", "user", "team")
+	require.Equal(t, []string{"url.path", "rpc.method"}, a["layover.cut"], "1024 bytes of baggage are whole")
+	require.Len(t, a["url.path"], 128)
+	require.Equal(t, "web", a["baggage.team"])
+
+	_, a = spanOf(t, proxy.Record{Method: "GET", Path: "/" + long[:127], Baggage: []string{"tenant=acme,user=" + long, "team=webfrontend"}}, "tenant", "user", "team")
+	require.Equal(t, []string{"baggage"}, a["layover.cut"])
+	require.Equal(t, "acme", a["baggage.tenant"])
+	require.Equal(t, long, a["baggage.user"])
+	require.NotContains(t, a, "baggage.team")
+
+	_, a = spanOf(t, proxy.Record{Method: long, Host: long, Route: long, Baggage: []string{long + long}}, "tenant")
+	require.Equal(t, []string{"http.request.method_original", "server.address", "layover.route", "baggage"}, a["layover.cut"])
+	_, a = spanOf(t, proxy.Record{Method: "GET", Baggage: []string{long + long}})
+	require.NotContains(t, a, "layover.cut", "nobody asked for baggage")
 }
 
 func TestSpan_GRPC(t *testing.T) {

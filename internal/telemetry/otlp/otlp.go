@@ -152,7 +152,7 @@ func CheckEndpoint(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// Traces sends spans, some time. It returns false where they were dropped. They are the exporter's from then on.
+// Traces sends spans, some time. It returns false where they were dropped: nobody is to come back with them. None is kept by it.
 func (e *Exporter) Traces(spans []*trace.ResourceSpans) bool { return e.traces.add(spans) }
 
 // Metrics does so with metrics.
@@ -160,6 +160,21 @@ func (e *Exporter) Metrics(m []*metrics.ResourceMetrics) bool { return e.metrics
 
 // Logs does so with logs.
 func (e *Exporter) Logs(l []*logs.ResourceLogs) bool { return e.logs.add(l) }
+
+// Offer is the exporter for those who come back with what it has no room for: that is not lost, and not counted.
+func (e *Exporter) Offer() Offer { return Offer{e} }
+
+// Offer takes all that it is given, or nothing of it.
+type Offer struct{ e *Exporter }
+
+// Traces sends spans, some time. It returns false where there was no room for them.
+func (o Offer) Traces(spans []*trace.ResourceSpans) bool { return o.e.traces.offer(spans) }
+
+// Metrics does so with metrics.
+func (o Offer) Metrics(m []*metrics.ResourceMetrics) bool { return o.e.metrics.offer(m) }
+
+// Logs does so with logs.
+func (o Offer) Logs(l []*logs.ResourceLogs) bool { return o.e.logs.offer(l) }
 
 // Stats returns what became of telemetry, by its kind: traces, metrics, logs.
 func (e *Exporter) Stats() map[string]Stats {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -339,6 +340,58 @@ func TestBounded(t *testing.T) {
 		require.Greater(t, taken, 25)
 		require.Equal(t, int64(100-taken), e.Stats()["traces"].Dropped)
 		require.True(t, e.Logs([]*logs.ResourceLogs{{ScopeLogs: []*logs.ScopeLogs{{LogRecords: []*logs.LogRecord{{}}}}}}), "each kind has a room of its own")
+	})
+}
+
+// TestOffer: what there is no room for is its sender's still, and all of it: it is neither counted nor sent in part.
+func TestOffer(t *testing.T) {
+	e, err := New(Options{Endpoint: "http://127.0.0.1:1"})
+	require.NoError(t, err)
+	large := func(name string) *trace.ResourceSpans { return spans(name, strings.Repeat("x", maxRequest/2))[0] }
+	taken := 0
+	for e.Offer().Traces([]*trace.ResourceSpans{large("a")}) {
+		taken += 2
+	}
+	require.Zero(t, e.Stats()["traces"].Dropped, "who offers comes back with it")
+	require.False(t, e.Offer().Traces([]*trace.ResourceSpans{spans("first half")[0], large("b"), large("c")}), "the small part alone would fit")
+	require.True(t, e.Offer().Traces(spans("fits")))
+	require.False(t, e.Traces([]*trace.ResourceSpans{large("lost")}))
+	require.Equal(t, Stats{Dropped: 2}, e.Stats()["traces"], "who sends does not come back")
+	waiting := 0
+	for b := e.traces.take(); b.items > 0; b = e.traces.take() {
+		waiting += b.items
+		require.NotContains(t, string(b.text), "first half")
+	}
+	require.Equal(t, taken+1, waiting)
+}
+
+// TestWaitsEncoded: what waits takes as much memory as it is counted with. A span without anything has 2 bytes, and over a hundred decoded.
+func TestWaitsEncoded(t *testing.T) {
+	e, err := New(Options{Endpoint: "http://127.0.0.1:1"})
+	require.NoError(t, err)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for range 5 {
+		require.True(t, e.Offer().Traces(spans(make([]string, 20_000)...)))
+	}
+	require.Less(t, heap(), before+4<<20)
+	require.Equal(t, 100_000, e.traces.waiting[0].items*len(e.traces.waiting))
+}
+
+// TestNoText: a batch with what is no text spoils no other, and is counted.
+func TestNoText(t *testing.T) {
+	each(t, func(t *testing.T, r *receiver, o Options, _ *log) {
+		e, stop := start(t, o)
+		e.Traces(spans("\xff"))
+		e.Traces(spans("a"))
+		stop()
+		require.Equal(t, []string{"a"}, r.spanNames())
+		require.Equal(t, Stats{Sent: 1, Refused: 1}, e.Stats()["traces"])
 	})
 }
 

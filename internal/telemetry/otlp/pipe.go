@@ -17,7 +17,7 @@ type kind[R proto.Message] struct {
 	name    string
 	method  string                  // of gRPC
 	count   func(R) int             // of spans, points or lines
-	request func([]R) proto.Message // that carries them
+	request func([]R) proto.Message // that carries them; such requests can be put behind each other
 	answer  func() answer           // an empty one
 }
 
@@ -31,27 +31,28 @@ type answer struct {
 type transport interface {
 	open() error
 	// export returns an error that is permanent where another try is of no use.
-	export(ctx context.Context, name, method string, request proto.Message, answer proto.Message) error
+	export(ctx context.Context, name, method string, request []byte, answer proto.Message) error
 	close() error
 }
 
-// pipe is one kind of telemetry on its way to the receiver.
+// pipe is one kind of telemetry on its way to the receiver. What waits is encoded: decoded it may take a hundred times as much.
 type pipe[R proto.Message] struct {
 	kind[R]
 	by   transport
 	told *teller
 
 	mu      sync.Mutex
-	waiting []batch[R]
-	bytes   int
+	waiting []batch
+	bytes   int           // of what waits, and of what is about to
 	news    chan struct{} // has one where something waits
 
 	sent, dropped, refused atomic.Int64
 }
 
-type batch[R proto.Message] struct {
-	all          []R
-	items, bytes int
+// batch is what goes into one request.
+type batch struct {
+	text  []byte
+	items int
 }
 
 func newPipe[R proto.Message](by transport, told *teller, k kind[R]) *pipe[R] {
@@ -62,31 +63,34 @@ func (p *pipe[R]) stats() Stats {
 	return Stats{Sent: p.sent.Load(), Dropped: p.dropped.Load(), Refused: p.refused.Load()}
 }
 
-// add puts in a batch, and says whether there was room for it.
+// add puts in what is lost where there is no room for it, and counts that.
 func (p *pipe[R]) add(all []R) bool {
-	b := batch[R]{all: all}
-	for _, r := range all {
-		b.items += p.count(r)
-		b.bytes += proto.Size(r)
-	}
-	if b.items == 0 {
+	if p.offer(all) {
 		return true
 	}
-	if b.bytes > maxRequest && len(all) > 1 { // in two, as receivers take no more at once
-		half := len(all) / 2
-		first := p.add(all[:half])
-		return p.add(all[half:]) && first
+	for _, r := range all {
+		p.dropped.Add(int64(p.count(r)))
+	}
+	return false
+}
+
+// offer puts in all, or nothing where there is no room for it.
+func (p *pipe[R]) offer(all []R) bool {
+	parts, size := p.split(all)
+	if len(parts) == 0 {
+		return true
 	}
 	p.mu.Lock()
-	fits := p.bytes+b.bytes <= maxWaiting
+	fits := p.bytes+size <= maxWaiting
 	if fits {
-		p.waiting = append(p.waiting, b)
-		p.bytes += b.bytes
+		p.bytes += size
 	}
 	p.mu.Unlock()
 	if !fits {
-		p.dropped.Add(int64(b.items))
 		return false
+	}
+	for _, part := range parts {
+		p.put(part)
 	}
 	select {
 	case p.news <- struct{}{}:
@@ -95,25 +99,62 @@ func (p *pipe[R]) add(all []R) bool {
 	return true
 }
 
+// split parts what is too large for one request, as receivers take no more at once, and returns how many bytes all of it has.
+func (p *pipe[R]) split(all []R) (parts [][]R, size int) {
+	items := 0
+	for _, r := range all {
+		items += p.count(r)
+	}
+	if items == 0 {
+		return nil, 0
+	}
+	size = proto.Size(p.request(all))
+	if size <= maxRequest || len(all) == 1 {
+		return [][]R{all}, size
+	}
+	first, n := p.split(all[:len(all)/2])
+	second, m := p.split(all[len(all)/2:])
+	return append(first, second...), n + m
+}
+
+// put encodes what there is room for.
+func (p *pipe[R]) put(all []R) {
+	request := p.request(all)
+	b := batch{}
+	for _, r := range all {
+		b.items += p.count(r)
+	}
+	size := proto.Size(request)
+	var err error
+	b.text, err = proto.Marshal(request)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += len(b.text) - size
+	if err != nil { // a text in it is no UTF-8: no receiver would take it
+		p.refused.Add(int64(b.items))
+		return
+	}
+	p.waiting = append(p.waiting, b)
+}
+
 // take returns what one request carries of what waits; nothing where nothing does.
-func (p *pipe[R]) take() (b batch[R]) {
+func (p *pipe[R]) take() (b batch) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
 	for ; n < len(p.waiting); n++ {
 		next := p.waiting[n]
-		if n > 0 && (b.items+next.items > maxItems || b.bytes+next.bytes > maxRequest) {
+		if n > 0 && (b.items+next.items > maxItems || len(b.text)+len(next.text) > maxRequest) {
 			break
 		}
-		b.all = append(b.all, next.all...)
+		b.text = append(b.text, next.text...)
 		b.items += next.items
-		b.bytes += next.bytes
 	}
 	clear(p.waiting[:n])
 	if p.waiting = p.waiting[n:]; len(p.waiting) == 0 {
 		p.waiting = nil // with what it was cut from
 	}
-	p.bytes -= b.bytes
+	p.bytes -= len(b.text)
 	return b
 }
 
@@ -145,15 +186,14 @@ func (p *pipe[R]) sendAll(ctx context.Context, patience time.Duration) {
 }
 
 // send sends a batch, again and again where that may be of use.
-func (p *pipe[R]) send(ctx context.Context, b batch[R], patience time.Duration) {
-	request := p.request(b.all)
+func (p *pipe[R]) send(ctx context.Context, b batch, patience time.Duration) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = time.Second, 30*time.Second
 	got, err := backoff.Retry(ctx, func() (answer, error) {
 		a := p.answer()
 		trying, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(timeout, max(patience, flushFor))) // the end lets a try end
 		defer cancel()
-		err := p.by.export(trying, p.name, p.method, request, a.Message)
+		err := p.by.export(trying, p.name, p.method, b.text, a.Message)
 		if err != nil {
 			p.told.failed(ctx, p.name, err)
 		}

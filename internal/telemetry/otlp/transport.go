@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	grpcgzip "google.golang.org/grpc/encoding/gzip"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -95,12 +97,12 @@ func (t *byGRPC) open() (err error) {
 func (t *byGRPC) close() error { return t.conn.Close() }
 
 // export is one call. Which errors are worth another try, the specification says (OTLP, "Failures" of gRPC).
-func (t *byGRPC) export(ctx context.Context, _, method string, request, answer proto.Message) error {
+func (t *byGRPC) export(ctx context.Context, _, method string, request []byte, answer proto.Message) error {
 	headers, err := headersOf(t.options)
 	if err != nil {
 		return err
 	}
-	err = t.conn.Invoke(metadata.NewOutgoingContext(ctx, metadata.New(headers)), method, request, answer)
+	err = t.conn.Invoke(metadata.NewOutgoingContext(ctx, metadata.New(headers)), method, request, answer, grpc.ForceCodecV2(encoded{}))
 	if err == nil {
 		return nil
 	}
@@ -115,6 +117,22 @@ func (t *byGRPC) export(ctx context.Context, _, method string, request, answer p
 		return err
 	}
 	return backoff.Permanent(err)
+}
+
+// encoded is the codec of requests that are encoded already.
+type encoded struct{}
+
+// Name is that of protobuf, as it is that.
+func (encoded) Name() string { return grpcproto.Name }
+
+// Marshal passes on a request.
+func (encoded) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil //nolint:forcetypeassert // export hands over nothing else
+}
+
+// Unmarshal decodes an answer.
+func (encoded) Unmarshal(text mem.BufferSlice, v any) error {
+	return proto.Unmarshal(text.Materialize(), v.(proto.Message)) //nolint:forcetypeassert // likewise
 }
 
 // byHTTP is OTLP/HTTP with protobuf.
@@ -150,7 +168,7 @@ func (t *byHTTP) close() error {
 const maxAnswer = 64 << 10 // bytes
 
 // export is one POST. Which answers are worth another try, the specification says (OTLP, "Failures" of HTTP).
-func (t *byHTTP) export(ctx context.Context, name, _ string, request, answer proto.Message) error {
+func (t *byHTTP) export(ctx context.Context, name, _ string, request []byte, answer proto.Message) error {
 	body, err := compressed(request)
 	if err != nil {
 		return backoff.Permanent(err)
@@ -210,17 +228,13 @@ func reason(rs *http.Response, text []byte) string {
 	return ": " + strings.ToValidUTF8(line, "")
 }
 
-func compressed(m proto.Message) ([]byte, error) {
-	text, err := proto.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
+func compressed(text []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is valid
 	if _, err := w.Write(text); err != nil {
 		return nil, err
 	}
-	err = w.Close()
+	err := w.Close()
 	return out.Bytes(), err
 }
 

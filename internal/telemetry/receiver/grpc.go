@@ -1,17 +1,18 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"net/http"
 	"strings"
-	"time"
 
-	collogs "go.opentelemetry.io/proto/otlp/collector/logs/v1"
-	colmetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
-	coltrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // what clients may compress with
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -19,59 +20,103 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// newGRPC returns the services of OTLP/gRPC.
+// newGRPC returns the services of OTLP/gRPC. They take messages as they come, and decode them as OTLP/HTTP does: once there is room.
 func (r *Receiver) newGRPC() *grpc.Server {
-	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxBody))
-	coltrace.RegisterTraceServiceServer(s, traceService{r: r})
-	colmetrics.RegisterMetricsServiceServer(s, metricsService{r: r})
-	collogs.RegisterLogsServiceServer(s, logsService{r: r})
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxBody), grpc.ForceServerCodecV2(undecoded{}))
+	for i := range r.kinds {
+		k := &r.kinds[i]
+		s.RegisterService(&grpc.ServiceDesc{ServiceName: k.service, Methods: []grpc.MethodDesc{{
+			MethodName: "Export",
+			Handler: func(_ any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				if p, err := r.takeCall(ctx, k, receive); p != nil || err != nil {
+					k.refused.Add(1)
+					return nil, p.asStatus(err)
+				}
+				return k.answer(), nil
+			},
+		}}}, nil)
+	}
 	return s
 }
 
-// takeCall takes in what a call brought.
-func (r *Receiver) takeCall(ctx context.Context, k *kind, m proto.Message) error {
-	address := ""
-	if p, ok := peer.FromContext(ctx); ok {
-		address = p.Addr.String()
+// call is what is known of a call before gRPC has looked at it.
+type call struct {
+	hold    hold
+	room    int64 // for gRPC's copy of the body, and what becomes of that
+	problem *problem
+}
+
+type callKey struct{}
+
+const framing = 5 // bytes before a message of gRPC
+
+// serveGRPC answers a call of OTLP/gRPC. Each has one message, which is read before gRPC does: so it is counted as it comes.
+func (r *Receiver) serveGRPC(w http.ResponseWriter, rq *http.Request) {
+	c := &call{hold: hold{of: r.memory}}
+	defer c.hold.release()
+	body, err := c.hold.read(rq.Body, maxBody+framing)
+	c.problem, c.room = notRead(err), 2*int64(len(body))
+	if encoding := rq.Header.Get("Grpc-Encoding"); encoding != "" && encoding != "identity" {
+		c.room += maxPlain
+	}
+	rq = rq.WithContext(context.WithValue(rq.Context(), callKey{}, c))
+	rq.Body = io.NopCloser(bytes.NewReader(body))
+	r.grpc.ServeHTTP(w, rq)
+}
+
+// takeCall takes in what a call brought. An error is gRPC's own.
+func (r *Receiver) takeCall(ctx context.Context, k *kind, receive func(any) error) (*problem, error) {
+	c := ctx.Value(callKey{}).(*call) //nolint:forcetypeassert // serveGRPC puts it in
+	if c.problem != nil {
+		return c.problem, nil
+	}
+	if p := c.hold.decode(ctx, c.room); p != nil {
+		return p, nil
+	}
+	var text []byte
+	if err := receive(&text); err != nil {
+		return nil, err
+	}
+	m, p := k.decode(ctx, &c.hold, text, protobuf)
+	if p != nil {
+		return p, nil
 	}
 	said, _ := metadata.FromIncomingContext(ctx)
-	if r.accept(k, m, r.senderOf(address, strings.Join(said.Get(InstanceHeader), ","))) {
-		return nil
+	address := ""
+	if from, ok := peer.FromContext(ctx); ok {
+		address = from.Addr.String()
 	}
-	k.refused.Add(1)
-	full := status.New(codes.Unavailable, "what is to be passed on does not fit, as its receiver is slow or away")
-	if detailed, err := full.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}); err == nil {
-		full = detailed
+	return r.accept(k, m, address, strings.Join(said.Get(InstanceHeader), ",")), nil
+}
+
+// asStatus is a problem as gRPC has it; without one it is err.
+func (p *problem) asStatus(err error) error {
+	if p == nil {
+		return err
 	}
-	return full.Err()
+	s := status.New(p.code, strings.ToValidUTF8(p.text, "\uFFFD"))
+	if p.code == codes.Unavailable {
+		if detailed, err := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)}); err == nil {
+			s = detailed
+		}
+	}
+	return s.Err()
 }
 
-type traceService struct {
-	coltrace.UnimplementedTraceServiceServer
-	r *Receiver
+// undecoded is the codec of messages that are taken as they come.
+type undecoded struct{}
+
+// Name is that of protobuf, as it is that.
+func (undecoded) Name() string { return grpcproto.Name }
+
+// Unmarshal takes a message.
+func (undecoded) Unmarshal(text mem.BufferSlice, to any) error {
+	*to.(*[]byte) = text.Materialize() //nolint:forcetypeassert // takeCall asks for nothing else
+	return nil
 }
 
-// Export takes in spans.
-func (s traceService) Export(ctx context.Context, m *coltrace.ExportTraceServiceRequest) (*coltrace.ExportTraceServiceResponse, error) {
-	return &coltrace.ExportTraceServiceResponse{}, s.r.takeCall(ctx, &s.r.kinds[0], m)
-}
-
-type metricsService struct {
-	colmetrics.UnimplementedMetricsServiceServer
-	r *Receiver
-}
-
-// Export takes in metrics.
-func (s metricsService) Export(ctx context.Context, m *colmetrics.ExportMetricsServiceRequest) (*colmetrics.ExportMetricsServiceResponse, error) {
-	return &colmetrics.ExportMetricsServiceResponse{}, s.r.takeCall(ctx, &s.r.kinds[1], m)
-}
-
-type logsService struct {
-	collogs.UnimplementedLogsServiceServer
-	r *Receiver
-}
-
-// Export takes in logs.
-func (s logsService) Export(ctx context.Context, m *collogs.ExportLogsServiceRequest) (*collogs.ExportLogsServiceResponse, error) {
-	return &collogs.ExportLogsServiceResponse{}, s.r.takeCall(ctx, &s.r.kinds[2], m)
+// Marshal encodes an answer.
+func (undecoded) Marshal(m any) (mem.BufferSlice, error) {
+	text, err := proto.Marshal(m.(proto.Message)) //nolint:forcetypeassert // it is that of a kind
+	return mem.BufferSlice{mem.SliceBuffer(text)}, err
 }

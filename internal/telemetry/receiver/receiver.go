@@ -6,6 +6,7 @@
 package receiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/layover-dev/layover/internal/proxy"
 	"github.com/layover-dev/layover/internal/route"
@@ -41,7 +43,7 @@ const InstanceHeader = "layover-instance"
 // InstanceValue is the value of [InstanceHeader].
 func InstanceValue(service, version, id string) string { return service + "@" + version + "/" + id }
 
-// Sink takes telemetry to send, and says whether it had room.
+// Sink takes telemetry to send: all that it is given, or nothing where it has no room for all, as senders come back with it.
 type Sink interface {
 	Traces(spans []*trace.ResourceSpans) bool
 	Metrics(m []*metrics.ResourceMetrics) bool
@@ -56,6 +58,8 @@ type Proxy interface {
 	TraceRoute(id proxy.TraceID) string
 	// Table is what is in force.
 	Table() *route.Table
+	// HasTable says whether there has been one yet: before that nobody is known.
+	HasTable() bool
 }
 
 // Options is what a receiver needs; Logger may be nil.
@@ -63,30 +67,39 @@ type Options struct {
 	Environment string
 	Proxy       Proxy
 	Sink        Sink
+	Memory      int64 // bytes that all requests together may take while they are read and decoded, at least MinMemory; 0 means DefaultMemory
 	Logger      *slog.Logger
 }
+
+// With DefaultMemory there is room for a few of the largest requests, and for many of those that SDKs send.
+const (
+	DefaultMemory = 160 << 20
+	MinMemory     = 32 << 20
+)
 
 // Receiver takes in telemetry.
 type Receiver struct {
 	options Options
 	grpc    *grpc.Server
 	handler http.Handler
-	room    chan struct{} // for requests that are being read
+	memory  *memory
 	kinds   [3]kind
+	retired atomic.Bool
 }
 
 // Bounds.
 const (
 	maxBody    = 4 << 20 // bytes of a request as it is sent, of both protocols
 	maxPlain   = 4 << 20 // the same, decompressed
-	maxAtOne   = 2       // requests of OTLP/HTTP that are decoded at a time: each may become a hundred times as large
 	maxStreams = 16      // calls of gRPC at a time, on a connection
 )
 
 // kind is one of traces, metrics and logs.
 type kind struct {
 	name     string
+	service  string // of gRPC
 	empty    func() proto.Message
+	shape    *shape                            // of such a message
 	fromJSON func(text []byte) ([]byte, error) // to protobuf
 	answer   func() proto.Message
 	take     func(r *Receiver, m proto.Message, from sender) bool
@@ -106,10 +119,10 @@ func New(o Options) *Receiver {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	r := &Receiver{options: o, room: make(chan struct{}, maxAtOne)}
+	r := &Receiver{options: o, memory: newMemory(cmp.Or(o.Memory, DefaultMemory))}
 	r.kinds = [3]kind{
 		{
-			name:  "traces",
+			name: "traces", service: coltrace.TraceService_ServiceDesc.ServiceName,
 			empty: func() proto.Message { return &coltrace.ExportTraceServiceRequest{} }, answer: func() proto.Message { return &coltrace.ExportTraceServiceResponse{} },
 			fromJSON: func(text []byte) ([]byte, error) {
 				m := ptraceotlp.NewExportRequest()
@@ -120,7 +133,7 @@ func New(o Options) *Receiver {
 			},
 		},
 		{
-			name:  "metrics",
+			name: "metrics", service: colmetrics.MetricsService_ServiceDesc.ServiceName,
 			empty: func() proto.Message { return &colmetrics.ExportMetricsServiceRequest{} }, answer: func() proto.Message { return &colmetrics.ExportMetricsServiceResponse{} },
 			fromJSON: func(text []byte) ([]byte, error) {
 				m := pmetricotlp.NewExportRequest()
@@ -131,7 +144,7 @@ func New(o Options) *Receiver {
 			},
 		},
 		{
-			name:  "logs",
+			name: "logs", service: collogs.LogsService_ServiceDesc.ServiceName,
 			empty: func() proto.Message { return &collogs.ExportLogsServiceRequest{} }, answer: func() proto.Message { return &collogs.ExportLogsServiceResponse{} },
 			fromJSON: func(text []byte) ([]byte, error) {
 				m := plogotlp.NewExportRequest()
@@ -144,12 +157,17 @@ func New(o Options) *Receiver {
 	}
 	r.grpc = r.newGRPC()
 	mux := http.NewServeMux()
+	shapes := map[protoreflect.FullName]*shape{}
 	for i := range r.kinds {
+		r.kinds[i].shape = shapeOf(r.kinds[i].empty().ProtoReflect(), shapes)
 		mux.HandleFunc("/v1/"+r.kinds[i].name, func(w http.ResponseWriter, rq *http.Request) { r.serve(w, rq, &r.kinds[i]) })
 	}
 	r.handler = http.HandlerFunc(func(w http.ResponseWriter, rq *http.Request) {
+		if r.retired.Load() {
+			w.Header().Set("Connection", "close") // in HTTP/2 it is GOAWAY
+		}
 		if rq.ProtoMajor == 2 && strings.HasPrefix(rq.Header.Get("Content-Type"), "application/grpc") {
-			r.grpc.ServeHTTP(w, rq)
+			r.serveGRPC(w, rq)
 			return
 		}
 		mux.ServeHTTP(w, rq)
@@ -166,6 +184,13 @@ func (r *Receiver) Stats() map[string]Stats {
 	}
 	return all
 }
+
+// Retire has senders come back over a new connection, which is accepted by who takes the place of this process: what still comes
+// over the connections that they have is taken in, and answered with the request to close them.
+func (r *Receiver) Retire() { r.retired.Store(true) }
+
+// Memory returns how many bytes the requests take that are taken in now, at most.
+func (r *Receiver) Memory() int64 { return r.memory.held.Load() }
 
 // Run serves until ctx ends, and closes the listeners.
 func (r *Receiver) Run(ctx context.Context, listeners ...net.Listener) error {

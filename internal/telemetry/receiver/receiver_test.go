@@ -29,7 +29,13 @@ import (
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 	resource "go.opentelemetry.io/proto/otlp/resource/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/layover-dev/layover/internal/proxy"
@@ -43,9 +49,12 @@ type known struct {
 	from    string // address of instance i-7 of cart@pr-1
 	trace   atomic.Pointer[proxy.TraceID]
 	ofTrace string
+	noTable atomic.Bool
 }
 
 func (k *known) Table() *route.Table { return k.table }
+
+func (k *known) HasTable() bool { return !k.noTable.Load() }
 
 func (k *known) Caller(from netip.Addr) (instance, version string, ok bool) {
 	return "i-7", "cart@pr-1", from.String() == k.from
@@ -312,6 +321,74 @@ func TestNoRoom(t *testing.T) {
 	require.Len(t, s.sink.logs, 1)
 }
 
+// TestNoTable: who is not known yet is told to try again, and what it sends does not go on without its version.
+func TestNoTable(t *testing.T) {
+	s := newScene(t)
+	s.proxy.noTable.Store(true)
+	one := []*trace.ResourceSpans{{ScopeSpans: []*trace.ScopeSpans{{Spans: []*trace.Span{{Name: "x"}}}}}}
+	body, err := proto.Marshal(&coltrace.ExportTraceServiceRequest{ResourceSpans: one})
+	require.NoError(t, err)
+	res, text := s.post(t, "traces", protobuf, body, InstanceHeader, "cart@pr-1/i-9")
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	require.Equal(t, "1", res.Header.Get("Retry-After"))
+	require.Contains(t, string(text), "no table")
+
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	client := coltrace.NewTraceServiceClient(conn)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), InstanceHeader, "cart@pr-1/i-9")
+	_, err = client.Export(ctx, &coltrace.ExportTraceServiceRequest{ResourceSpans: one})
+	require.Equal(t, codes.Unavailable, status.Code(err))
+	require.Equal(t, time.Second, status.Convert(err).Details()[0].(*errdetails.RetryInfo).GetRetryDelay().AsDuration())
+	require.Empty(t, s.sink.resources())
+
+	s.proxy.noTable.Store(false)
+	_, err = client.Export(ctx, &coltrace.ExportTraceServiceRequest{ResourceSpans: one})
+	require.NoError(t, err)
+	require.Equal(t, "pr-1", texts(s.sink.resources()[0].GetAttributes())["layover.version"])
+}
+
+// TestRetire: what comes over connections that are there is taken in, and senders come back over new ones.
+func TestRetire(t *testing.T) {
+	s := newScene(t)
+	var dialed atomic.Int32
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		dialed.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	byHTTP := &http.Client{Transport: &http.Transport{DialContext: dial}}
+	t.Cleanup(byHTTP.CloseIdleConnections)
+	conn, err := grpc.NewClient("passthrough:///"+s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return dial(ctx, "tcp", address) }))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close()) })
+	for name, send := range map[string]func(){
+		"http": func() {
+			res, err := byHTTP.Post("http://"+s.addr+"/v1/traces", protobuf, http.NoBody)
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusOK, res.StatusCode)
+		},
+		"grpc": func() {
+			_, err := coltrace.NewTraceServiceClient(conn).Export(t.Context(), &coltrace.ExportTraceServiceRequest{}, grpc.WaitForReady(true))
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.retired.Store(false)
+			dialed.Store(0)
+			send()
+			send()
+			require.EqualValues(t, 1, dialed.Load())
+			s.Retire()
+			send()
+			require.EqualValues(t, 1, dialed.Load(), "what comes over the connection that is there is taken in")
+			require.Eventually(t, func() bool { send(); return dialed.Load() > 1 }, 10*time.Second, time.Millisecond, "then another is made")
+		})
+	}
+}
+
 func FuzzReceiver(f *testing.F) {
 	body, _ := proto.Marshal(&coltrace.ExportTraceServiceRequest{ResourceSpans: []*trace.ResourceSpans{{ScopeSpans: []*trace.ScopeSpans{{Spans: []*trace.Span{{TraceId: make([]byte, 16)}}}}}}})
 	f.Add(body, "cart@pr-1/i", false)
@@ -333,7 +410,7 @@ func FuzzReceiver(f *testing.F) {
 			if proto.Unmarshal(text, m) != nil {
 				continue
 			}
-			require.True(t, r.accept(k, m, r.senderOf("10.0.0.1:1", instance)))
+			require.Nil(t, r.accept(k, m, "10.0.0.1:1", instance))
 			_, err := proto.Marshal(m)
 			require.NoError(t, err)
 		}
