@@ -375,7 +375,7 @@ func TestLaterWishEndsTheSetup(t *testing.T) {
 
 func TestSetupOfAnotherWishIsEndedByTheNextServer(t *testing.T) {
 	b := newHooked(t, waits, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
-	b.hooks(`trap 'sleep 0.5; rm $NOTES/running; exit 1' TERM; touch $NOTES/running; while true; do sleep 0.02; done`, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
+	b.hooks(`trap 'sleep 0.1; rm $NOTES/running; exit 1' TERM; touch $NOTES/running; while true; do sleep 0.02; done`, `test ! -e $NOTES/running; echo torn-$? >>$NOTES/teardowns`)
 	b.deploy("feature-1", nil)
 	b.until(func() bool { _, err := os.Stat(filepath.Join(b.notes, "running")); return err == nil }, func() string { return "the setup does not run" })
 	b.end()
