@@ -271,6 +271,21 @@ func TestList_CreatedAndNeverStarted(t *testing.T) {
 	require.Equal(t, -1, listed[0].ExitCode)
 	require.Contains(t, listed[0].Reason, "never started")
 
+	// A watch that begins between the two tells of no end.
+	_, err = r.Start(t.Context(), workload("cart-2", w.Run.Docker.Image, "exit", "3"), nil)
+	require.NoError(t, err)
+	changes := make(chan control.Status, 16)
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- r.Watch(ctx, func(s control.Status) { changes <- s }) }()
+	for ended := false; !ended; {
+		change := <-changes
+		require.Equal(t, "cart-2", change.ID)
+		ended = !change.Running
+	}
+	cancel()
+	require.NoError(t, <-watched)
+
 	status, err := r.Start(t.Context(), w, nil)
 	require.NoError(t, err)
 	require.True(t, status.Running)

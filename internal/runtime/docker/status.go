@@ -20,6 +20,7 @@ import (
 const (
 	inspectsAtOnce  = 8
 	unknownExitCode = -1
+	neverStarted    = "never started: the server ended while it was starting it"
 )
 
 // known is what no list says of a container, and what stays so while it runs.
@@ -125,7 +126,7 @@ func (r *Runtime) statusOf(c container.InspectResponse) control.Status {
 	switch {
 	case c.State.Status == container.StateCreated:
 		status.ExitCode = unknownExitCode
-		status.Reason = "never started: the server ended while it was starting it"
+		status.Reason = neverStarted
 	case c.State.OOMKilled:
 		status.Reason = outOfMemory(c.HostConfig.Memory)
 	case c.State.Error != "":

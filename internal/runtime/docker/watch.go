@@ -41,7 +41,7 @@ func (r *Runtime) Watch(ctx context.Context, changed func(control.Status)) error
 		return err
 	}
 	for _, status := range listed {
-		if !status.Running {
+		if !status.Running && status.Reason != neverStarted { // that one may be starting just now: nothing of it has ended
 			changed(status)
 		}
 	}
