@@ -317,11 +317,11 @@ func TestDeploymentWithoutHooks(t *testing.T) {
 func TestSetupThatHangs(t *testing.T) {
 	b := newHooked(t, "", "")
 	hanging := b.shell(`trap '' TERM; echo $$ >$NOTES/pid; sleep 600 & sleep 600`)
-	hanging.Timeout = api.Duration(300 * time.Millisecond)
+	hanging.Timeout = api.Duration(2 * time.Second)
 	_, err := b.Deploy(t.Context(), key("feature-1"), api.Deployment{Overrides: api.Overrides{Setup: hanging}})
 	require.NoError(t, err)
 	v := b.wait("feature-1", "to fail", func(v api.Version) bool { return v.State == api.StateFailed })
-	require.Contains(t, v.Reason, "the setup failed: it did not end within 300ms, and was ended")
+	require.Contains(t, v.Reason, "the setup failed: it did not end within 2s, and was ended")
 	pid, err := strconv.Atoi(b.note("pid")[0])
 	require.NoError(t, err)
 	b.until(func() bool { return errors.Is(syscall.Kill(-pid, 0), syscall.ESRCH) }, func() string { return "something of it still runs" })
