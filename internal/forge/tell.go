@@ -49,33 +49,24 @@ type found struct {
 // Run asks and tells forges until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
 	var both errgroup.Group
-	both.Go(func() error {
-		every := time.NewTicker(h.opts.Every)
-		defer every.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-every.C:
-				h.Reconcile(ctx)
-			}
-		}
-	})
-	both.Go(func() error {
-		every := time.NewTicker(h.opts.TellEvery)
-		defer every.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-every.C:
-				h.Tell(ctx)
-			case <-h.wake:
-				h.Tell(ctx)
-			}
-		}
-	})
+	both.Go(func() error { return again(ctx, h.opts.Every, nil, h.Reconcile) })
+	both.Go(func() error { return again(ctx, h.opts.TellEvery, h.wake, h.Tell) })
 	return both.Wait()
+}
+
+// again does something every so often, and when it is woken, until ctx ends.
+func again(ctx context.Context, every time.Duration, wake <-chan struct{}, do func(context.Context)) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-wake:
+		}
+		do(ctx)
+	}
 }
 
 // askedTwice is how often in a row something has to be gone before that is believed.

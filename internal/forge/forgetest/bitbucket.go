@@ -126,20 +126,7 @@ func NewBitbucket(token string) *Bitbucket {
 		}
 	}))
 	one := func(handle func(http.ResponseWriter, *http.Request, *pull, *Comment)) http.HandlerFunc {
-		return g.with(func(w http.ResponseWriter, r *http.Request, repo *repository) {
-			_, p := g.pull(w, r, repo)
-			if p == nil {
-				return
-			}
-			switch c := p.comment(r.PathValue("comment")); {
-			case c == nil:
-				g.fail(w, http.StatusNotFound, "Comment not found")
-			case c.Author != g.Account:
-				g.fail(w, http.StatusForbidden, "You may not change the comments of others")
-			default:
-				handle(w, r, p, c)
-			}
-		})
+		return g.own("Comment not found", "You may not change the comments of others", handle)
 	}
 	mux.HandleFunc("PUT "+comments+"/{comment}", one(func(w http.ResponseWriter, r *http.Request, _ *pull, c *Comment) {
 		if body, ok := g.text(w, r, http.StatusBadRequest, 32_768, "content", "raw"); ok {

@@ -86,28 +86,15 @@ func NewGitLab(token string) *GitLab {
 		}
 	}))
 	one := func(handle func(http.ResponseWriter, *http.Request, *pull, *Comment)) http.HandlerFunc {
-		return g.with(func(w http.ResponseWriter, r *http.Request, repo *repository) {
-			_, p := g.pull(w, r, repo)
-			if p == nil {
-				return
-			}
-			switch c := p.comment(r.PathValue("note")); {
-			case c == nil:
-				g.fail(w, http.StatusNotFound, "404 Note Not Found")
-			case c.Author != g.Account: // only who wrote it may
-				g.fail(w, http.StatusForbidden, "403 Forbidden")
-			default:
-				handle(w, r, p, c)
-			}
-		})
+		return g.own("404 Note Not Found", "403 Forbidden", handle)
 	}
-	mux.HandleFunc("PUT "+notes+"/{note}", one(func(w http.ResponseWriter, r *http.Request, _ *pull, c *Comment) {
+	mux.HandleFunc("PUT "+notes+"/{comment}", one(func(w http.ResponseWriter, r *http.Request, _ *pull, c *Comment) {
 		if body, ok := g.text(w, r, http.StatusBadRequest, 1_000_000, "body"); ok {
 			c.edit(body)
 			send(w, r, http.StatusOK, shown(c))
 		}
 	}))
-	mux.HandleFunc("DELETE "+notes+"/{note}", one(func(w http.ResponseWriter, _ *http.Request, p *pull, c *Comment) {
+	mux.HandleFunc("DELETE "+notes+"/{comment}", one(func(w http.ResponseWriter, _ *http.Request, p *pull, c *Comment) {
 		p.remove(c)
 		w.WriteHeader(http.StatusNoContent)
 	}))

@@ -170,6 +170,24 @@ func (s *state) add(p *pull, author, body string) *Comment {
 	return c
 }
 
+// own answers about a comment on a pull request that only who wrote it may change; missing and foreign is what is said otherwise.
+func (s *state) own(missing, foreign string, handle func(http.ResponseWriter, *http.Request, *pull, *Comment)) http.HandlerFunc {
+	return s.with(func(w http.ResponseWriter, r *http.Request, repo *repository) {
+		_, p := s.pull(w, r, repo)
+		if p == nil {
+			return
+		}
+		switch c := p.comment(r.PathValue("comment")); {
+		case c == nil:
+			s.fail(w, http.StatusNotFound, missing)
+		case c.Author != s.Account:
+			s.fail(w, http.StatusForbidden, foreign)
+		default:
+			handle(w, r, p, c)
+		}
+	})
+}
+
 func (p *pull) comment(id string) *Comment {
 	for _, c := range p.comments {
 		if strconv.Itoa(c.ID) == id {
